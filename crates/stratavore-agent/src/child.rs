@@ -1,0 +1,148 @@
+//! Starting the runner's program.
+//!
+//! Invariant: a program that cannot be started leaves no process behind, and says what to do.
+//! Invariant: the program inherits no file of ours but its terminal, and no signal setting.
+
+mod fork;
+mod why;
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+use stratavore_core::runner::{Command, EnvValue, ProcessIdentity};
+use stratavore_proto::runner_dir::Spec;
+
+use crate::cgroup::Cgroups;
+use crate::identity;
+use crate::procfs::MARKER;
+use crate::program;
+
+/// Why the program could not be started: what failed, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ExecError(pub(crate) String);
+
+impl ExecError {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// The environment of the program: what the daemon handed over, then what was asked for.
+///
+/// Files are read now, and a line break at their end is no part of the value.
+fn environment(
+    spec: &Spec,
+    inherited: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, ExecError> {
+    let mut env = inherited.clone();
+    // The screen model is an xterm, whatever terminal the daemon was started in.
+    env.insert("TERM".into(), "xterm-256color".into());
+    for (key, value) in &spec.command.env {
+        match value {
+            EnvValue::Literal(value) => {
+                env.insert(key.clone(), value.clone());
+            }
+            EnvValue::File(path) => {
+                let value = read_regular(path).map_err(|error| {
+                    ExecError::new(format!("read the value of {key} from {path}: {error}: put the value there, or leave {key} out"))
+                })?;
+                let value = value.strip_suffix('\n').unwrap_or(&value);
+                env.insert(key.clone(), value.strip_suffix('\r').unwrap_or(value).into());
+            }
+            // The daemon has put it among the inherited ones, under its key.
+            EnvValue::Daemon(_) => {}
+        }
+    }
+    env.insert(MARKER.into(), spec.runner.to_string());
+    Ok(env)
+}
+
+/// Reads a regular file; anything else might keep the agent waiting.
+fn read_regular(path: &str) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    fs::read_to_string(path)
+}
+
+/// Opens the working directory, and makes sure that it is the one that was meant and not one that
+/// a link of the same name leads to.
+fn open_directory(directory: &str) -> Result<OwnedFd, ExecError> {
+    let failed = |error: io::Error| ExecError::new(why::directory(directory, &error));
+    let fd = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed(error.into()))?;
+    let found = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(failed)?;
+    if found != Path::new(directory) {
+        return Err(ExecError::new(format!(
+            "the working directory {directory} is now {}: edit the project's directory",
+            found.display()
+        )));
+    }
+    Ok(fd)
+}
+
+fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, ExecError> {
+    let convert = |text: String| {
+        CString::new(text).map_err(|_| {
+            ExecError::new("an argument or a variable holds a NUL character: remove it")
+        })
+    };
+    texts.into_iter().map(convert).collect()
+}
+
+/// Starts the program of `spec` on `slave`, in its cgroups.
+pub(crate) fn start(
+    spec: &Spec,
+    inherited: &BTreeMap<String, String>,
+    slave: BorrowedFd<'_>,
+    cgroups: &Cgroups,
+    oom_score: i32,
+) -> Result<ProcessIdentity, ExecError> {
+    let Command { argv, directory, .. } = &spec.command;
+    let name = argv.first().filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| ExecError::new("the command is empty: say what to run"))?;
+    let env = environment(spec, inherited)?;
+    let path = program::find(name, env.get("PATH").map(String::as_str))
+        .map_err(|error| ExecError(format!("{error}: {}", error.remedy())))?;
+    let directory_fd = open_directory(directory)?;
+    let environment = env.into_iter().map(|(key, value)| format!("{key}={value}"));
+    let plan = fork::Plan {
+        program: c_strings([path.to_string_lossy().into_owned()])?.remove(0),
+        argv: c_strings(argv.iter().cloned())?,
+        environment: c_strings(environment)?,
+        directory: directory_fd,
+        slave,
+        cgroups,
+        oom_score,
+    };
+    let pid = fork::run(&plan).map_err(|(step, error)| {
+        ExecError::new(why::explain(step, &error, &path, directory, &plan))
+    })?;
+    // It is our child and was not waited for, so it is there even if it has ended already.
+    let start_time = identity::start_time(pid).unwrap_or(0);
+    Ok(ProcessIdentity { pid, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_became_a_link_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        let (real, link) = (home.join("real"), home.join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        open_directory(real.to_str().unwrap()).unwrap();
+        assert!(open_directory(link.to_str().unwrap()).unwrap_err().0.contains("is now"));
+        fs::remove_dir(&real).unwrap();
+        assert!(open_directory(real.to_str().unwrap()).unwrap_err().0.contains("does not exist"));
+    }
+}

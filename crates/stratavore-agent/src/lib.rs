@@ -1,0 +1,45 @@
+//! The supervisor of one runner, and what others need to look after the runners of dead ones.
+//!
+//! The program `stratavore-agent` owns the PTY and the processes of one runner and outlives every
+//! daemon. The public modules are for the daemon's side: finding out whether an agent lives
+//! ([`identity`]), ending what a dead one left ([`kill`]), and reading recorded output
+//! ([`output`]) and what an agent could not tell any more ([`spool`]).
+
+pub mod failpoint;
+pub mod identity;
+pub mod inside;
+pub mod kill;
+pub mod output;
+pub mod program;
+pub mod spool;
+
+mod agent;
+mod attach;
+mod cgroup;
+mod child;
+mod clock;
+mod drain;
+mod entropy;
+mod escape;
+mod finish;
+mod harden;
+mod input;
+mod link;
+mod log;
+mod mounts;
+mod procfs;
+mod pty;
+mod replay;
+mod runner;
+mod screen;
+mod signals;
+mod socket;
+mod start;
+mod sys;
+mod terminal;
+mod upgrade;
+mod usage;
+mod viewers;
+
+pub use start::{StartError, run};
+pub use upgrade::{STATE_FORM, resume};

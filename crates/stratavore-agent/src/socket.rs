@@ -1,0 +1,219 @@
+//! The agent's own socket: whoever may, attaches here, also while no daemon runs.
+//!
+//! Invariant: only the agent's own user, and root, are let in.
+//! Invariant: no program inside a runner types into one, or attaches to one.
+//! Invariant: what one connection sends, or does not read, harms no other one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use stratavore_core::RunnerId;
+use stratavore_proto::frame::{FrameCodec, FrameError};
+use stratavore_proto::v1::{
+    Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused, SocketWelcome,
+    ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
+};
+use stratavore_proto::{AGENT_PROTOCOL, common_version};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::codec::Framed;
+
+use crate::runner::{Life, Runner};
+use crate::screen::Picture;
+use crate::{attach, inside, replay};
+
+/// How many connections there may be at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// How many more are told that there are too many; the rest are closed without a word.
+const REFUSED_MAX: usize = 16;
+/// How long a greeting may take.
+const GREETING: Duration = Duration::from_secs(5);
+/// How long accepting rests after it failed, for want of files mostly.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+
+/// A connection of the agent's own socket.
+pub(crate) type Connection = Framed<UnixStream, FrameCodec<ToAgentSocket, FromAgentSocket>>;
+
+/// Lets in whoever may come in. Never ends.
+pub(crate) async fn serve(runner: Rc<Runner>, listener: &UnixListener) {
+    let mut connections = JoinSet::new();
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    failing = false;
+                    let open = connections.len();
+                    if open < CONNECTIONS_MAX + REFUSED_MAX {
+                        let crowded = open >= CONNECTIONS_MAX;
+                        connections.spawn_local(connection(Rc::clone(&runner), stream, crowded));
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        crate::log::note(format_args!("let somebody in: {error}"));
+                    }
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+pub(crate) fn frame(kind: from_agent_socket::Kind) -> FromAgentSocket {
+    FromAgentSocket { kind: Some(kind) }
+}
+
+async fn refuse(connection: &mut Connection, why: impl Into<String>) -> Result<(), FrameError> {
+    connection
+        .send(frame(from_agent_socket::Kind::Refused(SocketRefused { why: why.into() })))
+        .await
+}
+
+fn may_come_in(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+/// The runner that the other side is part of.
+fn runner_around(runner: &Runner, connection: &Connection) -> Option<RunnerId> {
+    let pid = connection.get_ref().peer_cred().ok()?.pid()?;
+    inside::runner_around(u32::try_from(pid).ok()?, runner.dir.path().parent()?)
+}
+
+/// Counts a connection for as long as it lasts.
+struct Counted(Rc<Runner>);
+
+impl Counted {
+    fn new(runner: &Rc<Runner>) -> Self {
+        runner.connections.set(runner.connections.get() + 1);
+        Self(Rc::clone(runner))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.told.send_replace(());
+    }
+}
+
+async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
+    let _counted = Counted::new(&runner);
+    let allowed = may_come_in(&stream);
+    let mut connection: Connection = Framed::new(stream, FrameCodec::default());
+    // Whatever breaks a connection concerns nobody else. A greeting is read before it is refused, or
+    // whoever sends it may not come to read why.
+    let _ended = match timeout(GREETING, connection.next()).await {
+        Ok(Some(Ok(first))) if allowed && !crowded => converse(&runner, connection, first).await,
+        Ok(Some(Ok(_))) if allowed => {
+            let why = format!("{CONNECTIONS_MAX} connections to this runner are open: close some");
+            refuse(&mut connection, why).await
+        }
+        Ok(Some(Ok(_))) => refuse(&mut connection, "this runner belongs to another user").await,
+        Ok(Some(Err(error))) => Err(error),
+        Ok(None) | Err(_) => Ok(()),
+    };
+}
+
+async fn converse(
+    runner: &Rc<Runner>,
+    mut connection: Connection,
+    first: ToAgentSocket,
+) -> Result<(), FrameError> {
+    let Some(to_agent_socket::Kind::Hello(hello)) = first.kind else {
+        return refuse(&mut connection, "a connection begins with a greeting").await;
+    };
+    let SocketHello { version_min, version_max, who, wish } = hello;
+    let changes = matches!(wish, Some(socket_hello::Wish::Attach(_) | socket_hello::Wish::Send(_)));
+    if changes && let Some(inside) = runner_around(runner, &connection) {
+        let why = format!("a program inside {inside} may not attach to runners or type into them");
+        return refuse(&mut connection, why).await;
+    }
+    let Some(version) = common_version(version_min, version_max) else {
+        let (min, max) = AGENT_PROTOCOL;
+        let why = format!(
+            "this agent speaks version {min} to {max} of the protocol, and you {version_min} to {version_max}: use programs of one version"
+        );
+        return refuse(&mut connection, why).await;
+    };
+    let welcome = |writer: bool| {
+        frame(from_agent_socket::Kind::Welcome(SocketWelcome {
+            version,
+            runner_id: runner.spec.runner.to_string(),
+            identity: Some(runner.identity.clone().into()),
+            writer,
+        }))
+    };
+    match wish {
+        Some(socket_hello::Wish::Attach(wish)) => {
+            attach::run(runner, connection, who, wish, welcome).await
+        }
+        Some(socket_hello::Wish::Output(wish)) => {
+            connection.send(welcome(false)).await?;
+            replay::run(runner, connection, wish).await
+        }
+        Some(socket_hello::Wish::Send(wish)) => {
+            send(runner, connection, welcome(false), wish).await
+        }
+        Some(socket_hello::Wish::Screen(_)) => {
+            connection.feed(welcome(false)).await?;
+            let (offset, picture) = runner.terminal.borrow_mut().picture();
+            connection.feed(screen(offset, picture)).await?;
+            connection.send(done()).await
+        }
+        Some(socket_hello::Wish::Poke(_)) => {
+            runner.poked.notify_one();
+            connection.feed(welcome(false)).await?;
+            connection.send(done()).await
+        }
+        None => {
+            refuse(
+                &mut connection,
+                "this agent does not know what is wished for: use programs of one version",
+            )
+            .await
+        }
+    }
+}
+
+async fn send(
+    runner: &Runner,
+    mut connection: Connection,
+    welcome: FromAgentSocket,
+    SendInput { data, paste, enter }: SendInput,
+) -> Result<(), FrameError> {
+    if matches!(*runner.life.borrow(), Life::Waiting) {
+        return refuse(&mut connection, "the runner has not started yet: send again once it runs")
+            .await;
+    }
+    connection.send(welcome).await?;
+    let bracketed = paste && runner.terminal.borrow_mut().screen().bracketed_paste();
+    match runner.input.send(&data, bracketed, enter).await {
+        Ok(()) => connection.send(done()).await,
+        Err(refused) => refuse(&mut connection, refused.to_string()).await,
+    }
+}
+
+pub(crate) fn done() -> FromAgentSocket {
+    frame(from_agent_socket::Kind::Done(Done {}))
+}
+
+/// The frame that shows a screen.
+pub(crate) fn screen(offset: u64, picture: Picture) -> FromAgentSocket {
+    let Picture { size, drawing, text, title, cursor, alternate } = picture;
+    frame(from_agent_socket::Kind::Screen(Screen {
+        offset,
+        columns: size.columns.into(),
+        rows: size.rows.into(),
+        drawing: drawing.into(),
+        text,
+        title,
+        cursor_row: cursor.0.into(),
+        cursor_column: cursor.1.into(),
+        alternate,
+    }))
+}

@@ -1,0 +1,14 @@
+//! opencode: `opencode`.
+
+use crate::{Assistant, no_flags};
+
+pub(crate) const ASSISTANT: Assistant = Assistant {
+    name: "opencode",
+    title: "opencode",
+    program: Some("opencode"),
+    flags: no_flags,
+    env: &[],
+};
+
+/// Set for the tools of a running opencode.
+pub(crate) const MARKS: [&str; 1] = ["OPENCODE"];

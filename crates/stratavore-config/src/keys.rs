@@ -1,0 +1,213 @@
+//! The table of every key: how it is read into the [`Config`] and shown from it.
+//!
+//! Not the meaning of the keys: that is in `docs/configuration.md`, and a test holds the two
+//! together.
+
+use crate::settings::{
+    AssistantSettings, Config, LogFormat, LogLevel, Recording, Resize, SslMode, StoreUrl,
+};
+use crate::value::{
+    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, program, size, text,
+    variables,
+};
+
+/// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
+pub(crate) struct Key {
+    pub name: &'static str,
+    pub read: fn(&mut Config, &Given) -> Result<(), Wanted>,
+    pub show: fn(&Config) -> Option<String>,
+}
+
+macro_rules! keys {
+    ($($name:literal: $($field:ident).+ = $read:expr, $show:expr;)+) => {
+        pub(crate) const KEYS: &[Key] = &[$(Key {
+            name: $name,
+            read: |config, given| {
+                config.$($field).+ = $read(given)?;
+                Ok(())
+            },
+            show: |config| $show(&config.$($field).+),
+        }),+];
+    };
+}
+
+keys! {
+    "store.url": store.url = StoreUrl::read, displayed;
+    "store.postgres.host": store.postgres.host = |g| text(g, "a host's name or address, or the directory of a Unix socket"), Shown::shown;
+    "store.postgres.port": store.postgres.port = port, displayed;
+    "store.postgres.database": store.postgres.database = |g| text(g, "a database's name"), Shown::shown;
+    "store.postgres.user": store.postgres.user = |g| text(g, "a user's name"), Shown::shown;
+    "store.postgres.password_file": store.postgres.password_file = |g| absolute(g).map(Some), Shown::shown;
+    "store.postgres.sslmode": store.postgres.sslmode = |g| SslMode::read(g).map(Some), |mode: &Option<SslMode>| mode.map(|m| m.to_string());
+    "store.postgres.root_cert": store.postgres.root_cert = |g| absolute(g).map(Some), Shown::shown;
+    "store.pool.max_connections": store.pool.max_connections = |g| count(g, 1, 1000), Shown::shown;
+    "store.pool.min_connections": store.pool.min_connections = |g| count(g, 0, 1000), Shown::shown;
+    "store.pool.acquire_timeout": store.pool.acquire_timeout = |g| duration(g, "100ms", "5m"), Shown::shown;
+    "store.pool.max_lifetime": store.pool.max_lifetime = |g| duration(g, "1m", "7d"), Shown::shown;
+    "store.pool.idle_timeout": store.pool.idle_timeout = |g| duration(g, "10s", "1d"), Shown::shown;
+    "store.pool.connect_timeout": store.pool.connect_timeout = |g| duration(g, "100ms", "5m"), Shown::shown;
+    "store.pool.statement_timeout": store.pool.statement_timeout = |g| duration(g, "100ms", "1h"), Shown::shown;
+
+    "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
+    "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
+    "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
+    "agent.output_max_bytes": agent.output_max_bytes = |g| size(g, "128KiB", "64GiB"), Shown::shown;
+    "agent.recording": agent.recording = Recording::read, displayed;
+
+    "runner.grace": runner.grace = |g| duration(g, "0s", "1h"), Shown::shown;
+    "runner.unresponsive_after": runner.unresponsive_after = |g| duration(g, "200ms", "1d"), Shown::shown;
+    "runner.launch_timeout": runner.launch_timeout = |g| duration(g, "1s", "1h"), Shown::shown;
+    "runner.env_pass": runner.env_pass = variables, Shown::shown;
+    "runner.env_allow": runner.env_allow = variables, Shown::shown;
+
+    "attach.detach_key": attach.detach_key = detach_key, displayed;
+    "attach.resize": attach.resize = Resize::read, displayed;
+
+    "daemon.log": daemon.log = LogFormat::read, displayed;
+    "daemon.log_level": daemon.log_level = LogLevel::read, displayed;
+    "daemon.shutdown_grace": daemon.shutdown_grace = |g| duration(g, "0s", "10m"), Shown::shown;
+}
+
+fn port(given: &Given) -> Result<u16, Wanted> {
+    count(given, 1, 65535).map(|n| u16::try_from(n).expect("within the range"))
+}
+
+fn detach_key(given: &Given) -> Result<crate::DetachKey, Wanted> {
+    let keys = text(given, "keys such as `ctrl-q` or `ctrl-a d`")?;
+    keys.parse().map_err(|error| format!("keys such as `ctrl-q` or `ctrl-a d`: {error}"))
+}
+
+/// One key of an assistant, below `assistants.NAME`.
+pub(crate) struct AssistantKey {
+    pub name: &'static str,
+    pub read: fn(&mut AssistantSettings, &Given) -> Result<(), Wanted>,
+    pub show: fn(&AssistantSettings) -> Option<String>,
+}
+
+pub(crate) const ASSISTANT_KEYS: &[AssistantKey] = &[
+    AssistantKey {
+        name: "program",
+        read: |assistant, given| {
+            assistant.program = Some(program(given)?);
+            Ok(())
+        },
+        show: |assistant| assistant.program.shown(),
+    },
+    AssistantKey {
+        name: "args",
+        read: |assistant, given| {
+            assistant.args = arguments(given)?;
+            Ok(())
+        },
+        show: |assistant| crate::secret::hide(&assistant.args).shown(),
+    },
+    AssistantKey {
+        name: "env_pass",
+        read: |assistant, given| {
+            assistant.env_pass = variables(given)?;
+            Ok(())
+        },
+        show: |assistant| assistant.env_pass.shown(),
+    },
+];
+
+/// The section that holds assistants by name.
+pub(crate) const ASSISTANTS: &str = "assistants";
+
+/// True for a section below the section `above`: what stands before a `.` in some key.
+pub(crate) fn is_section(above: &str, path: &str) -> bool {
+    if above == ASSISTANTS || is_assistant(above) {
+        return above == ASSISTANTS && is_assistant(path);
+    }
+    let below = |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+    path == ASSISTANTS || KEYS.iter().any(|key| below(key.name))
+}
+
+/// True for `assistants.NAME`, where the name may be one.
+pub(crate) fn is_assistant(path: &str) -> bool {
+    let name = path.strip_prefix(ASSISTANTS).and_then(|rest| rest.strip_prefix('.'));
+    name.is_some_and(|name| {
+        name.len() <= 63
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+    })
+}
+
+/// Takes `assistants.NAME.KEY` apart.
+pub(crate) fn assistant_key(path: &str) -> Option<(&str, &'static AssistantKey)> {
+    let (assistant, name) = path.rsplit_once('.')?;
+    let key = ASSISTANT_KEYS.iter().find(|key| key.name == name)?;
+    is_assistant(assistant).then(|| (&assistant[ASSISTANTS.len() + 1..], key))
+}
+
+pub(crate) fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == path)
+}
+
+/// The key that was probably meant.
+pub(crate) fn nearest(path: &str) -> Option<String> {
+    let candidates = KEYS.iter().map(|key| key.name.to_string());
+    let sections = [
+        "store",
+        "store.pool",
+        "store.postgres",
+        "agent",
+        "runner",
+        "attach",
+        "daemon",
+        ASSISTANTS,
+    ];
+    let assistant = path.rsplit_once('.').map_or("", |(assistant, _)| assistant);
+    let assistants = ASSISTANT_KEYS
+        .iter()
+        .filter(|_| is_assistant(assistant))
+        .map(|k| format!("{assistant}.{}", k.name));
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
+    candidates
+        .chain(assistants)
+        .chain(sections.into_iter().map(String::from))
+        .map(|candidate| {
+            let whole = strsim::damerau_levenshtein(path, &candidate);
+            // The right key in the wrong section is near as well.
+            let misplaced = strsim::damerau_levenshtein(&last(path), &last(&candidate)) * 2 + 2;
+            (whole.min(misplaced), whole, candidate)
+        })
+        .min()
+        .filter(|(distance, _, _)| *distance <= (path.len() / 3).clamp(2, 5))
+        .map(|(_, _, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_reads_back_as_itself() {
+        let default = Config::default();
+        for key in KEYS {
+            let Some(shown) = (key.show)(&default) else { continue };
+            let given = match shown.strip_prefix('[') {
+                Some(list) => Given::Line(list.trim_end_matches(']').into()),
+                None => Given::Text(shown),
+            };
+            let mut read = Config::default();
+            (key.read)(&mut read, &given).unwrap_or_else(|wanted| panic!("{}: {wanted}", key.name));
+            assert_eq!(read, default, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_suggested() {
+        for (typed, meant) in [
+            ("store.pool.max_conections", Some("store.pool.max_connections")),
+            ("store.max_connections", Some("store.pool.max_connections")),
+            ("runner.heartbeat", Some("agent.heartbeat")),
+            ("runer.grace", Some("runner.grace")),
+            ("stor", Some("store")),
+            ("assistants.claude.programm", Some("assistants.claude.program")),
+            ("something.entirely.different", None),
+        ] {
+            assert_eq!(nearest(typed).as_deref(), meant, "{typed}");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The configuration as the programs use it: every value checked, every default filled in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Paths;
+use crate::detach_key::DetachKey;
+use crate::value::{Given, Wanted, choice};
+
+/// Everything that can be configured. `docs/configuration.md` says what each key means.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    pub store: Store,
+    pub agent: Agent,
+    pub runner: Runner,
+    pub attach: Attach,
+    pub daemon: Daemon,
+    /// By name.
+    pub assistants: BTreeMap<String, AssistantSettings>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Store {
+    pub url: StoreUrl,
+    pub postgres: Postgres,
+    pub pool: Pool,
+}
+
+impl Store {
+    /// The file of the SQLite database, or `None` where the store is PostgreSQL.
+    pub fn database(&self, paths: &Paths) -> Option<PathBuf> {
+        match &self.url {
+            StoreUrl::Sqlite => Some(paths.database()),
+            StoreUrl::SqliteFile(path) => Some(path.clone()),
+            StoreUrl::Postgres => None,
+        }
+    }
+}
+
+/// Which database.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum StoreUrl {
+    /// A file in the state directory.
+    #[default]
+    Sqlite,
+    /// A file elsewhere.
+    SqliteFile(PathBuf),
+    /// The server of [`Postgres`].
+    Postgres,
+}
+
+impl StoreUrl {
+    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
+        let text = crate::value::text(given, "`sqlite`, `sqlite:/a/file` or `postgres`")?;
+        match text.as_str() {
+            "sqlite" => Ok(Self::Sqlite),
+            "postgres" => Ok(Self::Postgres),
+            _ => match text.strip_prefix("sqlite:").map(PathBuf::from) {
+                Some(path) if path.is_absolute() => Ok(Self::SqliteFile(path)),
+                Some(_) => Err("`sqlite:` and an absolute path, such as `sqlite:/var/lib/stratavore/db`".into()),
+                None if text.starts_with("postgres") => Err(
+                    "`postgres`, with the server under `store.postgres` (`host`, `port`, `database`, `user`, `password_file`)"
+                        .into(),
+                ),
+                None => Err("`sqlite`, `sqlite:/a/file` or `postgres`".into()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite => f.write_str("sqlite"),
+            Self::SqliteFile(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Postgres => f.write_str("postgres"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postgres {
+    /// A name, an address, or the directory of a Unix socket.
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    /// Holds the password, alone. Read it with [`crate::read_secret`].
+    pub password_file: Option<PathBuf>,
+    /// What was asked for; [`Postgres::ssl_mode`] is what holds.
+    pub sslmode: Option<SslMode>,
+    pub root_cert: Option<PathBuf>,
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            host: "/var/run/postgresql".into(),
+            port: 5432,
+            database: "stratavore".into(),
+            user: "stratavore".into(),
+            password_file: None,
+            sslmode: None,
+            root_cert: None,
+        }
+    }
+}
+
+impl Postgres {
+    pub fn is_unix_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
+
+    /// The mode that was asked for. By default the server must prove who it is, unless it is on
+    /// this host: a Unix socket has no TLS, and loopback is not eavesdropped on.
+    pub fn ssl_mode(&self) -> SslMode {
+        let local = matches!(self.host.as_str(), "localhost" | "127.0.0.1" | "::1");
+        match self.sslmode {
+            Some(mode) => mode,
+            None if self.is_unix_socket() => SslMode::Disable,
+            None if local => SslMode::Prefer,
+            None => SslMode::VerifyFull,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    pub max_connections: u32,
+    pub min_connections: u32,
+    pub acquire_timeout: Duration,
+    pub max_lifetime: Duration,
+    pub idle_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub statement_timeout: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_connections: 25,
+            min_connections: 5,
+            acquire_timeout: Duration::from_secs(2),
+            max_lifetime: Duration::from_secs(60 * 60),
+            idle_timeout: Duration::from_secs(30 * 60),
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// `None`: `stratavore-agent` beside the running program.
+    pub binary: Option<PathBuf>,
+    pub heartbeat: Duration,
+    pub output_segment_bytes: u64,
+    /// Of one runner.
+    pub output_max_bytes: u64,
+    pub recording: Recording,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            heartbeat: Duration::from_secs(10),
+            output_segment_bytes: 1 << 20,
+            output_max_bytes: 64 << 20,
+            recording: Recording::BestEffort,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runner {
+    pub grace: Duration,
+    pub unresponsive_after: Duration,
+    pub launch_timeout: Duration,
+    pub env_pass: Vec<String>,
+    pub env_allow: Vec<String>,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(10),
+            unresponsive_after: Duration::from_secs(30),
+            launch_timeout: Duration::from_secs(60),
+            env_pass: Vec::new(),
+            env_allow: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attach {
+    pub detach_key: DetachKey,
+    pub resize: Resize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    pub log: LogFormat,
+    pub log_level: LogLevel,
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            log: LogFormat::Human,
+            log_level: LogLevel::Info,
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How one assistant is started here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AssistantSettings {
+    /// A name on the `PATH`, or an absolute path. `None`: the assistant's own name.
+    pub program: Option<PathBuf>,
+    /// Come before the arguments of each launch.
+    pub args: Vec<String>,
+    /// Variables of the daemon's environment that this assistant gets too.
+    pub env_pass: Vec<String>,
+}
+
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
+                choice(given, &[$((Self::$variant, $text)),+])
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )+};
+}
+
+choices! {
+    /// What happens to a runner whose output cannot be kept, as on a full disk.
+    Recording {
+        /// It goes on, and the gap is told.
+        #[default]
+        BestEffort = "best_effort",
+        /// It waits until there is room again.
+        Strict = "strict",
+    }
+    /// Whose size a runner's terminal has while several viewers are attached.
+    Resize {
+        /// The smallest of those that can type.
+        #[default]
+        Smallest = "smallest",
+        /// The one that typed last.
+        Latest = "latest",
+    }
+    LogFormat {
+        #[default]
+        Human = "human",
+        Json = "json",
+    }
+    LogLevel {
+        Error = "error",
+        Warn = "warn",
+        #[default]
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+    /// As in `libpq`.
+    SslMode {
+        Disable = "disable",
+        Prefer = "prefer",
+        Require = "require",
+        VerifyCa = "verify-ca",
+        #[default]
+        VerifyFull = "verify-full",
+    }
+}

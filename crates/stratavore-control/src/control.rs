@@ -1,0 +1,246 @@
+//! The state that all use cases share, and the one way in which a runner changes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use stratavore_bus::Bus;
+use stratavore_core::caller::Caller;
+use stratavore_core::clock::Clock;
+use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::idempotency::Idempotency;
+use stratavore_core::lease::{Lease, Trust};
+use stratavore_core::liveness::Liveness;
+use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
+use stratavore_core::{RunnerId, Timestamp};
+use stratavore_runtime::Runtime;
+use stratavore_store::{Store, StoreError};
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::links::{AgentCommand, Links};
+use crate::supervisor::Supervisor;
+
+/// How often a decision is made anew because another one got in between.
+const CONFLICTS: usize = 8;
+
+/// How one assistant is started on this host, where that differs from the usual.
+#[derive(Debug, Clone, Default)]
+pub struct AssistantSettings {
+    pub program: Option<String>,
+    pub args: Vec<String>,
+    /// Further variables of the daemon's environment that its runners inherit.
+    pub env_pass: Vec<String>,
+}
+
+/// What can be configured of the rules.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub grace: Duration,
+    pub unresponsive_after: Duration,
+    pub launch_timeout: Duration,
+    pub assistants: HashMap<String, AssistantSettings>,
+    /// Further variables of the daemon's environment that all runners inherit.
+    pub env_pass: Vec<String>,
+    /// Variables that a runner may set although they change how programs load.
+    pub env_allow: Vec<String>,
+    pub state_dir: PathBuf,
+}
+
+/// What control is built from.
+pub struct Parts {
+    pub store: Store,
+    pub bus: Bus,
+    pub runtime: Runtime,
+    pub clock: Arc<dyn Clock>,
+    /// 16 random bytes.
+    pub entropy: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+    /// The environment of the daemon, of which runners inherit what is allowed.
+    pub env: BTreeMap<String, String>,
+    pub settings: Settings,
+    pub node: Node,
+    pub daemon: Daemon,
+}
+
+/// Carries out use cases; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) bus: Bus,
+    pub(crate) runtime: Runtime,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) settings: Settings,
+    pub(crate) node: Node,
+    pub(crate) daemon: Daemon,
+    pub(crate) links: Links,
+    pub(crate) supervisor: Supervisor,
+    /// The latest heartbeats, of which the store gets a batch now and then.
+    pub(crate) liveness: Mutex<HashMap<RunnerId, Liveness>>,
+    pub(crate) relay_wake: Arc<Notify>,
+    pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
+}
+
+impl Control {
+    pub fn new(parts: Parts) -> Self {
+        let supervisor = Supervisor::new(parts.clock.clone());
+        let inner = Inner {
+            store: parts.store,
+            bus: parts.bus,
+            runtime: parts.runtime,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            env: parts.env,
+            settings: parts.settings,
+            node: parts.node,
+            daemon: parts.daemon,
+            links: Links::default(),
+            supervisor,
+            liveness: Mutex::default(),
+            relay_wake: Arc::new(Notify::new()),
+            relay_lease: tokio::sync::Mutex::new(None),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.inner.supervisor
+    }
+
+    pub fn runtime(&self) -> &Runtime {
+        &self.inner.runtime
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    pub(crate) fn entropy(&self) -> [u8; 16] {
+        (self.inner.entropy)()
+    }
+
+    pub(crate) fn dice(&self) -> u32 {
+        let [a, b, c, d, ..] = self.entropy();
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// A program inside a runner may look, and change nothing.
+    pub(crate) fn may_change(&self, caller: &Caller, what: &str) -> Result<(), Error> {
+        match caller {
+            Caller::User { .. } | Caller::Daemon | Caller::Agent(_) => Ok(()),
+            Caller::Inside(runner) => {
+                tracing::warn!(%runner, what, "a program inside a runner was refused");
+                Err(Error::Forbidden {
+                    message: format!("a program inside {runner} may not {what}"),
+                })
+            }
+        }
+    }
+
+    pub fn may_shut_down(&self, caller: &Caller) -> Result<(), Error> {
+        self.may_change(caller, "stop the daemon")
+    }
+
+    /// Attaching shows what a runner prints, and lets the viewer type.
+    pub fn may_attach(&self, caller: &Caller) -> Result<(), Error> {
+        self.may_change(caller, "attach to runners")
+    }
+
+    /// The answer that the key already has. A use case asks for it first, since its first run has
+    /// changed what it would now decide on.
+    pub(crate) async fn answered<T: DeserializeOwned>(
+        &self,
+        key: Option<&Idempotency>,
+    ) -> Result<Option<T>, Error> {
+        match key {
+            Some(key) => Ok(self.inner.store.idempotency_answer(key, self.now()).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes `input` into account: reads, decides, and writes if nobody got in between; else
+    /// decides anew on what is there now. Then acts on what was written.
+    ///
+    /// Answers the runner as it stands after it, changed or not.
+    pub(crate) async fn apply(
+        &self,
+        id: RunnerId,
+        input: Input,
+        by: &Caller,
+        key: Option<&Idempotency>,
+    ) -> Result<Runner, Error> {
+        if let Some(answer) = self.answered(key).await? {
+            return Ok(answer);
+        }
+        let by = by.to_string();
+        let mut last = None;
+        for _ in 0..CONFLICTS {
+            let seen = self.inner.store.runner_get(id).await?;
+            let (next, event) = match seen.apply(input.clone(), self.now(), self.dice())? {
+                Outcome::Unchanged => {
+                    return Ok(match key {
+                        Some(key) => {
+                            self.inner.store.idempotency_keep(key, seen, self.now()).await?
+                        }
+                        None => seen,
+                    });
+                }
+                Outcome::Changed(next, event) => (*next, event),
+            };
+            match self.inner.store.runner_write(&seen, &next, event, &by, key).await {
+                Ok(written) => {
+                    self.changed(&written);
+                    return Ok(written);
+                }
+                Err(error @ StoreError::Conflict { .. }) => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.map_or_else(|| Error::internal("no attempt was made"), Error::from))
+    }
+
+    /// Tells whoever waits that something was committed, and brings the host in line with it.
+    pub(crate) fn changed(&self, runner: &Runner) {
+        self.inner.relay_wake.notify_one();
+        self.converge(runner);
+    }
+
+    /// Brings this host in line with what the store says of a runner. Safe to repeat.
+    pub(crate) fn converge(&self, runner: &Runner) {
+        let id = runner.id;
+        // Only a daemon of its own host may touch a runner's processes.
+        if runner.node != self.inner.node.id {
+            return;
+        }
+        match &runner.state {
+            RunnerState::Pending { not_before } => self.start_at(runner, *not_before),
+            RunnerState::Stopping { stop, .. } => {
+                let grace = Duration::from_millis(stop.grace_ms);
+                // From now on its patience counts.
+                self.inner.links.seen_since(id, runner.generation, self.inner.clock.monotonic());
+                if self.inner.links.tell(id, AgentCommand::Stop { grace, force: stop.force }) {
+                    self.give_up_after(runner, stop);
+                } else {
+                    self.watch(id);
+                }
+            }
+            RunnerState::Running { .. } => {
+                self.inner
+                    .links
+                    .tell(id, AgentCommand::SetPaused(runner.desired == Desired::Paused));
+            }
+            RunnerState::Exited { .. } | RunnerState::Failed { .. } | RunnerState::Lost { .. } => {
+                self.forget_liveness(id);
+                self.inner.links.forget_seen(id);
+            }
+            RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
+        }
+    }
+}

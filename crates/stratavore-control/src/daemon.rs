@@ -1,0 +1,216 @@
+//! The daemon as a whole: coming up, how it is, going down.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stratavore_core::Timestamp;
+use stratavore_core::caller::Caller;
+use stratavore_core::daemon::{Daemon, Node};
+use stratavore_store::{PoolStatus, RunnerFilter};
+
+use crate::control::Control;
+use crate::error::Error;
+use crate::supervisor::chain;
+
+const RELAY_EVERY: Duration = Duration::from_secs(5);
+const WATCH_EVERY: Duration = Duration::from_secs(60);
+const LIVENESS_EVERY: Duration = Duration::from_secs(30);
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
+
+/// A background task and its latest run.
+#[derive(Debug, Clone)]
+pub struct TaskStatus {
+    pub name: &'static str,
+    pub runs: u64,
+    pub ran_at: Option<Timestamp>,
+    pub report: String,
+    pub error: Option<String>,
+}
+
+impl TaskStatus {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, runs: 0, ran_at: None, report: String::new(), error: None }
+    }
+}
+
+/// How the daemon is.
+#[derive(Debug, Clone)]
+pub struct DaemonStatus {
+    pub daemon: Daemon,
+    pub node: Node,
+    pub stopping: bool,
+    /// Why it is degraded; empty if it is not.
+    pub problems: Vec<String>,
+    pub pool: PoolStatus,
+    pub ping: Option<Duration>,
+    /// Live runners, by state.
+    pub runners: BTreeMap<&'static str, u64>,
+    pub projects: usize,
+    pub agents_connected: usize,
+    pub outbox_pending: u64,
+    pub last_event_position: i64,
+    pub tasks: Vec<TaskStatus>,
+    pub state_dir: String,
+}
+
+impl Control {
+    /// Makes itself known, adopts what runs, and starts the background tasks. Requests may come
+    /// before and after.
+    pub async fn start(&self) -> Result<(), Error> {
+        let before = self.inner.store.daemon_started(&self.inner.node, &self.inner.daemon).await?;
+        if before.is_some_and(|node| node.boot_id != self.inner.node.boot_id) {
+            tracing::info!(
+                "the host has booted since a daemon last ran here: stratavore recover brings runners back"
+            );
+        }
+        let strays = self.strays().await?;
+        if !strays.is_empty() {
+            tracing::info!(runners = strays.len(), "adopting what runs on this host");
+        }
+        for id in strays {
+            self.watch(id);
+        }
+        let supervisor = &self.inner.supervisor;
+        let task = |control: &Control| control.clone();
+        let control = task(self);
+        supervisor.spawn_task("relay", RELAY_EVERY, self.inner.relay_wake.clone(), move || {
+            let control = control.clone();
+            async move { control.relay().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("reconcile", WATCH_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.watch_all().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("liveness", LIVENESS_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.flush_liveness().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("purge", PURGE_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.purge().await }
+        });
+        Ok(())
+    }
+
+    /// How the daemon is. Answers even when the store does not.
+    pub async fn status(&self) -> DaemonStatus {
+        let store = &self.inner.store;
+        let mut problems = Vec::new();
+        let mut note = |what: &str, error: &dyn std::error::Error| {
+            problems.push(format!("{what}: {}", chain(error)))
+        };
+        let ping =
+            store.ping().await.map_err(|error| note("the store does not answer", &error)).ok();
+        let mut runners = BTreeMap::new();
+        let mut projects = 0;
+        let mut outbox_pending = 0;
+        let mut last_event_position = 0;
+        if ping.is_some() {
+            let live = RunnerFilter { live_only: true, ..RunnerFilter::default() };
+            match store.runner_list(&live).await {
+                Ok(live) => {
+                    for (runner, _) in live {
+                        *runners.entry(runner.state.as_str()).or_default() += 1;
+                    }
+                }
+                Err(error) => note("list runners", &error),
+            }
+            match store.project_list(false).await {
+                Ok(listed) => projects = listed.len(),
+                Err(error) => note("list projects", &error),
+            }
+            match store.outbox_depth().await {
+                Ok(depth) => outbox_pending = depth.pending,
+                Err(error) => note("look at the outbox", &error),
+            }
+            match store.event_last_position().await {
+                Ok(position) => last_event_position = position,
+                Err(error) => note("look at the events", &error),
+            }
+        }
+        let tasks = self.inner.supervisor.status();
+        problems.extend(tasks.iter().filter_map(|task| {
+            task.error.as_ref().map(|error| format!("task {}: {error}", task.name))
+        }));
+        if let Some(problem) = disk_problem(&self.inner.settings.state_dir) {
+            problems.push(problem);
+        }
+        DaemonStatus {
+            daemon: self.inner.daemon.clone(),
+            node: self.inner.node.clone(),
+            stopping: self.inner.supervisor.stopping().is_cancelled(),
+            problems,
+            pool: store.pool_status(),
+            ping,
+            runners,
+            projects,
+            agents_connected: self.inner.links.count(),
+            outbox_pending,
+            last_event_position,
+            tasks,
+            state_dir: self.inner.settings.state_dir.display().to_string(),
+        }
+    }
+
+    /// Stops every live runner of this host and waits until they have ended, at most `limit`.
+    /// Answers how many still live.
+    pub async fn stop_all(&self, caller: &Caller, limit: Duration) -> Result<usize, Error> {
+        self.may_change(caller, "stop runners")?;
+        let filter = RunnerFilter {
+            live_only: true,
+            node: Some(self.inner.node.id),
+            ..RunnerFilter::default()
+        };
+        let live = self.inner.store.runner_list(&filter).await?;
+        for (runner, _) in &live {
+            self.stop(caller, runner.id, false, None, None).await?;
+        }
+        let ended = async {
+            for (runner, _) in &live {
+                let wait = crate::runner::WaitFor { states: Vec::new(), timeout: Some(limit) };
+                self.wait(runner.id, wait).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(limit, ended).await {
+            Ok(Ok(())) => Ok(0),
+            Ok(Err(Error::Timeout { .. })) | Err(_) => {
+                Ok(self.inner.store.runner_list(&filter).await?.len())
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// Stops the background tasks, then says goodbye to the store. Runners go on.
+    pub async fn shut_down(&self, grace: Duration) {
+        if !self.inner.supervisor.stop(grace).await {
+            tracing::warn!("background tasks did not end in time; going on without them");
+        }
+        if let Err(error) = self.flush_liveness().await {
+            tracing::warn!(error = %chain(&error), "could not write the last heartbeats");
+        }
+        if let Some((lease, _)) = self.inner.relay_lease.lock().await.take()
+            && let Err(error) = self.inner.store.lease_release(&lease).await
+        {
+            tracing::warn!(error = %chain(&error), "could not give a lease back; it expires");
+        }
+        if let Err(error) = self.inner.store.daemon_stopped(self.inner.daemon.id, self.now()).await
+        {
+            tracing::warn!(error = %chain(&error), "could not say goodbye to the store");
+        }
+        self.inner.store.close().await;
+    }
+}
+
+/// Less free space than this is worth a warning.
+const DISK_LOW: u64 = 256 << 20;
+
+fn disk_problem(state_dir: &std::path::Path) -> Option<String> {
+    let found = rustix::fs::statvfs(state_dir).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    (free < DISK_LOW)
+        .then(|| format!("disk: only {} MiB are free in {}", free >> 20, state_dir.display()))
+}

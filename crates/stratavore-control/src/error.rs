@@ -1,0 +1,260 @@
+//! Why a use case was not carried out, in words for people and a code for programs.
+
+use std::fmt;
+
+use stratavore_assistants::AssistantError;
+use stratavore_core::idempotency::IdempotencyError;
+use stratavore_core::runner::Refusal;
+use stratavore_runtime::program::ProgramError;
+use stratavore_runtime::socket::SocketError;
+use stratavore_store::StoreError;
+
+/// A failure of a use case. Its text is for whoever asked; causes stand in `source`.
+#[derive(Debug)]
+pub enum Error {
+    /// What was asked for cannot be: a wrong value, with what to do instead.
+    Invalid {
+        message: String,
+        hint: String,
+    },
+    NotFound {
+        noun: &'static str,
+        wanted: String,
+        nearest: Vec<String>,
+    },
+    Forbidden {
+        message: String,
+    },
+    /// Something of the host is not there: a directory, a program.
+    Absent {
+        message: String,
+        hint: String,
+    },
+    /// The host does not let the daemon's user do it.
+    Denied {
+        message: String,
+        hint: String,
+    },
+    Refused(Refusal),
+    Store(StoreError),
+    Agent(SocketError),
+    /// The daemon is going down.
+    Stopping,
+    Timeout {
+        waited_for: String,
+    },
+    /// A fault of ours. Outsiders learn that it happened, and the log says what it was.
+    Internal(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    pub fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), hint: hint.into() }
+    }
+
+    pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// Stable and machine-readable; documented in docs/errors.md.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid { .. } => "invalid",
+            Self::NotFound { .. } | Self::Absent { .. } => "not_found",
+            Self::Forbidden { .. } | Self::Denied { .. } => "forbidden",
+            Self::Refused(_) => "refused",
+            Self::Agent(_) => "agent_unreachable",
+            Self::Stopping => "unavailable",
+            Self::Timeout { .. } => "timeout",
+            Self::Internal(_) => "internal",
+            Self::Store(error) => match error {
+                StoreError::NotFound { .. } => "not_found",
+                StoreError::Ambiguous { .. } => "ambiguous",
+                StoreError::NameTaken { .. } => "name_taken",
+                StoreError::ProjectArchived(_) => "project_archived",
+                StoreError::LiveRunners(_) => "live_runners",
+                StoreError::Quota(_) => "quota_exceeded",
+                StoreError::AlreadySucceeded { .. } => "already_succeeded",
+                StoreError::SessionBusy { .. } => "session_busy",
+                StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
+                StoreError::Conflict { .. } => "conflict",
+                StoreError::Full { .. } => "disk_full",
+                StoreError::StaleLease { .. }
+                | StoreError::Busy { .. }
+                | StoreError::Unavailable { .. }
+                | StoreError::SchemaNewer { .. }
+                | StoreError::Failed { .. }
+                | StoreError::Corrupt { .. } => "store_unavailable",
+                StoreError::Invalid { .. } => "invalid",
+            },
+        }
+    }
+
+    /// What to do next; empty where the message says it all.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Invalid { hint, .. } | Self::Absent { hint, .. } | Self::Denied { hint, .. } => {
+                hint.clone()
+            }
+            Self::NotFound { noun, nearest, .. } => match nearest.as_slice() {
+                [] if *noun == "runner" => {
+                    "list what there is: stratavore runners list --all".into()
+                }
+                [] => format!("list what there is: stratavore {noun}s list"),
+                [one] => format!("did you mean {one}?"),
+                several => format!("did you mean one of {}?", several.join(", ")),
+            },
+            Self::Refused(Refusal::Ended { .. }) => {
+                "carry it on first: stratavore restart RUNNER".into()
+            }
+            Self::Refused(Refusal::NotRunning { .. }) => {
+                "see how it is: stratavore runners show RUNNER".into()
+            }
+            Self::Forbidden { .. } => "ask from outside of the runner".into(),
+            Self::Timeout { .. } => "look again later: stratavore runners".into(),
+            Self::Agent(_) => {
+                "see how it is: stratavore runners show; then stratavore doctor".into()
+            }
+            Self::Stopping => "try again when the daemon is back".into(),
+            Self::Internal(_) => {
+                "the daemon's log says more: stratavore daemon status shows where it is".into()
+            }
+            Self::Store(error) => match error {
+                StoreError::NotFound { .. } => "list what there is: stratavore status".into(),
+                StoreError::Ambiguous { .. } => "give more of the id".into(),
+                StoreError::NameTaken { .. } => "choose another name".into(),
+                StoreError::ProjectArchived(name) => {
+                    format!("bring it back: stratavore projects archive --restore {name}")
+                }
+                StoreError::LiveRunners(_) => {
+                    "stop them first: stratavore kill --project PROJECT".into()
+                }
+                StoreError::Quota(_) => {
+                    "stop a runner, or raise the quota: stratavore projects edit PROJECT --quota-…"
+                        .into()
+                }
+                StoreError::AlreadySucceeded { by, .. } => format!("use {by}"),
+                StoreError::SessionBusy { runner, .. } => {
+                    format!("attach to it: stratavore attach {runner}")
+                }
+                StoreError::IdempotencyReuse { .. } => "use a new key for a new request".into(),
+                StoreError::Conflict { .. } => "look at it again, then repeat".into(),
+                StoreError::Full { .. } => {
+                    "free some space, then try again; runners that live go on meanwhile".into()
+                }
+                StoreError::StaleLease { .. }
+                | StoreError::Busy { .. }
+                | StoreError::Unavailable { .. }
+                | StoreError::SchemaNewer { .. }
+                | StoreError::Failed { .. }
+                | StoreError::Corrupt { .. }
+                | StoreError::Invalid { .. } => {
+                    "try again; if it goes on: stratavore doctor".into()
+                }
+            },
+        }
+    }
+
+    /// Names or ids that were perhaps meant, or that stand in the way.
+    pub fn related(&self) -> Vec<String> {
+        match self {
+            Self::NotFound { nearest, .. } => nearest.clone(),
+            Self::Store(StoreError::Ambiguous { candidates, .. }) => candidates.clone(),
+            Self::Store(StoreError::Quota(exceeded)) => {
+                exceeded.holders.iter().map(|holder| holder.runner.to_string()).collect()
+            }
+            Self::Store(StoreError::LiveRunners(holders)) => {
+                holders.iter().map(|holder| holder.runner.to_string()).collect()
+            }
+            Self::Store(_)
+            | Self::Invalid { .. }
+            | Self::Absent { .. }
+            | Self::Denied { .. }
+            | Self::Forbidden { .. }
+            | Self::Refused(_)
+            | Self::Agent(_)
+            | Self::Stopping
+            | Self::Timeout { .. }
+            | Self::Internal(_) => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid { message, .. }
+            | Self::Absent { message, .. }
+            | Self::Denied { message, .. }
+            | Self::Forbidden { message } => f.write_str(message),
+            Self::NotFound { noun, wanted, .. } => {
+                write!(f, "there is no {noun} `{}`", wanted.escape_debug())
+            }
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Store(error) => error.fmt(f),
+            Self::Agent(error) => error.fmt(f),
+            Self::Stopping => f.write_str("the daemon is stopping"),
+            Self::Timeout { waited_for } => write!(f, "the time is over before {waited_for}"),
+            Self::Internal(_) => f.write_str("something went wrong inside the daemon"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(error) => std::error::Error::source(error),
+            Self::Agent(error) => std::error::Error::source(error),
+            Self::Internal(source) => Some(source.as_ref()),
+            Self::Invalid { .. }
+            | Self::NotFound { .. }
+            | Self::Absent { .. }
+            | Self::Denied { .. }
+            | Self::Forbidden { .. }
+            | Self::Refused(_)
+            | Self::Stopping
+            | Self::Timeout { .. } => None,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<SocketError> for Error {
+    fn from(error: SocketError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+impl From<IdempotencyError> for Error {
+    fn from(error: IdempotencyError) -> Self {
+        Self::invalid(error.to_string(), "send a fresh random key with each new request")
+    }
+}
+
+impl From<AssistantError> for Error {
+    fn from(error: AssistantError) -> Self {
+        let hint = error.remedy();
+        Self::invalid(error.to_string(), hint)
+    }
+}
+
+impl From<ProgramError> for Error {
+    fn from(error: ProgramError) -> Self {
+        let (message, hint) = (error.to_string(), error.remedy().into());
+        match error {
+            ProgramError::NotInPath(_) | ProgramError::Absent(_) => Self::Absent { message, hint },
+            ProgramError::Forbidden(_) => Self::Denied { message, hint },
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Events: relayed from the outbox to the bus, and read again from any position.
+
+use std::time::Duration;
+
+use stratavore_bus::Received;
+use stratavore_core::event::{Event, EventFilter};
+use stratavore_core::lease::{Lease, Trust};
+use stratavore_runtime::failpoint;
+
+use crate::control::Control;
+use crate::error::Error;
+
+/// The duty of giving events their place and publishing them.
+const RELAY: &str = "relay";
+const RELAY_TTL: Duration = Duration::from_secs(30);
+const RELAY_BATCH: u32 = 256;
+const PAGE: u32 = 500;
+const LIST_DEFAULT: u32 = 100;
+const LIST_MAX: u32 = 1000;
+
+impl Control {
+    /// The relay: publishes what the outbox holds, in order. Does nothing while another daemon
+    /// has that duty.
+    ///
+    /// A crash between the store and the bus loses nothing: subscribers read the store, and the
+    /// bus only tells them to.
+    pub(crate) async fn relay(&self) -> Result<String, Error> {
+        let mut published = 0;
+        loop {
+            if self.inner.store.outbox_depth().await?.pending == 0 {
+                return Ok(format!("{published} published"));
+            }
+            let Some(lease) = self.relay_lease().await? else {
+                return Ok("another daemon relays".into());
+            };
+            failpoint("relay_before_publish");
+            match self.inner.store.outbox_publish(&lease, RELAY_BATCH).await {
+                Ok(events) => {
+                    published += events.len();
+                    let last = events.len() < RELAY_BATCH as usize;
+                    failpoint("relay_before_bus");
+                    self.inner.bus.publish(&events);
+                    if last {
+                        return Ok(format!("{published} published"));
+                    }
+                }
+                Err(error) => {
+                    *self.inner.relay_lease.lock().await = None;
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// The relay's lease, renewed if it is no longer to be trusted.
+    async fn relay_lease(&self) -> Result<Option<Lease>, Error> {
+        let mut held = self.inner.relay_lease.lock().await;
+        let asked_at = self.inner.clock.monotonic();
+        if let Some((lease, trust)) = held.as_ref()
+            && trust.holds(asked_at)
+        {
+            return Ok(Some(lease.clone()));
+        }
+        let lease = self.inner.store.lease_acquire(RELAY, self.inner.daemon.id, RELAY_TTL).await?;
+        *held = lease.clone().map(|lease| (lease, Trust::new(asked_at, RELAY_TTL)));
+        Ok(lease)
+    }
+
+    /// A filter in people's words: names or ids.
+    pub async fn event_filter(
+        &self,
+        project: &str,
+        runner: &str,
+        kinds: Vec<String>,
+    ) -> Result<EventFilter, Error> {
+        let mut filter = EventFilter { kinds, ..EventFilter::default() };
+        if !project.is_empty() {
+            filter.project = Some(self.project(project).await?.id);
+        }
+        if !runner.is_empty() {
+            filter.entity_id = Some(
+                self.runner(runner, (!project.is_empty()).then_some(project)).await?.id.to_string(),
+            );
+        }
+        Ok(filter)
+    }
+
+    /// Published events after a position, or the latest ones; ascending.
+    pub async fn event_list(
+        &self,
+        filter: &EventFilter,
+        after: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<Event>, Error> {
+        let limit = if limit == 0 { LIST_DEFAULT } else { limit.min(LIST_MAX) };
+        Ok(match after {
+            Some(after) => self.inner.store.event_list(after, filter, limit).await?,
+            None => self.inner.store.event_latest(filter, limit).await?,
+        })
+    }
+
+    /// All events after a position (`None`: from now on), then new ones as they come.
+    pub async fn subscribe(
+        &self,
+        filter: EventFilter,
+        after: Option<i64>,
+    ) -> Result<Subscription, Error> {
+        // Interest is registered before the position is read, so that nothing falls in between.
+        let wakes = self.inner.bus.subscribe();
+        let position = match after {
+            Some(after) => after,
+            None => self.inner.store.event_last_position().await?,
+        };
+        Ok(Subscription { control: self.clone(), filter, position, wakes })
+    }
+
+    pub(crate) async fn purge(&self) -> Result<String, Error> {
+        let purged = self.inner.store.idempotency_purge(self.now()).await?;
+        Ok(format!("{purged} idempotency records expired"))
+    }
+}
+
+/// A reader of events that misses none and sees none twice.
+pub struct Subscription {
+    control: Control,
+    filter: EventFilter,
+    position: i64,
+    wakes: stratavore_bus::Subscription,
+}
+
+impl Subscription {
+    /// The next events, at least one; `None` once the daemon is stopping.
+    ///
+    /// The bus only says that there is something new; what is new is read from the store, by
+    /// position. A subscriber that the bus has left behind so loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
+        loop {
+            let upto = self.control.inner.store.event_last_position().await?;
+            if upto > self.position {
+                let events =
+                    self.control.inner.store.event_list(self.position, &self.filter, PAGE).await?;
+                let full = events.len() == PAGE as usize;
+                // A page that is not full has passed by everything up to `upto` that does not match.
+                let last = events.last().and_then(|event| event.position).unwrap_or(self.position);
+                self.position = if full { last } else { last.max(upto) };
+                if !events.is_empty() {
+                    return Ok(Some(events));
+                }
+            }
+            let stopping = self.control.inner.supervisor.stopping();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Ok(None),
+                received = self.wakes.recv() => match received {
+                    Received::Events(_) | Received::Lagged => {}
+                    Received::Closed => return Ok(None),
+                },
+                // Another daemon may have published.
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Launching: check and reserve, then start, then say so.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use stratavore_assistants as assistants;
+use stratavore_core::caller::Caller;
+use stratavore_core::idempotency::Idempotency;
+use stratavore_core::limits::Limits;
+use stratavore_core::name::{Name, NameError};
+use stratavore_core::project::Project;
+use stratavore_core::restart::RestartPolicy;
+use stratavore_core::runner::{Command, EnvError, EnvValue, Input, Runner, parse_env};
+use stratavore_core::{RunnerId, SessionId, Timestamp};
+use stratavore_runtime::{Child, StartError, failpoint, program};
+use stratavore_store::{NameWish, NewRunner};
+
+use crate::control::Control;
+use crate::error::Error;
+
+/// The most runners that one request launches.
+const COUNT_MAX: u32 = 100;
+/// How often it is looked whether a started agent has connected.
+const AGENT_LOOK: Duration = Duration::from_millis(10);
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    pub assistant: Option<String>,
+    pub args: Vec<String>,
+    pub name: Option<String>,
+    pub count: u32,
+    pub env: Vec<String>,
+    pub restart: RestartPolicy,
+    pub limits: Limits,
+    /// Absolute, or relative to the project's.
+    pub directory: Option<String>,
+    pub columns: u16,
+    pub rows: u16,
+}
+
+impl Control {
+    /// Admits runners: all of them, or none. Answers before they run.
+    pub async fn launch(
+        &self,
+        caller: &Caller,
+        project: &str,
+        launch: Launch,
+        key: Option<Idempotency>,
+    ) -> Result<Vec<Runner>, Error> {
+        self.may_change(caller, "launch runners")?;
+        failpoint("L0");
+        if let Some(answer) = self.answered(key.as_ref()).await? {
+            return Ok(answer);
+        }
+        let project = self.project(project).await?;
+        let count = launch.count.max(1);
+        if count > COUNT_MAX {
+            return Err(Error::invalid(
+                format!("{count} runners at once are over the limit of {COUNT_MAX}"),
+                "launch them in several requests",
+            ));
+        }
+        let command = self.command(&project, &launch)?;
+        let wish = match &launch.name {
+            Some(name) => {
+                let name = parse_name(name)?;
+                if count == 1 { NameWish::Exact(name) } else { NameWish::Numbered(name) }
+            }
+            None => NameWish::Numbered(usual_name(&command)),
+        };
+        let new = (0..count)
+            .map(|_| NewRunner {
+                id: RunnerId::from_entropy(self.entropy()),
+                project: project.id,
+                name: wish.clone(),
+                node: self.inner.node.id,
+                command: command.clone(),
+                limits: launch.limits,
+                restart: launch.restart,
+                session: SessionId::from_entropy(self.entropy()),
+                continues: false,
+                successor_of: None,
+            })
+            .collect();
+        self.admit(new, caller, key.as_ref()).await
+    }
+
+    /// The common end of launching, restarting and recovering.
+    pub(crate) async fn admit(
+        &self,
+        new: Vec<NewRunner>,
+        caller: &Caller,
+        key: Option<&Idempotency>,
+    ) -> Result<Vec<Runner>, Error> {
+        failpoint("L2");
+        let runners =
+            self.inner.store.runners_admit(new, &caller.to_string(), self.now(), key).await?;
+        failpoint("L5");
+        for runner in &runners {
+            // With a repeated key this is the stored answer: look at what is there now.
+            match key {
+                Some(_) => self.changed(&self.inner.store.runner_get(runner.id).await?),
+                None => self.changed(runner),
+            }
+        }
+        Ok(runners)
+    }
+
+    fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
+        let assistant = match &launch.assistant {
+            Some(name) => parse_name(name)?,
+            None => match project.assistant.clone() {
+                Some(name) => name,
+                None if !launch.args.is_empty() => parse_name("generic")?,
+                None => {
+                    return Err(Error::invalid(
+                        format!("the project {} names no assistant", project.name),
+                        "say which one: --assistant claude, or give a command: -- COMMAND ARGS…",
+                    ));
+                }
+            },
+        };
+        let settings = self.inner.settings.assistants.get(assistant.as_str());
+        let settings = settings.map(|settings| assistants::Settings {
+            program: settings.program.clone(),
+            args: settings.args.clone(),
+        });
+        let argv = assistants::command(&assistant, &launch.args, settings.as_ref())?;
+        let mut env = BTreeMap::new();
+        for text in &launch.env {
+            let (key, value) = self.env_variable(text)?;
+            env.insert(key, value);
+        }
+        let directory = match &launch.directory {
+            Some(directory) => resolve_directory(&Path::new(&project.directory).join(directory))?,
+            None => resolve_directory(Path::new(&project.directory))?,
+        };
+        let (columns, rows) = (launch.columns, launch.rows);
+        let command = Command {
+            assistant,
+            argv,
+            env,
+            directory,
+            columns: if columns == 0 { 80 } else { columns.min(1000) },
+            rows: if rows == 0 { 24 } else { rows.min(1000) },
+        };
+        self.check_program(&command)?;
+        Ok(command)
+    }
+
+    /// A slip in the program's name is told before anything is admitted. Only the agent can tell
+    /// for certain, when it starts the program.
+    fn check_program(&self, command: &Command) -> Result<(), Error> {
+        let name = command.argv.first().map_or("", String::as_str);
+        let path = match command.env.get("PATH") {
+            Some(EnvValue::Literal(path)) => Some(path.clone()),
+            Some(EnvValue::File(_) | EnvValue::Daemon(_)) => return Ok(()),
+            None => self.inherited_env(command).remove("PATH"),
+        };
+        Ok(program::check(name, path.as_deref(), Path::new(&command.directory))?)
+    }
+
+    fn env_variable(&self, text: &str) -> Result<(String, EnvValue), Error> {
+        match parse_env(text) {
+            Ok(parsed) => Ok(parsed),
+            Err(EnvError::Forbidden(key)) if self.inner.settings.env_allow.contains(&key) => {
+                let value = text.split_once('=').map_or("", |(_, value)| value);
+                Ok((key, EnvValue::Literal(value.into())))
+            }
+            Err(error @ EnvError::Forbidden(_)) => Err(Error::invalid(
+                error.to_string(),
+                "if it has to: name it in runner.env_allow of the configuration",
+            )),
+            Err(error) => Err(Error::invalid(
+                error.to_string(),
+                "write KEY=VALUE, or for a secret KEY=file:PATH or KEY=env:NAME",
+            )),
+        }
+    }
+
+    /// Starts the runner's agent when it is time to, in a task of its own.
+    pub(crate) fn start_at(&self, runner: &Runner, not_before: Option<Timestamp>) {
+        let id = runner.id;
+        let Some(number) = self.inner.links.begin_launch(id) else { return };
+        let (control, runner) = (self.clone(), runner.clone());
+        let wait = not_before.map_or(Duration::ZERO, |at| {
+            Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
+        });
+        self.inner.supervisor.spawn(async move {
+            let stopping = control.inner.supervisor.stopping();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(wait), if !wait.is_zero() => control.start_now(&runner).await,
+                () = std::future::ready(()), if wait.is_zero() => control.start_now(&runner).await,
+            }
+            control.inner.links.end_launch(id, number);
+            if !stopping.is_cancelled() && !control.inner.links.is_connected(id) {
+                control.watch(id);
+            }
+        });
+    }
+
+    async fn start_now(&self, runner: &Runner) {
+        // It may have been stopped, or started, while it waited.
+        match self.inner.store.runner_get(runner.id).await {
+            Ok(now) if now.generation == runner.generation => {}
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(runner = %runner.id, %error, "could not look before starting; will look again");
+                return;
+            }
+        }
+        let result = self.start_agent(runner).await;
+        failpoint("L8");
+        match result {
+            Ok(agent) => self.agent_shows(runner, agent).await,
+            // Whoever holds the lock is asked who it is by the watch that follows.
+            Err(StartError::Locked) => {}
+            Err(error) => {
+                tracing::error!(runner = %runner.id, %error, "could not start an agent");
+                let input = Input::SpawnFailed { epoch: runner.epoch, why: error.to_string() };
+                if let Err(error) = self.apply(runner.id, input, &Caller::Daemon, None).await {
+                    tracing::error!(runner = %runner.id, %error, "could not record the failed start");
+                }
+            }
+        }
+    }
+
+    async fn start_agent(&self, runner: &Runner) -> Result<Child, StartError> {
+        let project = self.project_name(runner.project).await;
+        let token = [self.entropy(), self.entropy()].concat();
+        let digest = sha256(&token);
+        let token = hex(&token);
+        failpoint("L6");
+        let env = self.inherited_env(&runner.command);
+        self.inner.runtime.start(runner, &project, env, token, digest).await
+    }
+
+    /// Waits until the agent has connected, has ended, or has had the time that one may take.
+    /// Until then nobody else starts one.
+    async fn agent_shows(&self, runner: &Runner, mut agent: Child) {
+        let stopping = self.inner.supervisor.stopping();
+        let connected = async {
+            while !self.inner.links.is_connected_at(runner.id, runner.epoch) {
+                tokio::time::sleep(AGENT_LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = connected => {}
+            ended = agent.wait() => {
+                tracing::warn!(runner = %runner.id, ?ended, "an agent ended before it connected; its agent.log says why");
+            }
+            () = tokio::time::sleep(self.inner.settings.launch_timeout) => {}
+        }
+    }
+
+    /// What a runner inherits from the daemon's environment, with what its variables refer to.
+    fn inherited_env(&self, command: &Command) -> BTreeMap<String, String> {
+        let settings = &self.inner.settings;
+        let own = settings.assistants.get(command.assistant.as_str());
+        let passed = |key: &str| {
+            assistants::inherits(key)
+                || settings.env_pass.iter().any(|name| name == key)
+                || own.is_some_and(|own| own.env_pass.iter().any(|name| name == key))
+        };
+        let defaults = assistants::default_env(&command.assistant);
+        let mut env: BTreeMap<String, String> =
+            defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let inherited =
+            self.inner.env.iter().filter(|(key, _)| passed(key) && !env.contains_key(*key));
+        let inherited: Vec<_> =
+            inherited.map(|(key, value)| (key.clone(), value.clone())).collect();
+        env.extend(inherited);
+        for mark in assistants::scrub() {
+            env.remove(mark);
+        }
+        for (key, value) in &command.env {
+            if let EnvValue::Daemon(name) = value
+                && let Some(value) = self.inner.env.get(name)
+            {
+                env.insert(key.clone(), value.clone());
+            }
+        }
+        env
+    }
+}
+
+/// A runner is named after its assistant, and one of any command after its program.
+fn usual_name(command: &Command) -> Name {
+    let program = command.argv.first().and_then(|program| Path::new(program).file_name());
+    let program = program.and_then(|name| name.to_str()?.parse().ok());
+    match program {
+        Some(program) if command.assistant.as_str() == "generic" => program,
+        Some(_) | None => command.assistant.clone(),
+    }
+}
+
+pub(crate) fn parse_name(text: &str) -> Result<Name, Error> {
+    text.parse()
+        .map_err(|error: NameError| Error::invalid(error.to_string(), "choose another name"))
+}
+
+/// The directory as the file system knows it, without links; an error that says what is wrong.
+pub(crate) fn resolve_directory(path: &Path) -> Result<String, Error> {
+    let shown = path.display().to_string();
+    let shown = shown.escape_debug();
+    if !path.is_absolute() {
+        return Err(Error::invalid(
+            format!("the directory {shown} is not absolute"),
+            "begin it with /",
+        ));
+    }
+    let resolved: PathBuf = path.canonicalize().map_err(|error| {
+        let another = "name another: stratavore projects edit PROJECT --directory DIR";
+        if error.kind() == ErrorKind::NotFound {
+            let message = format!("the directory {shown} does not exist");
+            Error::Absent { message, hint: format!("make it first, or {another}") }
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            let message = format!("the daemon's user may not enter the directory {shown}");
+            Error::Denied { message, hint: format!("give access to it, or {another}") }
+        } else {
+            Error::invalid(format!("the directory {shown} cannot be used: {error}"), another)
+        }
+    })?;
+    if !resolved.is_dir() {
+        return Err(Error::invalid(
+            format!("{shown} is not a directory"),
+            "name the directory to work in",
+        ));
+    }
+    resolved.into_os_string().into_string().map_err(|_| {
+        Error::invalid(
+            format!("the directory {shown} has a name that is not UTF-8"),
+            "rename it, or use another",
+        )
+    })
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,32 @@
+//! Use cases and background tasks: the one place of every rule that is not pure.
+//!
+//! Transport calls [`Control`]; control decides with the rules of `stratavore_core`, makes it one
+//! transaction of the store, and then acts on the host through the runtime. It knows no wire
+//! format and no SQL.
+//!
+//! Invariant: what the store does not say has not happened. Acting comes after the commit, and
+//! what a crash cut off between the two is finished by reconciling.
+
+mod agent;
+mod control;
+mod daemon;
+mod error;
+mod event;
+mod launch;
+mod links;
+mod liveness;
+mod project;
+mod reconcile;
+mod runner;
+mod supervisor;
+
+pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
+pub use control::{AssistantSettings, Control, Parts, Settings};
+pub use daemon::{DaemonStatus, TaskStatus};
+pub use error::Error;
+pub use event::Subscription;
+pub use launch::Launch;
+pub use links::AgentCommand;
+pub use reconcile::ReconcileReport;
+pub use runner::{RunnerView, WaitFor, known_states};
+pub use supervisor::{Supervisor, chain};

@@ -1,0 +1,355 @@
+//! Looking at runners, and wishing something of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use stratavore_core::caller::Caller;
+use stratavore_core::idempotency::Idempotency;
+use stratavore_core::liveness::Liveness;
+use stratavore_core::name::Reference;
+use stratavore_core::runner::{After, Desired, Input, Runner, RunnerState, Stop};
+use stratavore_core::{ProjectId, RunnerId, SessionId};
+use stratavore_runtime::failpoint;
+use stratavore_store::{NameWish, NewRunner, RunnerFilter, StoreError};
+
+use crate::control::Control;
+use crate::error::Error;
+use crate::launch::resolve_directory;
+use crate::links::AgentCommand;
+use crate::project::nearest;
+
+/// The longest that a request waits for something to happen.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+const WAIT_DEFAULT: Duration = Duration::from_secs(60);
+const WAIT_LOOK: Duration = Duration::from_secs(5);
+
+/// A runner with what is known of it besides.
+#[derive(Debug, Clone)]
+pub struct RunnerView {
+    pub runner: Runner,
+    pub project: String,
+    pub liveness: Option<Liveness>,
+    pub connected: bool,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Default)]
+pub struct WaitFor {
+    /// Any of these states; an end always answers.
+    pub states: Vec<String>,
+    pub timeout: Option<Duration>,
+}
+
+impl Control {
+    /// The runner that a person means.
+    pub async fn runner(&self, wanted: &str, project: Option<&str>) -> Result<Runner, Error> {
+        let project = match project.filter(|project| !project.is_empty()) {
+            Some(project) => Some(self.project(project).await?.id),
+            None => None,
+        };
+        match self.inner.store.runner_find(&Reference::parse(wanted, "run"), project).await {
+            Ok(runner) => Ok(runner),
+            Err(StoreError::NotFound { .. }) => {
+                let filter = RunnerFilter { project, limit: Some(500), ..RunnerFilter::default() };
+                let known = self.inner.store.runner_list(&filter).await?;
+                let names = known.iter().map(|(runner, _)| runner.name.to_string()).collect();
+                Err(Error::NotFound {
+                    noun: "runner",
+                    wanted: wanted.into(),
+                    nearest: nearest(wanted, names),
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub async fn runner_view(&self, runner: Runner) -> Result<RunnerView, Error> {
+        let project = self.project_name(runner.project).await;
+        Ok(self.view(runner, project, None))
+    }
+
+    /// `stored` is the heartbeat that the store has; a fresher one may be here.
+    fn view(&self, runner: Runner, project: String, stored: Option<Liveness>) -> RunnerView {
+        // What an earlier epoch used says nothing of this one.
+        let liveness = self.latest_liveness(runner.id).or(stored);
+        let liveness = liveness.filter(|liveness| liveness.epoch == runner.epoch);
+        let connected = self.inner.links.is_connected(runner.id);
+        RunnerView { runner, project, liveness, connected }
+    }
+
+    pub async fn runner_list(&self, filter: &RunnerFilter) -> Result<Vec<RunnerView>, Error> {
+        let names = self.project_names().await?;
+        let name = |id: ProjectId| names.get(&id).cloned().unwrap_or_default();
+        let listed = self.inner.store.runner_list(filter).await?;
+        Ok(listed
+            .into_iter()
+            .map(|(runner, stored)| {
+                let project = name(runner.project);
+                self.view(runner, project, stored)
+            })
+            .collect())
+    }
+
+    /// Asks a runner to stop. Answers once the wish is durable, which is before it has stopped.
+    pub async fn stop(
+        &self,
+        caller: &Caller,
+        id: RunnerId,
+        force: bool,
+        grace: Option<Duration>,
+        key: Option<Idempotency>,
+    ) -> Result<Runner, Error> {
+        self.may_change(caller, "stop runners")?;
+        let grace = grace.unwrap_or(self.inner.settings.grace);
+        let wish = self.stop_wish(caller, force, grace, After::End);
+        let stopped = self.apply(id, Input::Stop(wish), caller, key.as_ref()).await?;
+        failpoint("stop_committed");
+        Ok(stopped)
+    }
+
+    fn stop_wish(&self, caller: &Caller, force: bool, grace: Duration, after: After) -> Stop {
+        Stop { by: caller.to_string(), grace_ms: grace.as_millis() as u64, force, after }
+    }
+
+    /// Stops a live runner and starts it again; gives an ended one a successor.
+    pub async fn restart(
+        &self,
+        caller: &Caller,
+        id: RunnerId,
+        force: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Runner, Error> {
+        self.may_change(caller, "restart runners")?;
+        // The first run stopped a live runner or admitted a successor; which one it was can no
+        // longer be told from how the runner is now.
+        match self.answered(key.as_ref()).await? {
+            Some(Kept::Stopped(runner)) => return Ok(*runner),
+            Some(Kept::Admitted(runners)) => return one(runners),
+            None => {}
+        }
+        let runner = self.inner.store.runner_get(id).await?;
+        // A runner that could not start again is not stopped for it.
+        resolve_directory(Path::new(&runner.command.directory))?;
+        if runner.is_terminal() {
+            return self.succeed(caller, &runner, key).await;
+        }
+        let wish = self.stop_wish(caller, force, self.inner.settings.grace, After::Restart);
+        self.apply(id, Input::Stop(wish), caller, key.as_ref()).await
+    }
+
+    /// Launches a runner that carries on an ended one: same command, name and session.
+    async fn succeed(
+        &self,
+        caller: &Caller,
+        ended: &Runner,
+        key: Option<Idempotency>,
+    ) -> Result<Runner, Error> {
+        let new = NewRunner {
+            id: RunnerId::from_entropy(self.entropy()),
+            project: ended.project,
+            name: NameWish::Numbered(ended.name.clone()),
+            node: self.inner.node.id,
+            command: ended.command.clone(),
+            limits: ended.limits,
+            restart: ended.restart,
+            session: ended.session.unwrap_or_else(|| SessionId::from_entropy(self.entropy())),
+            continues: ended.session.is_some(),
+            successor_of: Some(ended.id),
+        };
+        match self.answered(key.as_ref()).await? {
+            Some(admitted) => one(admitted),
+            None => one(self.admit(vec![new], caller, key.as_ref()).await?),
+        }
+    }
+
+    pub async fn pause(
+        &self,
+        caller: &Caller,
+        id: RunnerId,
+        paused: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Runner, Error> {
+        self.may_change(caller, "pause runners")?;
+        let input = if paused { Input::Pause } else { Input::Unpause };
+        self.apply(id, input, caller, key.as_ref()).await
+    }
+
+    /// Brings back the runners that were lost and should run: those named, or all of them.
+    ///
+    /// Answers the successors (with `dry_run`: those that would get one) and why others got none.
+    pub async fn recover(
+        &self,
+        caller: &Caller,
+        wanted: &[String],
+        project: Option<&str>,
+        dry_run: bool,
+        key: Option<Idempotency>,
+    ) -> Result<(Vec<Runner>, Vec<String>), Error> {
+        self.may_change(caller, "recover runners")?;
+        let mut lost = Vec::new();
+        let mut remarks = Vec::new();
+        if wanted.is_empty() {
+            let project = match project.filter(|project| !project.is_empty()) {
+                Some(project) => Some(self.project(project).await?.id),
+                None => None,
+            };
+            let filter = RunnerFilter {
+                project,
+                node: Some(self.inner.node.id),
+                states: vec!["lost".into()],
+                limit: Some(10_000),
+                ..RunnerFilter::default()
+            };
+            let listed = self.inner.store.runner_list(&filter).await?;
+            lost.extend(
+                listed
+                    .into_iter()
+                    .map(|(runner, _)| runner)
+                    .filter(|r| r.desired != Desired::Stopped),
+            );
+        } else {
+            for text in wanted {
+                let runner = self.runner(text, project).await?;
+                if runner.is_terminal() {
+                    lost.push(runner);
+                } else {
+                    remarks.push(format!(
+                        "{} is {}: there is nothing to recover",
+                        runner.name,
+                        runner.state.as_str()
+                    ));
+                }
+            }
+        }
+        let mut recovered = Vec::new();
+        for runner in lost {
+            if dry_run {
+                recovered.push(runner);
+                continue;
+            }
+            // One key for many: each runner gets one of its own, derived from it.
+            let key = key.as_ref().map(|key| key.derive(&runner.id.to_string()));
+            match self.succeed(caller, &runner, key).await {
+                Ok(successor) => recovered.push(successor),
+                // Recovered before: nothing to say unless it was asked for by name.
+                Err(Error::Store(StoreError::AlreadySucceeded { by, .. })) => {
+                    if !wanted.is_empty() {
+                        remarks.push(format!("{} was carried on as {by} before", runner.name));
+                    }
+                }
+                Err(error) => remarks.push(format!("{}: {error}", runner.name)),
+            }
+        }
+        Ok((recovered, remarks))
+    }
+
+    /// Asks the runner's agent to replace itself by the installed program.
+    pub async fn upgrade_agent(&self, caller: &Caller, id: RunnerId) -> Result<Runner, Error> {
+        self.may_change(caller, "upgrade agents")?;
+        let runner = self.inner.store.runner_get(id).await?;
+        let program = self.inner.runtime.agent_program().display().to_string();
+        if runner.is_terminal() || !self.inner.links.tell(id, AgentCommand::Upgrade { program }) {
+            return Err(Error::invalid(
+                format!("the agent of {} is not connected", runner.name),
+                "only a running runner's agent can be upgraded: stratavore runners show",
+            ));
+        }
+        Ok(runner)
+    }
+
+    /// Types into a running runner.
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        id: RunnerId,
+        data: Vec<u8>,
+        paste: bool,
+        enter: bool,
+    ) -> Result<(), Error> {
+        self.may_change(caller, "type into runners")?;
+        self.live(id).await?;
+        failpoint("send");
+        Ok(self.inner.runtime.send(id, data, paste, enter).await?)
+    }
+
+    /// The runner, if it has not ended.
+    pub async fn live(&self, id: RunnerId) -> Result<Runner, Error> {
+        let runner = self.inner.store.runner_get(id).await?;
+        match runner.state.ended() {
+            None => Ok(runner),
+            Some((cause, _)) => Err(Error::Refused(stratavore_core::runner::Refusal::Ended {
+                state: runner.state.as_str(),
+                cause: cause.to_string(),
+            })),
+        }
+    }
+
+    /// Waits until the runner is in one of the states, has ended, or the time is over.
+    pub async fn wait(&self, id: RunnerId, wait: WaitFor) -> Result<Runner, Error> {
+        known_states(&wait.states)?;
+        let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
+        let until = async {
+            // Interest is registered before the question, so that no change falls in between.
+            let mut subscription = self.inner.bus.subscribe();
+            loop {
+                let runner = self.inner.store.runner_get(id).await?;
+                if runner.is_terminal()
+                    || wait.states.iter().any(|state| state == runner.state.as_str())
+                {
+                    return Ok(runner);
+                }
+                let stopping = self.inner.supervisor.stopping();
+                tokio::select! {
+                    () = stopping.cancelled() => return Err(Error::Stopping),
+                    () = of_interest(&mut subscription, id) => {}
+                    // Another daemon may have published.
+                    () = tokio::time::sleep(WAIT_LOOK) => {}
+                }
+            }
+        };
+        match tokio::time::timeout(limit, until).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Error::Timeout { waited_for: format!("{id} is {}", wait.states.join(" or ")) })
+            }
+        }
+    }
+}
+
+/// Refuses what is no state of a runner.
+pub fn known_states(states: &[String]) -> Result<(), Error> {
+    match states.iter().find(|state| !RunnerState::NAMES.contains(&state.as_str())) {
+        None => Ok(()),
+        Some(unknown) => Err(Error::invalid(
+            format!("`{}` is no state of a runner", unknown.escape_debug()),
+            format!("use one of {}", RunnerState::NAMES.join(", ")),
+        )),
+    }
+}
+
+/// What is kept for the key of a restart.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Kept {
+    Stopped(Box<Runner>),
+    Admitted(Vec<Runner>),
+}
+
+fn one(mut admitted: Vec<Runner>) -> Result<Runner, Error> {
+    admitted.pop().ok_or_else(|| Error::internal("an admission without a runner"))
+}
+
+/// Returns when something was published about the runner, or may have been.
+async fn of_interest(subscription: &mut stratavore_bus::Subscription, id: RunnerId) {
+    let id = id.to_string();
+    loop {
+        match subscription.recv().await {
+            stratavore_bus::Received::Events(events)
+                if events.iter().all(|event| event.entity_id != id) => {}
+            stratavore_bus::Received::Events(_)
+            | stratavore_bus::Received::Lagged
+            | stratavore_bus::Received::Closed => return,
+        }
+    }
+}

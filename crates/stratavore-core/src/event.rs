@@ -1,0 +1,90 @@
+//! Facts: what changed, in the order in which it was published.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{EventId, ProjectId};
+
+/// What kind of thing an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entity {
+    Project,
+    Runner,
+    Node,
+}
+
+impl Entity {
+    pub const ALL: [Entity; 3] = [Self::Project, Self::Runner, Self::Node];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Runner => "runner",
+            Self::Node => "node",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.as_str() == text)
+    }
+}
+
+/// An immutable fact about one entity.
+///
+/// Invariant: the events of one entity have the sequence numbers 1, 2, 3, … without a gap, and
+/// their positions grow in the same order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub id: EventId,
+    /// Where it stands among all published events; given by the relay when it publishes it.
+    pub position: Option<i64>,
+    pub entity: Entity,
+    /// The id of the entity.
+    pub entity_id: String,
+    pub project: Option<ProjectId>,
+    /// The number of this event among those of its entity, from 1.
+    pub seq: i64,
+    /// Such as `runner.started`.
+    pub kind: String,
+    pub at: Timestamp,
+    /// Who caused it, for people.
+    pub by: String,
+    pub data: serde_json::Value,
+}
+
+/// An event before the store has given it an id and a place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    pub kind: &'static str,
+    pub data: serde_json::Value,
+}
+
+impl NewEvent {
+    pub fn new(kind: &'static str, data: serde_json::Value) -> Self {
+        Self { kind, data }
+    }
+}
+
+/// Which events a reader wants; an empty filter wants all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EventFilter {
+    pub project: Option<ProjectId>,
+    /// The id of a runner, project or node.
+    pub entity_id: Option<String>,
+    /// A kind, or the beginning of one that ends in a dot (`runner.`).
+    pub kinds: Vec<String>,
+}
+
+impl EventFilter {
+    pub fn matches(&self, event: &Event) -> bool {
+        self.project.is_none_or(|p| event.project == Some(p))
+            && self.entity_id.as_ref().is_none_or(|id| *id == event.entity_id)
+            && (self.kinds.is_empty()
+                || self.kinds.iter().any(|k| Self::kind_matches(k, &event.kind)))
+    }
+
+    fn kind_matches(wanted: &str, kind: &str) -> bool {
+        if wanted.ends_with('.') { kind.starts_with(wanted) } else { kind == wanted }
+    }
+}

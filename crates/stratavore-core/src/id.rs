@@ -1,0 +1,141 @@
+//! Typed ids with a readable prefix: `run_7k3m9x…`.
+//!
+//! An id is 100 random bits, written as 20 characters of Crockford's base 32 in lower case. All of
+//! it is random, the beginning too, so a few characters are enough to name one (`run_7k3`). The
+//! time of creation is a column of its own and not hidden in the id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters after the prefix: 20 × 5 bits.
+pub const ID_CHARS: usize = 20;
+const MASK: u128 = (1 << (ID_CHARS * 5)) - 1;
+
+/// Why a text is not an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a {noun} id: expected `{prefix}_` and {ID_CHARS} characters", text.escape_debug())]
+pub struct IdError {
+    text: String,
+    noun: &'static str,
+    prefix: &'static str,
+}
+
+fn encode(bits: u128) -> [u8; ID_CHARS] {
+    let mut out = [0; ID_CHARS];
+    for (i, place) in out.iter_mut().enumerate() {
+        *place = ALPHABET[(bits >> (5 * (ID_CHARS - 1 - i))) as usize & 31];
+    }
+    out
+}
+
+fn decode(text: &str) -> Option<u128> {
+    if text.len() != ID_CHARS {
+        return None;
+    }
+    text.bytes().try_fold(0, |bits: u128, byte| {
+        let digit = ALPHABET.iter().position(|&c| c == byte)?;
+        Some(bits << 5 | digit as u128)
+    })
+}
+
+/// True if `text` could be the beginning of an id's random part.
+pub fn is_id_fragment(text: &str) -> bool {
+    !text.is_empty() && text.len() <= ID_CHARS && text.bytes().all(|b| ALPHABET.contains(&b))
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $noun:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u128);
+
+        impl $name {
+            pub const PREFIX: &'static str = $prefix;
+
+            /// Makes an id of 16 random bytes, of which 100 bits are used.
+            pub fn from_entropy(entropy: [u8; 16]) -> Self {
+                Self(u128::from_be_bytes(entropy) & MASK)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!($prefix, "_"))?;
+                for byte in encode(self.0) {
+                    fmt::Write::write_char(f, byte as char)?;
+                }
+                Ok(())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(decode)
+                    .map(Self)
+                    .ok_or_else(|| IdError { text: text.into(), noun: $noun, prefix: $prefix })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id!(
+    /// One `stratavored`, from its start to its end.
+    DaemonId, "dmn", "daemon");
+id!(
+    /// One fact; consumers recognise a repeated one by it.
+    EventId, "evt", "event");
+id!(
+    /// A host that can start runners; kept in its state directory.
+    NodeId, "node", "node");
+id!(ProjectId, "prj", "project");
+id!(RunnerId, "run", "runner");
+id!(
+    /// Our id of a conversation; the assistant has its own for it.
+    SessionId, "ses", "session");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_id_reads_back_as_it_was_written(entropy: [u8; 16]) {
+            let id = RunnerId::from_entropy(entropy);
+            let text = id.to_string();
+            prop_assert_eq!(text.len(), 24);
+            prop_assert_eq!(text.parse::<RunnerId>().unwrap(), id);
+            prop_assert!(text.parse::<ProjectId>().is_err(), "an id of one noun is none of another");
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            let _ = text.parse::<RunnerId>();
+        }
+    }
+}

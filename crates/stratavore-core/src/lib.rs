@@ -1,0 +1,27 @@
+//! What a project, a runner and a session are: types, state machines and policies.
+//!
+//! Nothing here does I/O or asks the world for anything. Time, randomness and what was found on
+//! the host come in as arguments, so every rule in this crate can be tested by properties.
+//!
+//! Invariant: this crate names no runtime, no database and no file.
+
+pub mod caller;
+pub mod clock;
+pub mod daemon;
+pub mod event;
+pub mod id;
+pub mod idempotency;
+pub mod lease;
+pub mod limits;
+pub mod liveness;
+pub mod name;
+pub mod project;
+pub mod quota;
+pub mod reconcile;
+pub mod restart;
+pub mod runner;
+pub mod session;
+pub mod terminal;
+
+pub use id::{DaemonId, EventId, NodeId, ProjectId, RunnerId, SessionId};
+pub use jiff::Timestamp;

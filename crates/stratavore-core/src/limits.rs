@@ -1,0 +1,38 @@
+//! What one runner may use.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Upper limits of one runner; `None` is no limit.
+///
+/// Memory, CPU and processes hold for the runner's whole process group together and are enforced
+/// by the kernel where a cgroup can be had. Wall time is enforced by the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Thousandths of one core.
+    pub cpu_millis: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Seconds from the start of the assistant.
+    pub wall_seconds: Option<u64>,
+}
+
+impl Limits {
+    /// These limits, with those of `defaults` where this says nothing.
+    pub fn or(self, defaults: Limits) -> Limits {
+        Limits {
+            memory: self.memory.or(defaults.memory),
+            cpu_millis: self.cpu_millis.or(defaults.cpu_millis),
+            pids: self.pids.or(defaults.pids),
+            wall_seconds: self.wall_seconds.or(defaults.wall_seconds),
+        }
+    }
+
+    pub fn wall_time(&self) -> Option<Duration> {
+        self.wall_seconds.map(Duration::from_secs)
+    }
+}

@@ -1,0 +1,128 @@
+//! When a runner that ended is started again.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The first wait before a restart.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait before a restart.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Restarts within [`CRASH_LOOP_WINDOW`] after which a runner has failed for good.
+pub const CRASH_LOOP_LIMIT: usize = 5;
+pub const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(600);
+
+/// What to do when a runner's assistant ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    #[default]
+    Never,
+    /// Again after any end but exit code 0.
+    OnFailure,
+    Always,
+}
+
+impl RestartPolicy {
+    pub const ALL: [RestartPolicy; 3] = [Self::Never, Self::OnFailure, Self::Always];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnFailure => "on-failure",
+            Self::Always => "always",
+        }
+    }
+
+    pub fn wants_restart(self, success: bool) -> bool {
+        match self {
+            Self::Never => false,
+            Self::OnFailure => !success,
+            Self::Always => true,
+        }
+    }
+}
+
+impl fmt::Display for RestartPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for RestartPolicy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| {
+            format!(
+                "`{}` is no restart policy: use never, on-failure or always",
+                text.escape_debug()
+            )
+        })
+    }
+}
+
+/// The restarts of a runner so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Restarts {
+    pub total: u32,
+    /// Those within the crash-loop window, oldest first.
+    pub recent: Vec<Timestamp>,
+}
+
+/// What is to happen after an unwanted end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Start again, not before the time given.
+    Again(Restarts, Timestamp),
+    /// Five restarts in ten minutes did not help.
+    CrashLoop,
+}
+
+impl Restarts {
+    /// Decides on the next restart. `dice` is random and spreads the waits by up to a quarter, so
+    /// that runners that failed together do not all come back together.
+    pub fn next(&self, now: Timestamp, dice: u32) -> Verdict {
+        let window = jiff::SignedDuration::try_from(CRASH_LOOP_WINDOW).unwrap_or_default();
+        let mut recent: Vec<_> =
+            self.recent.iter().copied().filter(|at| now.duration_since(*at) < window).collect();
+        if recent.len() >= CRASH_LOOP_LIMIT {
+            return Verdict::CrashLoop;
+        }
+        let wait = BACKOFF_FIRST.saturating_mul(1 << recent.len().min(16)).min(BACKOFF_MAX);
+        let jitter = wait.mul_f64(f64::from(dice) / f64::from(u32::MAX) / 4.0);
+        recent.push(now);
+        let not_before = now.checked_add(wait + jitter).unwrap_or(now);
+        Verdict::Again(Restarts { total: self.total.saturating_add(1), recent }, not_before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn waits_grow_and_a_crash_loop_ends(dice: u32) {
+            let mut now = Timestamp::UNIX_EPOCH;
+            let mut restarts = Restarts::default();
+            for n in 0..CRASH_LOOP_LIMIT as u32 {
+                let Verdict::Again(next, not_before) = restarts.next(now, dice) else {
+                    return Err(TestCaseError::fail(format!("gave up after {n} restarts")));
+                };
+                let wait = not_before.duration_since(now).as_secs_f64();
+                let base = f64::from(1 << n);
+                prop_assert!(wait >= base && wait <= base * 1.25 + 0.001, "wait {wait} for base {base}");
+                restarts = next;
+                now = not_before;
+            }
+            prop_assert_eq!(restarts.next(now, dice), Verdict::CrashLoop);
+            let later = now.checked_add(CRASH_LOOP_WINDOW).unwrap();
+            prop_assert!(matches!(restarts.next(later, dice), Verdict::Again(..)), "the window passes");
+        }
+    }
+}

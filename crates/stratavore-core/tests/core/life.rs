@@ -1,0 +1,200 @@
+//! T-MONO, the pure part: no order of messages makes an illegal step.
+
+use proptest::prelude::*;
+use stratavore_core::restart::{CRASH_LOOP_LIMIT, RestartPolicy};
+use stratavore_core::runner::{
+    After, Cause, Desired, Exit, Input, Outcome, ProcessIdentity, Refusal, Runner, RunnerState,
+    Stop,
+};
+
+use crate::given::{agent, at, input, policy, runner};
+
+fn rank(state: &RunnerState) -> u8 {
+    match state {
+        RunnerState::Pending { .. } => 0,
+        RunnerState::Starting { .. } => 1,
+        RunnerState::Running { .. } | RunnerState::Unresponsive { .. } => 2,
+        RunnerState::Stopping { .. } => 3,
+        RunnerState::Exited { .. } | RunnerState::Failed { .. } | RunnerState::Lost { .. } => 4,
+    }
+}
+
+/// What must hold of every step.
+fn check(before: &Runner, input: &Input, after: &Runner) -> Result<(), String> {
+    let told = format!("{input:?}\nbefore {before:?}\nafter {after:?}");
+    let ensure =
+        |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}: {told}")) };
+    ensure(!before.is_terminal(), "a terminal state changed")?;
+    ensure(after.generation == before.generation + 1, "a change is not one generation")?;
+    ensure(after.epoch == before.epoch || after.epoch == before.epoch + 1, "an epoch was skipped")?;
+    if after.epoch == before.epoch {
+        ensure(rank(&after.state) >= rank(&before.state), "a step back within an epoch")?;
+    } else {
+        ensure(
+            matches!(after.state, RunnerState::Pending { .. }),
+            "a new epoch does not begin at the beginning",
+        )?;
+        ensure(after.agent_key.is_none(), "a new epoch keeps the old agent's key")?;
+    }
+    if let Some(epoch) = input.epoch() {
+        ensure(epoch == before.epoch, "a message about another epoch changed something")?;
+    }
+    if before.desired == Desired::Stopped {
+        ensure(after.epoch == before.epoch, "what was to stop was started again")?;
+    }
+    Ok(())
+}
+
+/// A deliberately broken state machine: a late exit overwrites an end. The same check catches it.
+fn broken_apply(runner: &Runner, exit: &Exit) -> Runner {
+    Runner {
+        state: RunnerState::Failed { cause: exit.cause.clone(), at: exit.at },
+        generation: runner.generation + 1,
+        ..runner.clone()
+    }
+}
+
+fn cases() -> ProptestConfig {
+    // T-MONO's full count is 100,000; STRATAVORE_TEST_LONG asks for it.
+    let cases = if std::env::var_os("STRATAVORE_TEST_LONG").is_some() { 100_000 } else { 2_000 };
+    ProptestConfig { cases, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn no_order_of_messages_makes_an_illegal_step(
+        policy in policy(), inputs in proptest::collection::vec((input(), any::<u32>()), 1..40),
+    ) {
+        let mut now = runner(policy);
+        for (i, (input, dice)) in inputs.into_iter().enumerate() {
+            match now.apply(input.clone(), at(i as i64), dice) {
+                Ok(Outcome::Changed(next, event)) => {
+                    prop_assert!(event.kind.starts_with("runner."));
+                    if let Err(why) = check(&now, &input, &next) {
+                        return Err(TestCaseError::fail(why));
+                    }
+                    now = *next;
+                }
+                Ok(Outcome::Unchanged) => {}
+                Err(Refusal::Ended { .. }) => prop_assert!(now.is_terminal()),
+                Err(Refusal::NotRunning { .. }) => prop_assert!(!now.is_terminal()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_repeated_message_changes_nothing(policy in policy(), inputs in proptest::collection::vec(input(), 1..20)) {
+        let mut now = runner(policy);
+        for (i, input) in inputs.into_iter().enumerate() {
+            let Ok(Outcome::Changed(next, _)) = now.apply(input.clone(), at(i as i64), 0) else { continue };
+            let again = next.apply(input.clone(), at(i as i64), 0);
+            // The state and the epoch stay; only a wish can be repeated into a refusal.
+            if let Ok(Outcome::Changed(twice, _)) = again {
+                prop_assert_eq!(twice.epoch, next.epoch, "{:?} twice", input);
+            }
+            now = *next;
+        }
+    }
+}
+
+#[test]
+fn the_check_catches_a_machine_that_changes_an_end() {
+    let mut ended = runner(RestartPolicy::Never);
+    ended.state = RunnerState::Exited { cause: Cause::Exit(0), at: at(1) };
+    let exit = Exit { cause: Cause::Exit(1), at: at(2) };
+    let after = broken_apply(&ended, &exit);
+    let input = Input::Exited { epoch: 1, exit };
+    let why = check(&ended, &input, &after).unwrap_err();
+    assert!(why.starts_with("a terminal state changed"), "{why}");
+}
+
+fn changed(runner: &Runner, input: Input) -> Runner {
+    match runner.apply(input.clone(), at(10), 0) {
+        Ok(Outcome::Changed(next, _)) => *next,
+        other => panic!("{input:?} on {runner:?} gave {other:?}"),
+    }
+}
+
+fn running(policy: RestartPolicy) -> Runner {
+    let runner = runner(policy);
+    let starting =
+        changed(&runner, Input::AgentRegistered { epoch: 1, agent: agent(1), key: "key".into() });
+    changed(
+        &starting,
+        Input::Started { epoch: 1, process: ProcessIdentity { pid: 2, start_time: 3 } },
+    )
+}
+
+fn exited(epoch: i64, cause: Cause) -> Input {
+    Input::Exited { epoch, exit: Exit { cause, at: at(9) } }
+}
+
+fn stop(after: After) -> Input {
+    Input::Stop(Stop { by: "alice".into(), grace_ms: 1000, force: false, after })
+}
+
+#[test]
+fn a_runner_ends_as_its_cause_says() {
+    let end = |cause: Cause| {
+        changed(&running(RestartPolicy::Never), exited(1, cause)).state.as_str().to_owned()
+    };
+    assert_eq!(end(Cause::Exit(0)), "exited");
+    assert_eq!(end(Cause::Exit(1)), "failed");
+    assert_eq!(end(Cause::Signal(9)), "failed");
+    assert_eq!(end(Cause::Oom), "failed");
+    let lost = changed(&running(RestartPolicy::Never), Input::AgentDied { epoch: 1 });
+    assert_eq!(lost.state.ended().unwrap().0.to_string(), "agent_died");
+    assert_eq!(lost.state.as_str(), "lost");
+}
+
+#[test]
+fn a_stopped_runner_ends_as_stopped_however_it_died() {
+    let stopping = changed(&running(RestartPolicy::Always), stop(After::End));
+    let ended = changed(&stopping, exited(1, Cause::Signal(15)));
+    assert_eq!(ended.state.as_str(), "exited");
+    assert_eq!(ended.state.ended().unwrap().0.to_string(), "stopped by alice");
+}
+
+#[test]
+fn a_restart_goes_to_the_next_epoch_and_never_over_an_end() {
+    let stopping = changed(&running(RestartPolicy::Never), stop(After::Restart));
+    let again = changed(&stopping, exited(1, Cause::Signal(15)));
+    assert_eq!((again.epoch, again.state.as_str(), again.restarts.total), (2, "pending", 0));
+    assert!(
+        matches!(again.apply(exited(1, Cause::Exit(0)), at(11), 0), Ok(Outcome::Unchanged)),
+        "late exit"
+    );
+}
+
+#[test]
+fn a_crashing_runner_is_given_up_after_five_restarts() {
+    let mut now = running(RestartPolicy::OnFailure);
+    for n in 0..CRASH_LOOP_LIMIT {
+        now = changed(&now, exited(now.epoch, Cause::Exit(1)));
+        assert_eq!(now.state.as_str(), "pending", "after {n} restarts");
+        let epoch = now.epoch;
+        now = changed(&now, Input::AgentRegistered { epoch, agent: agent(1), key: "key".into() });
+        now = changed(
+            &now,
+            Input::Started { epoch, process: ProcessIdentity { pid: 2, start_time: 3 } },
+        );
+    }
+    let given_up = changed(&now, exited(now.epoch, Cause::Exit(1)));
+    assert_eq!(given_up.state.as_str(), "failed");
+    assert_eq!(given_up.state.ended().unwrap().0.to_string(), "crash_loop: exit 1");
+}
+
+#[test]
+fn a_reboot_is_understood_and_starts_nothing() {
+    let lost = changed(&running(RestartPolicy::Always), Input::HostRebooted { epoch: 1 });
+    assert_eq!(lost.state.ended().unwrap().0.to_string(), "host_reboot");
+    assert_eq!(lost.desired, Desired::Running, "recover brings it back");
+}
+
+#[test]
+fn a_runner_stopped_before_its_agent_came_has_ended() {
+    let ended = changed(&runner(RestartPolicy::Always), stop(After::End));
+    assert_eq!(ended.state.as_str(), "exited");
+}

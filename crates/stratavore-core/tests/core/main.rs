@@ -1,0 +1,5 @@
+//! The core's rules, by properties: whatever happens in whatever order, the invariants hold.
+
+mod given;
+mod life;
+mod reconcile;

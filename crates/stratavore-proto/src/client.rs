@@ -1,0 +1,82 @@
+//! The API's client over the daemon's Unix socket.
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::v1::Problem;
+use crate::v1::daemon_client::DaemonClient;
+use crate::v1::events_client::EventsClient;
+use crate::v1::projects_client::ProjectsClient;
+use crate::v1::runners_client::RunnersClient;
+
+/// A connection to a daemon; cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects to the socket at `path`.
+    pub async fn connect(path: &Path) -> Result<Self, tonic::transport::Error> {
+        let path: PathBuf = path.into();
+        // The address is never used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://stratavore.local")
+            .connect_with_connector(service_fn(move |_: Uri| {
+                let stream = crate::unix::connect(&path).map(TokioIo::new);
+                async move { stream }
+            }))
+            .await?;
+        Ok(Self { channel })
+    }
+
+    pub fn projects(&self) -> ProjectsClient<Channel> {
+        ProjectsClient::new(self.channel.clone())
+    }
+    pub fn runners(&self) -> RunnersClient<Channel> {
+        RunnersClient::new(self.channel.clone())
+    }
+    pub fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.channel.clone())
+    }
+    pub fn daemon(&self) -> DaemonClient<Channel> {
+        DaemonClient::new(self.channel.clone())
+    }
+}
+
+/// The problem that a status tells of, whoever sent it.
+pub fn problem(status: &tonic::Status) -> Problem {
+    if let Ok(problem) = Problem::decode(status.details())
+        && !problem.code.is_empty()
+    {
+        return problem;
+    }
+    let code = match status.code() {
+        tonic::Code::Unavailable => "unavailable",
+        tonic::Code::DeadlineExceeded => "timeout",
+        tonic::Code::Cancelled => "cancelled",
+        tonic::Code::Unimplemented => "version_mismatch",
+        tonic::Code::Ok
+        | tonic::Code::Unknown
+        | tonic::Code::InvalidArgument
+        | tonic::Code::NotFound
+        | tonic::Code::AlreadyExists
+        | tonic::Code::PermissionDenied
+        | tonic::Code::ResourceExhausted
+        | tonic::Code::FailedPrecondition
+        | tonic::Code::Aborted
+        | tonic::Code::OutOfRange
+        | tonic::Code::Internal
+        | tonic::Code::DataLoss
+        | tonic::Code::Unauthenticated => "internal",
+    };
+    Problem {
+        code: code.into(),
+        message: status.message().into(),
+        hint: String::new(),
+        related: Vec::new(),
+    }
+}

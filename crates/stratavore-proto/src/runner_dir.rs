@@ -1,0 +1,269 @@
+//! A runner's directory: all that an agent keeps, and by which it is found again.
+//!
+//! ```text
+//! runners/run_…/            0700
+//!   spec.json     what to run; written by the daemon before it starts the agent
+//!   lock          held (flock) by the agent for as long as it lives
+//!   agent.sock    the agent's own socket
+//!   agent.json    who the agent is, and its assistant's process
+//!   exit.json     how it ended; written before it is told
+//!   spool         reports that no daemon has acknowledged
+//!   output/       the output: NNNNNNNNNNNNNNNNNNNN.log, named by the offset of its first byte,
+//!                 with NNNNNNNNNNNNNNNNNNNN.idx beside it (16 bytes an entry, little-endian:
+//!                 microseconds after 1970, offset)
+//!   agent.log     what the agent itself has to say
+//! ```
+//!
+//! Invariant: a JSON file is replaced whole and durably, or not at all.
+//! Invariant: records name their epoch; one of another epoch is as if absent.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use stratavore_core::RunnerId;
+use stratavore_core::limits::Limits;
+use stratavore_core::runner::{AgentIdentity, Command, Exit, ProcessIdentity};
+
+/// What to do with output that cannot be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recording {
+    /// Go on, and leave a gap in the offsets that readers are told of.
+    #[default]
+    BestEffort,
+    /// Stop reading from the runner until it can be recorded.
+    Strict,
+}
+
+/// Whose size the runner's terminal has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// The smallest of all viewers that may write: all of them see everything.
+    #[default]
+    Smallest,
+    /// That of the viewer who writes.
+    Latest,
+}
+
+/// `spec.json`: what an agent needs to know. No secret stands in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub runner: RunnerId,
+    pub epoch: i64,
+    /// For people who look for a runner while no daemon runs.
+    pub project: String,
+    pub name: String,
+    pub command: Command,
+    pub limits: Limits,
+    /// Where the agent dials its daemon.
+    pub agents_socket: PathBuf,
+    /// SHA-256 of the join token, hex: another daemon than the one that started the agent can
+    /// tell that it is the right one.
+    pub join_token_sha256: String,
+    /// How long it waits for a daemon that lets it start, in milliseconds.
+    pub launch_timeout_ms: u64,
+    pub heartbeat_ms: u64,
+    pub recording: Recording,
+    #[serde(default)]
+    pub resize: Resize,
+    pub segment_bytes: u64,
+    /// Older segments are removed once the whole is larger.
+    pub output_max_bytes: u64,
+}
+
+/// `agent.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    pub epoch: i64,
+    pub identity: AgentIdentity,
+    pub program_version: String,
+    /// The assistant's process, once it was started.
+    pub process: Option<ProcessIdentity>,
+    /// The cgroup directories that hold the assistant and all that it started.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// `exit.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub epoch: i64,
+    pub exit: Exit,
+}
+
+/// What the daemon hands to a new agent on its standard input, an anonymous file in memory: the
+/// things that may stand neither in its arguments nor on a disk.
+#[derive(Serialize, Deserialize)]
+pub struct Handover {
+    /// 32 random bytes, hex.
+    pub join_token: String,
+    /// The environment that the runner inherits from the daemon, allow-listed, with the values
+    /// of [`EnvValue::Daemon`](stratavore_core::runner::EnvValue::Daemon).
+    pub env: BTreeMap<String, String>,
+}
+
+/// The directory of one runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerDir {
+    path: PathBuf,
+}
+
+impl RunnerDir {
+    /// The directory of `runner` below `runners`.
+    pub fn of(runners: &Path, runner: RunnerId) -> Self {
+        Self { path: runners.join(runner.to_string()) }
+    }
+
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// All directories below `runners` whose name is a runner's id.
+    pub fn all(runners: &Path) -> io::Result<Vec<(RunnerId, RunnerDir)>> {
+        let entries = match fs::read_dir(runners) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+            if let Some(id) = id {
+                found.push((id, Self::at(path)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the directory, and `output` in it, for its owner only. It may be there already.
+    pub fn create(&self) -> io::Result<()> {
+        for path in [self.path.clone(), self.output()] {
+            fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+        }
+        sync_dir(&self.path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("agent.sock")
+    }
+    pub fn output(&self) -> PathBuf {
+        self.path.join("output")
+    }
+    pub fn spool(&self) -> PathBuf {
+        self.path.join("spool")
+    }
+    pub fn log(&self) -> PathBuf {
+        self.path.join("agent.log")
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    pub fn write_spec(&self, spec: &Spec) -> io::Result<()> {
+        write_json(&self.path.join("spec.json"), spec)
+    }
+    pub fn spec(&self) -> io::Result<Option<Spec>> {
+        read_json(&self.path.join("spec.json"))
+    }
+    pub fn write_agent(&self, record: &AgentRecord) -> io::Result<()> {
+        write_json(&self.path.join("agent.json"), record)
+    }
+    pub fn agent(&self) -> io::Result<Option<AgentRecord>> {
+        read_json(&self.path.join("agent.json"))
+    }
+    pub fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
+        write_json(&self.path.join("exit.json"), record)
+    }
+    pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
+        read_json(&self.path.join("exit.json"))
+    }
+
+    /// Removes `exit.json`, if it is there.
+    pub fn remove_exit(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join("exit.json")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes the lifetime lock, for as long as the file stays open. `None`: someone has it.
+    ///
+    /// The file is close-on-exec: a child that inherited it would keep the lock after the agent
+    /// has died.
+    pub fn take_lock(&self) -> io::Result<Option<File>> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.lock())?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// True if an agent holds the lifetime lock.
+    ///
+    /// Looks by taking it shared for an instant, so an agent that wants it has to try more than
+    /// once.
+    pub fn is_locked(&self) -> io::Result<bool> {
+        let file = match File::open(self.lock()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
+    write_durably(path, &text)
+}
+
+/// `None` if the file is absent; an error if it cannot be read or is not what it should be.
+fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A runner directory that is itself gone.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+        other => other?,
+    };
+    let value = serde_json::from_slice(&text)
+        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+    Ok(Some(value))
+}
+
+/// Replaces a file by `content`, whole, such that it survives a crash of the host.
+pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,45 @@
+//! Unix sockets whose path may be longer than an address holds.
+//!
+//! The directory is opened first and the socket named through it, so that a deep home directory
+//! (addresses hold 107 bytes) is no limit.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
+use tokio::net::{UnixListener, UnixStream};
+
+fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a socket's path needs a directory and a name",
+        ));
+    };
+    let directory =
+        open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+    act(&short)
+}
+
+/// Connects to the socket at `path`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = through_directory(path, |short| std::os::unix::net::UnixStream::connect(short))?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Listens at `path`, for its owner only, in place of a socket that nobody listens on any more.
+///
+/// The caller holds a lock that keeps others from listening there.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = through_directory(path, |short| std::os::unix::net::UnixListener::bind(short))?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}

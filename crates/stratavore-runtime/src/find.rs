@@ -1,0 +1,109 @@
+//! Finding runners again: by their directories and locks, never by their pids alone.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use stratavore_agent::{identity, kill};
+use stratavore_core::RunnerId;
+use stratavore_core::reconcile::Found;
+use stratavore_core::runner::AgentIdentity;
+use stratavore_proto::runner_dir::RunnerDir;
+
+use crate::process::Runtime;
+
+/// What was found of a runner on this host.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    pub found: Found,
+    /// The agent that the directory names, if it is of the epoch asked for.
+    pub agent: Option<AgentIdentity>,
+    /// SHA-256 of the join token of the latest start, with its epoch.
+    pub join_token: Option<(i64, String)>,
+}
+
+impl Runtime {
+    /// The ids of all runner directories on this host.
+    pub fn all(&self) -> io::Result<Vec<RunnerId>> {
+        Ok(RunnerDir::all(&self.settings.runners)?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Runners that something lives of: their lock is held, or a process carries their mark.
+    pub fn strays(&self) -> io::Result<Vec<RunnerId>> {
+        let mut strays = marked_runners()?;
+        for (id, dir) in RunnerDir::all(&self.settings.runners)? {
+            if dir.is_locked().unwrap_or(false) {
+                strays.insert(id);
+            }
+        }
+        Ok(strays.into_iter().filter(|id| self.dir(*id).exists()).collect())
+    }
+
+    /// Looks for a runner at `epoch` (`None`: whichever).
+    ///
+    /// A file that cannot be read counts as absent; the lock decides what is alive. Whether
+    /// processes are left is only looked for while the lock is free.
+    pub fn find(&self, runner: RunnerId, epoch: Option<i64>) -> io::Result<Discovery> {
+        let dir = self.dir(runner);
+        let wanted = |found: i64| epoch.is_none_or(|epoch| epoch == found);
+        let lock_held = dir.is_locked()?;
+        let record = dir.agent().ok().flatten();
+        let spec = dir.spec().ok().flatten();
+        let same_boot =
+            record.as_ref().is_none_or(|record| record.identity.boot_id == identity::boot_id());
+        let cgroups = record.as_ref().map(|record| record.cgroups.clone()).unwrap_or_default();
+        let populated =
+            same_boot && dir.exists() && !lock_held && kill::has_leftovers(runner, &cgroups);
+        let found = Found {
+            directory: dir.exists(),
+            lock_held,
+            same_boot,
+            exit: dir
+                .exit()
+                .ok()
+                .flatten()
+                .filter(|record| wanted(record.epoch))
+                .map(|record| record.exit),
+            populated,
+            age: age(&dir),
+        };
+        Ok(Discovery {
+            found,
+            agent: record.filter(|record| wanted(record.epoch)).map(|record| record.identity),
+            join_token: spec.map(|spec| (spec.epoch, spec.join_token_sha256)),
+        })
+    }
+
+    /// The kernel's id of this boot.
+    pub fn boot_id(&self) -> String {
+        identity::boot_id()
+    }
+
+    /// True if the process of `identity` is the one that was meant, and not a later one with the
+    /// same pid.
+    pub fn is_same_process(&self, identity: &AgentIdentity) -> bool {
+        identity::is_same_process(identity)
+    }
+}
+
+/// The runners whose mark some process of ours carries, from one look at `/proc`.
+fn marked_runners() -> io::Result<BTreeSet<RunnerId>> {
+    const MARK: &[u8] = b"STRATAVORE_RUNNER_ID=";
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        // Processes that end meanwhile, and those of others, cannot be read.
+        let Ok(environ) = entry.and_then(|entry| std::fs::read(entry.path().join("environ")))
+        else {
+            continue;
+        };
+        let mark = environ.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(MARK));
+        found.extend(mark.and_then(|id| std::str::from_utf8(id).ok()?.parse::<RunnerId>().ok()));
+    }
+    Ok(found)
+}
+
+#[expect(clippy::disallowed_methods, reason = "file times are the system clock's")]
+fn age(dir: &RunnerDir) -> Duration {
+    let changed = std::fs::metadata(dir.path()).and_then(|meta| meta.modified());
+    changed.ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
+}

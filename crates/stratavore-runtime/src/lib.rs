@@ -1,0 +1,20 @@
+//! Where runners run: as processes of this host, each under an agent of its own.
+//!
+//! This crate starts agents, finds them again, talks to their sockets, and clears what a dead one
+//! left. It decides nothing: what to do about what it finds is `stratavore_core::reconcile`.
+//!
+//! Invariant: a signal goes only to a process whose identity (boot, pid, start time) was checked.
+//! Invariant: secrets are handed to an agent in memory, never in arguments, environment or files.
+
+pub mod find;
+pub mod output;
+pub mod process;
+pub mod socket;
+
+pub use find::Discovery;
+pub use process::{Runtime, Settings, StartError};
+pub use stratavore_agent::failpoint::failpoint;
+pub use stratavore_agent::inside::runner_around;
+pub use stratavore_agent::output::{Chunk, OutputReader};
+pub use stratavore_agent::program;
+pub use tokio::process::Child;

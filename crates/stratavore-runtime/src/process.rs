@@ -1,0 +1,261 @@
+//! Starting agents, and ending what is left of one.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use stratavore_agent::{identity, kill};
+use stratavore_core::RunnerId;
+use stratavore_core::runner::{AgentIdentity, Runner};
+use stratavore_proto::runner_dir::{Handover, Recording, Resize, RunnerDir, Spec};
+
+/// How long a start waits for the agent of the epoch before to let go of the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// What every agent of this host is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of runner directories.
+    pub runners: PathBuf,
+    pub agents_socket: PathBuf,
+    /// The program `stratavore-agent`.
+    pub agent: PathBuf,
+    pub heartbeat: Duration,
+    pub launch_timeout: Duration,
+    pub recording: Recording,
+    pub resize: Resize,
+    pub segment_bytes: u64,
+    pub output_max_bytes: u64,
+}
+
+/// Why an agent could not be started. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("prepare the runner's directory {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("start {}: {source}", program.display())]
+    Spawn { program: PathBuf, source: io::Error },
+    #[error("hand the join token over: {0}")]
+    Handover(io::Error),
+    #[error("an earlier agent of this runner still holds its lock")]
+    Locked,
+}
+
+/// Runs runners as processes of this host.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    pub(crate) settings: Settings,
+    /// Prefix arguments that put an agent into a systemd scope of its own; empty without systemd.
+    scope: Option<Scope>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    User,
+    System,
+}
+
+impl Runtime {
+    /// Looks, once, whether agents can have systemd scopes.
+    pub async fn new(settings: Settings) -> Self {
+        Self { settings, scope: find_scope().await }
+    }
+
+    /// Where agents run, for people.
+    pub fn placement(&self) -> &'static str {
+        match self.scope {
+            Some(Scope::User) => "a systemd user scope each",
+            Some(Scope::System) => "a systemd scope each",
+            None => "processes of their own session",
+        }
+    }
+
+    pub fn dir(&self, runner: RunnerId) -> RunnerDir {
+        RunnerDir::of(&self.settings.runners, runner)
+    }
+
+    /// The directory of this host's runners.
+    pub fn runners(&self) -> &Path {
+        &self.settings.runners
+    }
+
+    pub fn agents_socket(&self) -> &Path {
+        &self.settings.agents_socket
+    }
+
+    pub fn agent_program(&self) -> &Path {
+        &self.settings.agent
+    }
+
+    /// Starts an agent for the runner's current epoch and returns once its program runs.
+    ///
+    /// The agent takes the lock, dials the daemon and waits to be let go; the assistant does not
+    /// run yet. `env` and `join_token` (32 bytes, hex) are handed over in memory.
+    pub async fn start(
+        &self,
+        runner: &Runner,
+        project: &str,
+        env: BTreeMap<String, String>,
+        join_token: String,
+        join_token_sha256: String,
+    ) -> Result<tokio::process::Child, StartError> {
+        let dir = self.dir(runner.id);
+        let spec = self.spec(runner, project, join_token_sha256);
+        let (runner_id, epoch) = (runner.id, runner.epoch);
+        // Before anything is written: a living agent reads its own files.
+        self.wait_for_lock(runner_id).await?;
+        let prepared = tokio::task::spawn_blocking(move || {
+            prepare(&dir, &spec, &Handover { join_token, env })
+        });
+        let (handover, log) =
+            prepared.await.map_err(|error| StartError::Handover(io::Error::other(error)))??;
+        self.wait_for_lock(runner_id).await?;
+
+        let dir = self.dir(runner_id);
+        let mut command = self.command(runner_id, epoch);
+        command.arg("run").arg("--dir").arg(dir.path()).arg("--epoch").arg(epoch.to_string());
+        command.env_clear();
+        for key in PASSED_TO_AGENTS {
+            if let Some(value) = std::env::var_os(key) {
+                command.env(key, value);
+            }
+        }
+        let both = log.try_clone().map_err(StartError::Handover)?;
+        command.stdin(Stdio::from(handover)).stdout(Stdio::from(log)).stderr(Stdio::from(both));
+        command.current_dir("/");
+        // The agent outlives us: when it ends while we live, tokio reaps it.
+        command.kill_on_drop(false);
+        match command.spawn() {
+            Ok(agent) => Ok(agent),
+            Err(source) => Err(StartError::Spawn { program: self.settings.agent.clone(), source }),
+        }
+    }
+
+    fn spec(&self, runner: &Runner, project: &str, join_token_sha256: String) -> Spec {
+        let settings = &self.settings;
+        Spec {
+            runner: runner.id,
+            epoch: runner.epoch,
+            project: project.into(),
+            name: runner.name.to_string(),
+            command: runner.command.clone(),
+            limits: runner.limits,
+            agents_socket: settings.agents_socket.clone(),
+            join_token_sha256,
+            launch_timeout_ms: settings.launch_timeout.as_millis() as u64,
+            heartbeat_ms: settings.heartbeat.as_millis() as u64,
+            recording: settings.recording,
+            resize: settings.resize,
+            segment_bytes: settings.segment_bytes,
+            output_max_bytes: settings.output_max_bytes,
+        }
+    }
+
+    fn command(&self, runner: RunnerId, epoch: i64) -> tokio::process::Command {
+        let Some(scope) = self.scope else {
+            return tokio::process::Command::new(&self.settings.agent);
+        };
+        // With `--scope` systemd-run becomes the program itself: same pid, same standard input.
+        let mut command = tokio::process::Command::new("systemd-run");
+        if scope == Scope::User {
+            command.arg("--user");
+        }
+        command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
+        command
+            .arg(format!("--unit=stratavore-{runner}-{epoch}.scope"))
+            .arg("--")
+            .arg(&self.settings.agent);
+        command
+    }
+
+    async fn wait_for_lock(&self, runner: RunnerId) -> Result<(), StartError> {
+        let dir = self.dir(runner);
+        let mut waited = Duration::ZERO;
+        let step = Duration::from_millis(20);
+        while dir
+            .is_locked()
+            .map_err(|source| StartError::Directory { path: dir.lock(), source })?
+        {
+            if waited >= LOCK_WAIT {
+                return Err(StartError::Locked);
+            }
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
+        Ok(())
+    }
+
+    /// Ends all that a dead agent left of `runner`: its cgroup, then every process that carries
+    /// its mark. Returns how many processes are still there.
+    ///
+    /// The caller has seen that the lock is free and that the boot is this one.
+    pub async fn clear(&self, runner: RunnerId) -> io::Result<usize> {
+        // Without a record that can be read, the marks are what is left to find processes by.
+        let record = self.dir(runner).agent().ok().flatten();
+        let cgroups = record.map(|record| record.cgroups).unwrap_or_default();
+        tokio::task::spawn_blocking(move || kill::clear_runner(runner, &cgroups))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// Kills an agent that does not answer, with all that it runs. Does nothing unless the
+    /// process is the agent that `identity` names.
+    pub async fn destroy(&self, runner: RunnerId, identity: &AgentIdentity) -> io::Result<usize> {
+        identity::kill_agent(identity)?;
+        self.clear(runner).await
+    }
+}
+
+/// Variables that agents get; their runners' environment is handed over apart from these.
+const PASSED_TO_AGENTS: [&str; 6] = [
+    "PATH",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "RUST_BACKTRACE",
+    "STRATAVORE_FAILPOINTS",
+    "STRATAVORE_TEST_HOOKS",
+];
+
+/// Writes what the agent will read, and opens what it writes to.
+fn prepare(
+    dir: &RunnerDir,
+    spec: &Spec,
+    handover: &Handover,
+) -> Result<(OwnedFd, File), StartError> {
+    let failed = |source| StartError::Directory { path: dir.path().into(), source };
+    dir.create().map_err(failed)?;
+    // Of an earlier start of this epoch, which never came to run anything.
+    dir.remove_exit().map_err(failed)?;
+    dir.write_spec(spec).map_err(failed)?;
+    let log =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(dir.log()).map_err(failed)?;
+
+    let memory = memfd_create("stratavore-handover", MemfdFlags::CLOEXEC)
+        .map_err(|e| StartError::Handover(e.into()))?;
+    let mut memory = File::from(memory);
+    serde_json::to_writer(&mut memory, handover).map_err(|e| StartError::Handover(e.into()))?;
+    memory.flush().and_then(|()| memory.rewind()).map_err(StartError::Handover)?;
+    Ok((memory.into(), log))
+}
+
+async fn find_scope() -> Option<Scope> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let root = rustix::process::geteuid().is_root();
+    let mut probe = tokio::process::Command::new("systemd-run");
+    if !root {
+        probe.arg("--user");
+    }
+    probe.args(["--scope", "--quiet", "--collect", "--", "true"]);
+    probe.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = tokio::time::timeout(Duration::from_secs(5), probe.status()).await;
+    let works = matches!(status, Ok(Ok(status)) if status.success());
+    works.then_some(if root { Scope::System } else { Scope::User })
+}

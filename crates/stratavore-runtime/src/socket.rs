@@ -1,0 +1,116 @@
+//! Talking to an agent on its own socket.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use stratavore_core::RunnerId;
+use stratavore_core::runner::AgentIdentity;
+use stratavore_proto::frame::{FrameCodec, FrameError};
+use stratavore_proto::v1::{
+    FromAgentSocket, Poke, SendInput, SocketHello, ToAgentSocket, from_agent_socket, socket_hello,
+    to_agent_socket,
+};
+use stratavore_proto::{AGENT_PROTOCOL, unix};
+use tokio::net::UnixStream;
+use tokio_util::codec::Framed;
+
+use crate::process::Runtime;
+
+/// How long an agent may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A connection to an agent's own socket.
+pub type AgentStream = Framed<UnixStream, FrameCodec<FromAgentSocket, ToAgentSocket>>;
+
+/// Why an agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("reach the runner's agent")]
+    Unreachable(#[source] io::Error),
+    #[error("talk to the runner's agent")]
+    Broken(#[from] FrameError),
+    #[error("the runner's agent did not answer within {} s", ANSWER.as_secs())]
+    Silent,
+    #[error("{0}")]
+    Refused(String),
+    #[error("another program answers on the runner's socket")]
+    Foreign,
+}
+
+impl Runtime {
+    /// Connects to the agent of `runner`. The caller sends the greeting.
+    pub fn connect(&self, runner: RunnerId) -> Result<AgentStream, SocketError> {
+        let stream = unix::connect(&self.dir(runner).socket()).map_err(SocketError::Unreachable)?;
+        Ok(Framed::new(stream, FrameCodec::default()))
+    }
+
+    /// Asks the agent to dial the daemon now, and checks that it is the one that is expected.
+    pub async fn poke(
+        &self,
+        runner: RunnerId,
+        expected: Option<&AgentIdentity>,
+    ) -> Result<(), SocketError> {
+        let identity = self.ask(runner, socket_hello::Wish::Poke(Poke {})).await?;
+        match expected {
+            Some(expected) if identity.as_ref() != Some(expected) => Err(SocketError::Foreign),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Types `data` into the runner, as a paste if `paste`, and then enter if `enter`.
+    pub async fn send(
+        &self,
+        runner: RunnerId,
+        data: Vec<u8>,
+        paste: bool,
+        enter: bool,
+    ) -> Result<(), SocketError> {
+        self.ask(runner, socket_hello::Wish::Send(SendInput { data: data.into(), paste, enter }))
+            .await
+            .map(|_| ())
+    }
+
+    async fn ask(
+        &self,
+        runner: RunnerId,
+        wish: socket_hello::Wish,
+    ) -> Result<Option<AgentIdentity>, SocketError> {
+        let exchange = async {
+            let mut stream = self.connect(runner)?;
+            stream.send(greeting("daemon", wish)).await?;
+            let mut identity = None;
+            while let Some(frame) = stream.next().await {
+                use from_agent_socket::Kind;
+                match frame?.kind {
+                    Some(Kind::Welcome(welcome)) => {
+                        identity = welcome.identity.map(AgentIdentity::from)
+                    }
+                    Some(Kind::Refused(refused)) => return Err(SocketError::Refused(refused.why)),
+                    Some(Kind::Done(_)) => return Ok(identity),
+                    Some(
+                        Kind::Screen(_)
+                        | Kind::Output(_)
+                        | Kind::Lagged(_)
+                        | Kind::Writer(_)
+                        | Kind::Size(_)
+                        | Kind::Ended(_),
+                    )
+                    | None => {}
+                }
+            }
+            match identity {
+                Some(identity) => Ok(Some(identity)),
+                None => Err(SocketError::Unreachable(io::ErrorKind::UnexpectedEof.into())),
+            }
+        };
+        tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Err(SocketError::Silent))
+    }
+}
+
+/// The first frame to an agent.
+pub fn greeting(who: &str, wish: socket_hello::Wish) -> ToAgentSocket {
+    let (version_min, version_max) = AGENT_PROTOCOL;
+    let hello = SocketHello { version_min, version_max, who: who.into(), wish: Some(wish) };
+    ToAgentSocket { kind: Some(to_agent_socket::Kind::Hello(hello)) }
+}

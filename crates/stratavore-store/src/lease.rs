@@ -1,0 +1,146 @@
+//! Duties that one daemon at a time holds, by the database's clock.
+//!
+//! A released or expired lease keeps its row, so that its terms never begin anew.
+//!
+//! Invariant: the term grows with each change of holder.
+
+use std::time::Duration;
+
+use stratavore_core::DaemonId;
+use stratavore_core::lease::Lease;
+
+use sqlx::types::Text;
+
+use crate::error::doing;
+use crate::retry::retried;
+use crate::tx::{Lane, Tx, on};
+use crate::value::{DbTime, without_nul};
+use crate::{Store, StoreError};
+
+// The clock is read when the row is locked and not when the transaction began: a wait may lie
+// between the two.
+
+const ACQUIRE_POSTGRES: &str = "INSERT INTO leases AS lease (name, holder, term, expires_at)
+    VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
+    ON CONFLICT (name) DO UPDATE SET
+        term = lease.term + CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END,
+        holder = excluded.holder,
+        expires_at = clock_timestamp() + $3 * interval '1 microsecond'
+    WHERE lease.holder = excluded.holder OR lease.expires_at <= clock_timestamp()
+    RETURNING term, expires_at";
+
+const ACQUIRE_SQLITE: &str = "INSERT INTO leases AS lease (name, holder, term, expires_at)
+    VALUES ($1, $2, 1, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $3)
+    ON CONFLICT (name) DO UPDATE SET
+        term = lease.term + CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END,
+        holder = excluded.holder,
+        expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $3
+    WHERE lease.holder = excluded.holder
+        OR lease.expires_at <= CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    RETURNING term, expires_at";
+
+const RENEW_POSTGRES: &str = "UPDATE leases
+    SET expires_at = clock_timestamp() + $4 * interval '1 microsecond'
+    WHERE name = $1 AND holder = $2 AND term = $3
+    RETURNING expires_at";
+
+const RENEW_SQLITE: &str = "UPDATE leases
+    SET expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $4
+    WHERE name = $1 AND holder = $2 AND term = $3
+    RETURNING expires_at";
+
+const CHECK_POSTGRES: &str =
+    "SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3 FOR NO KEY UPDATE";
+
+const CHECK_SQLITE: &str = "SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3";
+
+/// Refuses the transaction if the lease's term is over, and keeps it from ending before the
+/// transaction does.
+///
+/// A lease that has expired but that nobody took is still good: it is the term that counts.
+pub(crate) async fn check(tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> {
+    let sql = tx.either(CHECK_POSTGRES, CHECK_SQLITE);
+    let held: Option<i64> = on!(tx, |conn| sqlx::query_scalar(sql)
+        .bind(&lease.name)
+        .bind(Text(lease.holder))
+        .bind(lease.term)
+        .fetch_optional(conn)
+        .await)
+    .map_err(doing("checking a lease"))?;
+    held.map(drop).ok_or_else(|| StoreError::StaleLease { name: lease.name.clone() })
+}
+
+impl Store {
+    /// Takes the lease for `ttl` if it is free, was released or has expired, or is the holder's
+    /// already; then it keeps its term. `None`: somebody else holds it.
+    pub async fn lease_acquire(
+        &self,
+        name: &str,
+        holder: DaemonId,
+        ttl: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        without_nul("the name of a lease", name)?;
+        retried!({
+            let mut tx = self.begin_in(Lane::Vital).await?;
+            let sql = tx.either(ACQUIRE_POSTGRES, ACQUIRE_SQLITE);
+            let taken: Option<(i64, DbTime)> = on!(tx, |conn| sqlx::query_as(sql)
+                .bind(name)
+                .bind(Text(holder))
+                .bind(micros(ttl))
+                .fetch_optional(conn)
+                .await)
+            .map_err(doing("taking a lease"))?;
+            tx.commit().await?;
+            Ok(taken.map(|(term, expires_at)| Lease {
+                name: name.into(),
+                holder,
+                term,
+                expires_at: expires_at.0,
+            }))
+        })
+    }
+
+    /// Holds the lease for `ttl` from now. `None`: it was lost to somebody else.
+    pub async fn lease_renew(
+        &self,
+        lease: &Lease,
+        ttl: Duration,
+    ) -> Result<Option<Lease>, StoreError> {
+        retried!({
+            let mut tx = self.begin_in(Lane::Vital).await?;
+            let expires_at = set_expiry(&mut tx, lease, ttl).await?;
+            tx.commit().await?;
+            Ok(expires_at.map(|at| Lease { expires_at: at.0, ..lease.clone() }))
+        })
+    }
+
+    /// Gives the lease back, so that another daemon need not wait until it expires. One that was
+    /// lost already is left alone.
+    pub async fn lease_release(&self, lease: &Lease) -> Result<(), StoreError> {
+        retried!({
+            let mut tx = self.begin_in(Lane::Vital).await?;
+            set_expiry(&mut tx, lease, Duration::ZERO).await?;
+            tx.commit().await
+        })
+    }
+}
+
+async fn set_expiry(
+    tx: &mut Tx,
+    lease: &Lease,
+    ttl: Duration,
+) -> Result<Option<DbTime>, StoreError> {
+    let sql = tx.either(RENEW_POSTGRES, RENEW_SQLITE);
+    on!(tx, |conn| sqlx::query_scalar(sql)
+        .bind(&lease.name)
+        .bind(Text(lease.holder))
+        .bind(lease.term)
+        .bind(micros(ttl))
+        .fetch_optional(conn)
+        .await)
+    .map_err(doing("renewing a lease"))
+}
+
+fn micros(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)
+}

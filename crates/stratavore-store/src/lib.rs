@@ -1,0 +1,72 @@
+//! Where state lives: SQLite for one daemon, PostgreSQL for several.
+//!
+//! Each function of [`Store`] is one use case and one transaction, named for what it does. It
+//! writes the change, the event that tells of it and the event's place in the outbox together, or
+//! nothing. Rules are not decided here: callers hand in what they decided on ([`Runner`] as seen)
+//! and what is to be, and the store refuses if that is no longer what it has. The exception is
+//! admission, which must be decided under the project's lock, and calls the core's rules there.
+//!
+//! This is no table accessor, knows no wire format, and asks no clock but the database's, and
+//! that one only for leases. It is the only crate that names sqlx.
+//!
+//! Invariant: both databases give the same answers; every test of a function runs on both.
+//! Invariant: a change, its event and its outbox row commit together or not at all.
+//! Invariant: the events of an entity have the sequence numbers 1, 2, 3, …, equal to the entity's
+//! generation, and get positions in that order, without a gap.
+//! Invariant: a runner that has ended never changes; a trigger guards it.
+//! Invariant: a write under a lease or by an epoch is refused once the term or epoch is over.
+//!
+//! [`Runner`]: stratavore_core::runner::Runner
+
+use std::sync::Arc;
+
+mod admit;
+mod daemon;
+mod error;
+mod event;
+mod idempotency;
+mod lease;
+mod liveness;
+mod open;
+mod outbox;
+mod postgres;
+mod project;
+mod retry;
+mod runner;
+mod session;
+mod settings;
+mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tx;
+mod value;
+
+pub use admit::{NameWish, NewRunner};
+pub use error::{CANDIDATES_MAX, Cause, StoreError};
+pub use outbox::OutboxDepth;
+pub use runner::{RunnerFilter, RunnerWrite};
+pub use settings::{
+    Database, Host, PoolSettings, PoolStatus, PostgresSettings, STATEMENT_TIMEOUT, Settings,
+    TlsMode,
+};
+
+/// The database, whichever it is. Cheap to clone; all clones share its connections.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+    /// False only in the negative control of the quota test.
+    #[cfg(feature = "testing")]
+    admission_lock: bool,
+}
+
+struct Inner {
+    engine: Engine,
+    pool: PoolSettings,
+    /// The newest migration's number.
+    schema: i64,
+}
+
+enum Engine {
+    Postgres { common: sqlx::PgPool, vital: sqlx::PgPool },
+    Sqlite { write: sqlx::SqlitePool, read: sqlx::SqlitePool },
+}

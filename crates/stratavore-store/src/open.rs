@@ -1,0 +1,124 @@
+//! Opening and closing the store, and how its connections are doing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::migrate::{MigrateError, Migrator};
+
+use crate::error::doing;
+use crate::tx::on;
+use crate::{Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, postgres, sqlite};
+
+impl Store {
+    /// Connects, brings the schema up to date under a lock, and makes sure that the database can be
+    /// trusted: it is no standby, its schema is not newer than this program, its file is ours, on a
+    /// local disk and not damaged.
+    pub async fn open(settings: Settings) -> Result<Store, StoreError> {
+        let Settings { database, pool } = settings;
+        let (engine, schema) = match database {
+            Database::Sqlite { path } => {
+                let (write, read) = sqlite::open(&path, &pool).await?;
+                (Engine::Sqlite { write, read }, newest(&sqlite::MIGRATIONS))
+            }
+            Database::Postgres(at) => {
+                let (common, vital) = postgres::open(&at, &pool).await?;
+                (Engine::Postgres { common, vital }, newest(&postgres::MIGRATIONS))
+            }
+        };
+        tracing::info!(engine = engine.name(), schema, "the store is open");
+        let inner = Arc::new(Inner { engine, pool, schema });
+        Ok(Store {
+            inner,
+            #[cfg(feature = "testing")]
+            admission_lock: true,
+        })
+    }
+
+    /// Asks the database for an answer, and says how long it took, waiting for a connection
+    /// included.
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        let begun = Instant::now();
+        let mut reader = self.read().await?;
+        on!(reader, |conn| sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(conn).await)
+            .map_err(doing("answering a ping"))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Counts of the connections for common use; asks nothing of the database.
+    pub fn pool_status(&self) -> PoolStatus {
+        let (max, open, idle) = match &self.inner.engine {
+            Engine::Postgres { common, .. } => {
+                (common.options().get_max_connections(), common.size(), common.num_idle())
+            }
+            Engine::Sqlite { write, read } => (
+                write.options().get_max_connections() + read.options().get_max_connections(),
+                write.size() + read.size(),
+                write.num_idle() + read.num_idle(),
+            ),
+        };
+        PoolStatus {
+            engine: self.inner.engine.name(),
+            schema: self.inner.schema,
+            max,
+            open,
+            idle: u32::try_from(idle).unwrap_or(u32::MAX),
+            settings: self.inner.pool,
+        }
+    }
+
+    /// Waits until the connections in use are given back, and closes them all. Later calls are
+    /// answered with [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        match &self.inner.engine {
+            Engine::Postgres { common, vital } => {
+                common.close().await;
+                vital.close().await;
+            }
+            // The writer last: it takes the write-ahead log back into the file.
+            Engine::Sqlite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+        }
+    }
+}
+
+impl Engine {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Postgres { .. } => "postgres",
+            Self::Sqlite { .. } => "sqlite",
+        }
+    }
+}
+
+pub(crate) fn newest(migrations: &Migrator) -> i64 {
+    migrations.iter().map(|m| m.version).max().unwrap_or(0)
+}
+
+/// What a failed migration means for whoever starts the daemon.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "not ours, and the rest cannot come from migrations of ours"
+)]
+pub(crate) fn migrating(migrations: &Migrator) -> impl FnOnce(MigrateError) -> StoreError {
+    let known = newest(migrations);
+    let what = "the schema";
+    move |error| match error {
+        MigrateError::VersionMissing(found) if found > known => {
+            StoreError::SchemaNewer { found, known }
+        }
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            doing("bringing the schema up to date")(error)
+        }
+        MigrateError::VersionMissing(version) => StoreError::Corrupt {
+            what: what.into(),
+            why: format!("it was made by an unknown migration {version}"),
+        },
+        MigrateError::VersionMismatch(version) => StoreError::Corrupt {
+            what: what.into(),
+            why: format!("migration {version} that made it is not the one that this program has"),
+        },
+        error => StoreError::Corrupt { what: what.into(), why: error.to_string() },
+    }
+}

@@ -1,0 +1,130 @@
+//! A PostgreSQL server that several daemons share.
+//!
+//! Invariant: no transaction outlives a pause of ours by more than ten seconds: the server ends
+//! those that idle.
+//! Invariant: we never speak to a standby; every decision is made on the primary.
+
+use secrecy::ExposeSecret;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use std::time::Duration;
+
+use crate::error::doing;
+use crate::open::migrating;
+use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
+
+pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const VERSION_MIN: i32 = 14;
+/// The longest wait for a row that another transaction holds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server ends a transaction that does nothing for this long.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
+/// Connections kept for leases and heartbeats.
+const VITAL_CONNECTIONS: u32 = 2;
+/// A connection that was used within this time is taken to be alive still.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
+/// The common pool and the one for leases and heartbeats.
+pub(crate) async fn open(
+    at: &PostgresSettings,
+    pool: &PoolSettings,
+) -> Result<(PgPool, PgPool), StoreError> {
+    migrate(at, pool).await?;
+
+    let options = options(at).options([
+        ("statement_timeout", millis(at.statement_timeout)),
+        ("lock_timeout", millis(LOCK_TIMEOUT)),
+        ("idle_in_transaction_session_timeout", millis(IDLE_IN_TRANSACTION)),
+        // What the statements are written for, whatever the server's default is.
+        ("default_transaction_isolation", "read committed".into()),
+    ]);
+    let common = pool_options(pool)
+        .max_connections(pool.max_connections)
+        .min_connections(pool.min_connections.min(pool.max_connections))
+        .connect_lazy_with(options.clone());
+    let vital = pool_options(pool).max_connections(VITAL_CONNECTIONS).connect_lazy_with(options);
+    Ok((common, vital))
+}
+
+fn pool_options(pool: &PoolSettings) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .acquire_timeout(pool.acquire_timeout)
+        .max_lifetime(pool.max_lifetime)
+        .idle_timeout(pool.idle_timeout)
+        .test_before_acquire(false)
+        // A ping costs a round trip; a connection that just worked needs none.
+        .before_acquire(|conn, metadata| {
+            Box::pin(async move {
+                if metadata.idle_for > TRUSTED_FOR {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(|conn, _| Box::pin(refuse_standby(conn)))
+}
+
+async fn refuse_standby(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(conn).await?;
+    if standby {
+        return Err(sqlx::Error::Protocol(
+            "the server is a standby, and its primary is needed".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// On a connection of its own without timeouts: a migration takes the time that it takes, and one
+/// that another daemon is at is waited for.
+async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<(), StoreError> {
+    let options = options(at);
+    // Nothing can be lost by giving up here: there is no transaction yet.
+    let connected = tokio::time::timeout(pool.connect_timeout, options.connect()).await;
+    let mut conn = connected
+        .map_err(|late| StoreError::Unavailable { doing: "connecting", source: late.into() })?
+        .map_err(doing("connecting"))?;
+    refuse_standby(&mut conn).await.map_err(doing("connecting"))?;
+    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
+        .fetch_one(&mut conn)
+        .await
+        .map_err(doing("connecting"))?;
+    if version < VERSION_MIN * 10_000 {
+        let why =
+            format!("it has version {}, and {VERSION_MIN} or newer is needed", version / 10_000);
+        return Err(StoreError::invalid("the PostgreSQL server", why));
+    }
+    MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(migrating(&MIGRATIONS))?;
+    conn.close().await.map_err(doing("bringing the schema up to date"))
+}
+
+fn options(at: &PostgresSettings) -> PgConnectOptions {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .port(at.port)
+        .database(&at.database)
+        .username(&at.user)
+        .application_name("stratavore")
+        .ssl_mode(match at.tls {
+            TlsMode::Disable => PgSslMode::Disable,
+            TlsMode::Prefer => PgSslMode::Prefer,
+            TlsMode::Require => PgSslMode::Require,
+            TlsMode::VerifyCa => PgSslMode::VerifyCa,
+            TlsMode::VerifyFull => PgSslMode::VerifyFull,
+        });
+    options = match &at.host {
+        Host::Tcp(host) => options.host(host),
+        Host::Socket(directory) => options.socket(directory),
+    };
+    if let Some(password) = &at.password {
+        options = options.password(password.expose_secret());
+    }
+    if let Some(certificate) = &at.root_certificate {
+        options = options.ssl_root_cert(certificate);
+    }
+    options
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}

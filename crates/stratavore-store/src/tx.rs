@@ -1,0 +1,147 @@
+//! Transactions and connections of either database.
+//!
+//! Invariant: every write goes through [`Store::begin`]. On SQLite there is one connection that
+//! writes, so writers queue in the process and never meet a lock.
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, Transaction};
+
+use crate::error::doing;
+use crate::{Engine, Store, StoreError, sqlite};
+
+/// An open transaction; dropping it rolls it back.
+pub(crate) enum Tx {
+    Postgres(Transaction<'static, Postgres>),
+    Sqlite(Transaction<'static, Sqlite>),
+}
+
+/// A connection to read with, outside of any transaction: each statement sees what is committed
+/// when it begins.
+pub(crate) enum Reader {
+    Postgres(PoolConnection<Postgres>),
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+/// The connection inside either, for one statement.
+pub(crate) enum Conn<'c> {
+    Postgres(&'c mut PgConnection),
+    Sqlite(&'c mut SqliteConnection),
+}
+
+/// Runs one statement body against whichever database is behind `$target`.
+macro_rules! on {
+    ($target:expr, |$conn:ident| $body:expr) => {
+        match $target.conn() {
+            $crate::tx::Conn::Postgres($conn) => $body,
+            $crate::tx::Conn::Sqlite($conn) => $body,
+        }
+    };
+}
+pub(crate) use on;
+
+/// Which connections a transaction may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Common,
+    /// Leases and heartbeats, so that a burst of other requests cannot cost a daemon its leases.
+    Vital,
+}
+
+impl Tx {
+    pub(crate) fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Self::Postgres(tx) => Conn::Postgres(tx),
+            Self::Sqlite(tx) => Conn::Sqlite(tx),
+        }
+    }
+
+    /// The text that fits the database, where one text cannot fit both.
+    pub(crate) fn either(&self, postgres: &'static str, sqlite: &'static str) -> &'static str {
+        match self {
+            Self::Postgres(_) => postgres,
+            Self::Sqlite(_) => sqlite,
+        }
+    }
+
+    /// Makes the transaction's changes last.
+    ///
+    /// If the connection breaks meanwhile the outcome is unknown, and the answer is
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(tx) => tx.commit().await,
+            Self::Sqlite(tx) => tx.commit().await,
+        }
+        .map_err(doing("committing"))
+    }
+}
+
+impl Reader {
+    pub(crate) fn conn(&mut self) -> Conn<'_> {
+        match self {
+            Self::Postgres(conn) => Conn::Postgres(conn),
+            Self::Sqlite(conn) => Conn::Sqlite(conn),
+        }
+    }
+}
+
+impl Store {
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        self.begin_in(Lane::Common).await
+    }
+
+    /// A dropped `begin` leaves its connection inside a transaction that nobody ends (sqlx#4393).
+    /// The spawned one always finishes; if nobody is left to take it, it rolls back.
+    #[expect(clippy::disallowed_methods, reason = "the one place that may: see above")]
+    pub(crate) async fn begin_in(&self, lane: Lane) -> Result<Tx, StoreError> {
+        let what = "beginning a transaction";
+        let begun = match &self.inner.engine {
+            Engine::Postgres { common, vital } => {
+                let pool = match lane {
+                    Lane::Common => common.clone(),
+                    Lane::Vital => vital.clone(),
+                };
+                tokio::spawn(async move {
+                    let begun = pool.begin().await.map(Tx::Postgres);
+                    begun.map_err(|error| no_connection(&pool, what, error))
+                })
+                .await
+            }
+            Engine::Sqlite { write, .. } => {
+                let pool = write.clone();
+                tokio::spawn(async move {
+                    sqlite::begin(&pool).await.map(Tx::Sqlite).map_err(doing(what))
+                })
+                .await
+            }
+        };
+        // The task is ended early only with the runtime itself.
+        begun.unwrap_or_else(|gone| {
+            Err(StoreError::Unavailable { doing: what, source: gone.into() })
+        })
+    }
+
+    pub(crate) async fn read(&self) -> Result<Reader, StoreError> {
+        let what = "taking a connection";
+        match &self.inner.engine {
+            Engine::Postgres { common, .. } => {
+                let taken = common.acquire().await.map(Reader::Postgres);
+                taken.map_err(|error| no_connection(common, what, error))
+            }
+            Engine::Sqlite { read, .. } => {
+                read.acquire().await.map(Reader::Sqlite).map_err(doing(what))
+            }
+        }
+    }
+}
+
+/// A wait for a connection ends with the same error whether all are in use or none can be made: it
+/// is the server that is gone if there was room for one more.
+fn no_connection(pool: &PgPool, what: &'static str, error: sqlx::Error) -> StoreError {
+    if matches!(error, sqlx::Error::PoolTimedOut)
+        && pool.size() < pool.options().get_max_connections()
+    {
+        return StoreError::Unavailable { doing: what, source: error.into() };
+    }
+    doing(what)(error)
+}

@@ -1,0 +1,18 @@
+//! The store's contract: what every function promises, on both databases.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod admit;
+mod cancel;
+mod daemon;
+mod given;
+mod hostile;
+mod idempotency;
+mod lease;
+mod liveness;
+mod open;
+mod outbox;
+mod project;
+mod raw;
+mod runner;
+mod schema;
+mod session;

@@ -1,0 +1,9 @@
+//! What the tests of every other crate use: real databases, a clock moved by hand, programs to run.
+//!
+//! Only tests and `xtask` depend on it; no binary that users get does.
+
+pub mod clock;
+pub mod postgres;
+pub mod terminal;
+pub mod trace;
+pub mod world;

@@ -1,0 +1,334 @@
+//! T-LAUNCH, small: a launch happens once and ends somewhere, whoever dies on the way.
+//!
+//! Daemons and agents are made to die at named points of a launch. An observer that knows nothing
+//! of Stratavore looks all the time at which processes carry the mark of the launch.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stratavore_testkit::trace::Process;
+use stratavore_testkit::world::{World, is_zombie, processes, until};
+
+use crate::figures::{Figures, is_long};
+
+/// Where a launch ends, at the latest this long after its daemon was back.
+const BOUND: Duration = Duration::from_secs(15);
+/// The variable that marks what a launch started.
+const MARK: &str = "LAUNCH_TEST";
+
+/// The processes that carried the mark, at one look after the other.
+#[derive(Debug, Default)]
+struct Seen {
+    most_at_once: BTreeSet<Process>,
+    ever: BTreeSet<Process>,
+}
+
+impl Seen {
+    fn look(&mut self, mark: &str) {
+        let has_mark = |pid: &u32| {
+            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+        };
+        let now: BTreeSet<Process> = processes()
+            .into_iter()
+            .filter(|pid| has_mark(pid) && !is_zombie(*pid))
+            .filter_map(Process::of)
+            .collect();
+        self.ever.extend(&now);
+        if now.len() > self.most_at_once.len() {
+            self.most_at_once = now;
+        }
+    }
+
+    /// Whether never more than one lived at a time, and never more than `ever` in all.
+    fn held(&self, ever: usize) -> Result<(), String> {
+        match (self.most_at_once.len(), self.ever.len()) {
+            (0 | 1, all) if all <= ever => Ok(()),
+            _ => {
+                Err(format!("of one launch came {:?}; at once {:?}", self.ever, self.most_at_once))
+            }
+        }
+    }
+}
+
+/// Does `act` while the observer looks, and answers what it saw besides.
+fn observed<T>(mark: &str, act: impl FnOnce() -> T) -> (T, Seen) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let observer = scope.spawn(|| {
+            let mut seen = Seen::default();
+            while !done.load(Ordering::Relaxed) {
+                seen.look(mark);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            seen.look(mark);
+            seen
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+        done.store(true, Ordering::Relaxed);
+        let seen = observer.join().expect("the observer does not fail");
+        match result {
+            Ok(result) => (result, seen),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn mark(world: &World) -> String {
+    format!("{MARK}={}", world.path("").display())
+}
+
+fn launch(world: &World, options: &[&str], argv: &[&str]) -> stratavore_testkit::world::Ran {
+    let mark = mark(world);
+    let mut arguments = vec!["launch", "--project", "demo", "--name", "one", "--env", &mark];
+    arguments.extend(options);
+    arguments.push("--");
+    arguments.extend(argv);
+    world.run(arguments)
+}
+
+/// A world whose launches are given up after a while.
+fn impatient(launch_timeout: &str) -> World {
+    let world =
+        World::with_config(&format!("runner:\n  launch_timeout: {launch_timeout}\n  grace: 1s\n"));
+    world.project("demo");
+    // What came before the launch is told already.
+    until("all events are relayed", || match world.json(&["daemon", "status"]) {
+        status if status["outbox_pending"] == 0 => Ok(()),
+        status => Err(status),
+    });
+    world
+}
+
+/// Replaces the daemon by one that dies, or whose agents die, at `point`.
+fn doom(world: &World, point: &str) -> u32 {
+    world.kill_daemon();
+    let mut command = world.command("stratavore");
+    command.args(["daemon", "start"]).env("STRATAVORE_FAILPOINTS", format!("{point}=abort"));
+    let started = command.output().expect("stratavore runs");
+    assert!(started.status.success(), "{started:?}");
+    world.daemon_pid().expect("it runs until it comes to that point")
+}
+
+/// All runners that were ever admitted.
+fn runners(world: &World) -> Vec<Value> {
+    world.json(&["runners", "--all"]).as_array().expect("a list").clone()
+}
+
+fn until_nothing_is_left(world: &World, runner: &str) {
+    until("nothing is left of it", || match (world.left_of(runner), world.agents()) {
+        (left, agents) if left.is_empty() && agents.is_empty() => Ok(()),
+        left => Err(left),
+    });
+}
+
+/// The daemon dies at `point` of a launch; the command asks the next one, with the same key.
+fn a_daemon_dies_at(point: &str, figures: &mut Figures) {
+    let world = impatient("20s");
+    let doomed = doom(&world, point);
+    let ((runner, took), seen) = observed(&mark(&world), || {
+        let began = Instant::now();
+        launch(&world, &[], &["sleep", "1000"]).ok();
+        let took = began.elapsed();
+        assert_ne!(world.daemon_pid(), Some(doomed), "{point}: it was reached");
+        let known = runners(&world);
+        assert_eq!(known.len(), 1, "{point}: one runner for one launch: {known:?}");
+        assert_eq!(known[0]["state"], "running", "{point}: {known:?}");
+        assert_eq!(known[0]["epoch"], 1, "{point}");
+        let runner = known[0]["id"].as_str().expect("it has an id").to_owned();
+        assert_eq!(known[0]["pid"], world.process_of(&runner).pid, "{point}");
+        world.run(["kill", "one", "--force"]).ok();
+        (runner, took)
+    });
+    until_nothing_is_left(&world, &runner);
+    seen.held(1).unwrap_or_else(|found| panic!("{point}: {found}"));
+    assert_eq!(seen.ever.len(), 1, "{point}: it ran, and was seen");
+    assert!(took < BOUND, "{point}: {took:?}");
+    figures.push(took);
+}
+
+fn daemons_die_at(points: &[&str]) {
+    let mut figures = Figures::new(format!("T-LAUNCH, daemon killed at {points:?}: running after"));
+    for _ in 0..if is_long() { 50 } else { 1 } {
+        for point in points {
+            a_daemon_dies_at(point, &mut figures);
+        }
+    }
+    figures.tell();
+}
+
+#[test]
+fn t_launch_a_daemon_that_dies_before_the_commit() {
+    daemons_die_at(&["L0", "L2"]);
+}
+
+#[test]
+fn t_launch_a_daemon_that_dies_before_its_agent_has_begun() {
+    daemons_die_at(&["L5", "L6", "relay_before_publish"]);
+}
+
+#[test]
+fn t_launch_a_daemon_that_dies_while_its_agent_registers() {
+    daemons_die_at(&["L8", "L9", "relay_before_bus"]);
+}
+
+#[test]
+fn t_launch_a_daemon_that_dies_as_it_lets_the_assistant_go() {
+    daemons_die_at(&["L10", "L12"]);
+}
+
+/// An agent that always dies before it is known: the launch is given up in time, and the place of
+/// the runner is free again.
+#[test]
+fn t_launch_agents_that_die_before_they_are_known_do_not_run_anything() {
+    for point in ["after_lock", "before_hello"] {
+        let world = impatient("1s");
+        world.run(["projects", "edit", "demo", "--quota-runners", "1"]).ok();
+        doom(&world, point);
+        let ((runner, took), seen) = observed(&mark(&world), || {
+            let began = Instant::now();
+            let refused = launch(&world, &[], &["sleep", "1000"]).fails(10);
+            assert!(refused.stderr().contains("launch_interrupted"), "{}", refused.everything());
+            let known = runners(&world);
+            assert_eq!(known.len(), 1, "{point}: {known:?}");
+            assert_eq!(known[0]["cause"], "launch_interrupted", "{point}");
+            (known[0]["id"].as_str().expect("it has an id").to_owned(), began.elapsed())
+        });
+        assert!(took < BOUND, "{point}: {took:?}");
+        seen.held(0).unwrap_or_else(|found| panic!("{point}: {found}"));
+        until_nothing_is_left(&world, &runner);
+        // The next daemon's agents live.
+        world.kill_daemon();
+        world.run(["launch", "--project", "demo", "--", "sleep", "1000"]).ok();
+    }
+}
+
+/// The first agent dies before it is known, and so does its daemon; the next daemon starts another.
+#[test]
+fn t_launch_an_agent_and_its_daemon_die_and_the_next_ones_carry_on() {
+    for point in ["after_lock", "before_hello"] {
+        let world = impatient("20s");
+        doom(&world, point);
+        let (runner, seen) = observed(&mark(&world), || {
+            std::thread::scope(|scope| {
+                let launched = scope.spawn(|| launch(&world, &[], &["sleep", "1000"]));
+                let agent_ran = || {
+                    let mut dirs = fs::read_dir(world.path("state/runners")).ok()?;
+                    fs::metadata(dirs.next()?.ok()?.path().join("lock")).ok()
+                };
+                until("an agent has begun", || agent_ran().ok_or("no lock yet"));
+                world.kill_daemon();
+                launched.join().expect("it does not panic").ok();
+            });
+            let known = runners(&world);
+            assert_eq!(known.len(), 1, "{point}: {known:?}");
+            let runner = known[0]["id"].as_str().expect("it has an id").to_owned();
+            world.process_of(&runner);
+            world.run(["kill", "one", "--force"]).ok();
+            runner
+        });
+        seen.held(1).unwrap_or_else(|found| panic!("{point}: {found}"));
+        until_nothing_is_left(&world, &runner);
+    }
+}
+
+/// The agent dies with the assistant already started: it is not adopted by anybody, so it is ended.
+#[test]
+fn t_launch_an_agent_that_dies_with_its_assistant_started_leaves_nothing() {
+    for point in ["child_started_before_persist", "child_started_before_report"] {
+        let world = impatient("20s");
+        doom(&world, point);
+        let (runner, seen) = observed(&mark(&world), || {
+            // It would outlive the hang-up of its terminal.
+            let refused = launch(&world, &[], &["nohup", "sleep", "1000"]).fails(10);
+            assert!(refused.stderr().contains("agent_died"), "{point}: {}", refused.everything());
+            let known = runners(&world);
+            assert_eq!(known.len(), 1, "{point}: {known:?}");
+            assert_eq!(known[0]["state"], "lost", "{point}: {known:?}");
+            known[0]["id"].as_str().expect("it has an id").to_owned()
+        });
+        seen.held(1).unwrap_or_else(|found| panic!("{point}: {found}"));
+        until_nothing_is_left(&world, &runner);
+    }
+}
+
+/// The agent dies as its assistant ends: with the end written down it is told, without it is lost.
+#[test]
+fn t_launch_an_agent_that_dies_at_the_end_tells_what_it_has_written_down() {
+    for (point, state, cause) in
+        [("exit_before_record", "lost", "agent_died"), ("exit_before_report", "failed", "exit 7")]
+    {
+        let world = impatient("20s");
+        doom(&world, point);
+        let (runner, seen) = observed(&mark(&world), || {
+            launch(&world, &[], &["sh", "-c", "read line; exit 7"]).ok();
+            world.run(["send", "one", "go"]).ok();
+            let shown = world.until_state("one", &["exited", "failed", "lost"]);
+            assert_eq!(
+                (&shown["state"], &shown["cause"]),
+                (&state.into(), &cause.into()),
+                "{point}"
+            );
+            shown["id"].as_str().expect("it has an id").to_owned()
+        });
+        seen.held(1).unwrap_or_else(|found| panic!("{point}: {found}"));
+        until_nothing_is_left(&world, &runner);
+    }
+}
+
+/// The control: the check notices two processes at once, and one that came after the other.
+#[test]
+fn the_observer_notices_a_second_process() {
+    let world = impatient("20s");
+    let mark = mark(&world);
+    let arguments = ["launch", "--project", "demo", "--env", &mark, "--count", "2", "--"];
+    let ((), seen) = observed(&mark, || {
+        world.run(arguments.iter().chain(&["sleep", "1000"])).ok();
+        until("both run", || {
+            let mut seen = Seen::default();
+            seen.look(&mark);
+            if seen.ever.len() == 2 { Ok(()) } else { Err(seen) }
+        });
+    });
+    assert!(seen.held(2).expect_err("two at once").contains("at once"));
+    let one_after_the_other =
+        Seen { most_at_once: seen.ever.iter().take(1).copied().collect(), ever: seen.ever };
+    one_after_the_other.held(2).expect("one at a time");
+    one_after_the_other.held(1).expect_err("there was a second one");
+}
+
+#[test]
+fn what_cannot_be_started_says_what_was_missing_and_leaves_nothing() {
+    let world = impatient("20s");
+    let script = world.work().join("script");
+    fs::write(&script, "#!/nowhere/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = script.display().to_string();
+    let (said, seen) = observed(&mark(&world), || launch(&world, &[], &[&script]).fails(10));
+    let said = said.stderr();
+    assert!(said.contains("exec_error") && said.contains("script"), "{said}");
+    seen.held(0).unwrap();
+    let shown = world.runner("one");
+    let cause = shown["cause"].as_str().unwrap_or_default();
+    assert_eq!(shown["state"], "failed", "{shown}");
+    assert!(cause.contains("/nowhere/interpreter, which does not exist"), "{shown}");
+    until_nothing_is_left(&world, shown["id"].as_str().unwrap());
+
+    // The agent's program goes away, or is none.
+    for (binary, words) in [("/nowhere/agent", "No such file"), (script.as_str(), "No such file")] {
+        let world = World::with_config(&format!("agent:\n  binary: {binary}\n"));
+        world.project("demo");
+        let said = launch(&world, &[], &["sleep", "1000"]);
+        let all = said.everything();
+        assert_ne!(said.code(), 0, "{all}");
+        let shown = world.runner("one");
+        let cause = shown["cause"].as_str().unwrap_or_default();
+        assert_eq!(shown["state"], "failed", "{shown}");
+        assert!(cause.starts_with("spawn_error") && cause.contains(words), "{shown}");
+        until_nothing_is_left(&world, shown["id"].as_str().unwrap());
+    }
+}

@@ -1,0 +1,260 @@
+//! The socket that agents dial: frames in, use cases called, frames out.
+//!
+//! One task for each connection, which sleeps while nothing is said. A broken or hostile peer
+//! costs its own connection only.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use stratavore_control::{AgentCommand, AgentGreeting, Control, Note};
+use stratavore_core::liveness::Liveness;
+use stratavore_core::runner::{Activity, Exit};
+use stratavore_core::{RunnerId, Timestamp};
+use stratavore_proto::common_version;
+use stratavore_proto::frame::FrameCodec;
+use stratavore_proto::v1::{
+    self, AgentHeartbeat, AgentHello, AgentReport, FromAgent, ToAgent, agent_report, from_agent,
+    to_agent,
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Instant;
+use tokio_util::codec::Framed;
+
+use crate::peer::Peer;
+
+/// How long a connection may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
+/// How long a frame may take to be written before the agent counts as gone.
+const WRITE: Duration = Duration::from_secs(10);
+
+type Stream = Framed<UnixStream, FrameCodec<FromAgent, ToAgent>>;
+
+/// How often agents report, and how long one may say nothing before its line counts as dead.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub heartbeat: Duration,
+    pub silence: Duration,
+}
+
+/// Serves agents until the daemon stops.
+pub(crate) async fn serve(control: Control, listener: UnixListener, pace: Pace) {
+    let stopping = control.supervisor().stopping().clone();
+    loop {
+        let (stream, cred) = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            accepted = Peer::accept(&listener) => accepted,
+        };
+        let serving = control.clone();
+        let peer_pid = cred.pid().map(|pid| pid as u32);
+        control.supervisor().spawn(async move {
+            let stream = Framed::new(stream, FrameCodec::default());
+            if let Err(why) = converse(serving, stream, peer_pid, pace).await {
+                tracing::debug!(why, "an agent's connection ended");
+            }
+        });
+    }
+}
+
+async fn converse(
+    control: Control,
+    mut stream: Stream,
+    peer_pid: Option<u32>,
+    pace: Pace,
+) -> Result<(), String> {
+    let first =
+        tokio::time::timeout(HELLO, stream.next()).await.map_err(|_| "no greeting in time")?;
+    let hello =
+        match first.ok_or("closed before a greeting")?.map_err(|error| error.to_string())?.kind {
+            Some(from_agent::Kind::Hello(hello)) => hello,
+            Some(from_agent::Kind::Report(_) | from_agent::Kind::Heartbeat(_)) | None => {
+                return Err("the first frame is no greeting".into());
+            }
+        };
+    let Some(version) = common_version(hello.version_min, hello.version_max) else {
+        // It goes on supervising and asks again later, perhaps a daemon that it understands.
+        return reject(&mut stream, "no common version of the protocol", false).await;
+    };
+    let (runner, epoch, greeting) = match read_greeting(hello, peer_pid) {
+        Ok(read) => read,
+        Err(why) => return reject(&mut stream, &why, false).await,
+    };
+    let welcome = match control.agent_greeted(greeting).await {
+        Ok(welcome) => welcome,
+        Err(refusal) => return reject(&mut stream, &refusal.why, refusal.is_final).await,
+    };
+    let connection = welcome.connection;
+    let kind = to_agent::Kind::Welcome(v1::Welcome {
+        version,
+        // Reports are taken in so that a repeated one changes nothing; none needs to be skipped.
+        acked: 0,
+        heartbeat_ms: pace.heartbeat.as_millis() as u32,
+    });
+    let ended = match send(&mut stream, kind).await {
+        Ok(()) => {
+            let (commands, silence) = (welcome.commands, pace.silence);
+            exchange(&control, &mut stream, runner, epoch, commands, silence).await
+        }
+        Err(why) => Err(Ended::Broken(why)),
+    };
+    match ended {
+        Ok(()) => {
+            control.agent_left(runner, connection);
+            Ok(())
+        }
+        Err(Ended::Broken(why)) => {
+            control.agent_left(runner, connection);
+            Err(why)
+        }
+        Err(Ended::Silent) => {
+            control.agent_fell_silent(runner, connection, pace.silence);
+            Err("the agent says nothing".into())
+        }
+    }
+}
+
+/// Why an exchange ended, other than by the daemon's own end.
+enum Ended {
+    Broken(String),
+    /// The line is there, and nothing has come over it for too long.
+    Silent,
+}
+
+impl From<String> for Ended {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
+
+fn read_greeting(
+    hello: AgentHello,
+    peer_pid: Option<u32>,
+) -> Result<(RunnerId, i64, AgentGreeting), String> {
+    let runner: RunnerId =
+        hello.runner_id.parse().map_err(|error: stratavore_core::id::IdError| error.to_string())?;
+    let identity = hello.identity.ok_or("the greeting names no identity")?.into();
+    let (key, join_token) = (hello.key.to_vec(), hello.join_token.to_vec());
+    if key.len() < 32 {
+        return Err("the greeting's key is too short".into());
+    }
+    let (epoch, started) = (hello.epoch, hello.started);
+    Ok((
+        runner,
+        epoch,
+        AgentGreeting { runner, epoch, identity, key, join_token, started, peer_pid },
+    ))
+}
+
+async fn exchange(
+    control: &Control,
+    stream: &mut Stream,
+    runner: RunnerId,
+    epoch: i64,
+    mut commands: tokio::sync::mpsc::Receiver<AgentCommand>,
+    silence: Duration,
+) -> Result<(), Ended> {
+    let stopping = control.supervisor().stopping().clone();
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return Ok(()),
+            command = commands.recv() => match command {
+                Some(command) => send(stream, translate(command)).await?,
+                None => return Err("replaced by a later connection".to_owned().into()),
+            },
+            () = tokio::time::sleep_until(heard + silence) => return Err(Ended::Silent),
+            frame = stream.next() => {
+                let frame = frame.ok_or_else(|| "closed by the agent".to_owned())?;
+                let frame = frame.map_err(|error| error.to_string())?;
+                heard = Instant::now();
+                match frame.kind {
+                    Some(from_agent::Kind::Report(report)) => {
+                        let seq = report.seq;
+                        if let Some(note) = read_report(report)? {
+                            // Not acknowledged, it comes again with the next connection.
+                            control.agent_noted(runner, epoch, seq, note).await.map_err(|error| error.to_string())?;
+                        }
+                        send(stream, to_agent::Kind::Ack(seq)).await?;
+                    }
+                    Some(from_agent::Kind::Heartbeat(beat)) => {
+                        control.agent_beat(read_heartbeat(control, runner, epoch, &beat));
+                    }
+                    Some(from_agent::Kind::Hello(_)) => return Err("a second greeting".to_owned().into()),
+                    // Something that a newer agent says.
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+fn translate(command: AgentCommand) -> to_agent::Kind {
+    match command {
+        AgentCommand::Go => to_agent::Kind::Go(v1::Go {}),
+        AgentCommand::Stop { grace, force } => {
+            to_agent::Kind::Stop(v1::StopAssistant { grace_ms: grace.as_millis() as u64, force })
+        }
+        AgentCommand::SetPaused(paused) => to_agent::Kind::SetPaused(v1::SetPaused { paused }),
+        AgentCommand::Upgrade { program } => to_agent::Kind::Upgrade(v1::Upgrade { program }),
+    }
+}
+
+/// `None`: something that a newer agent reports; it is acknowledged and passed over.
+fn read_report(report: AgentReport) -> Result<Option<Note>, String> {
+    use agent_report::What;
+    Ok(match report.what {
+        Some(What::Started(process)) => Some(Note::Started(process.into())),
+        Some(What::Exited(exit)) => {
+            let cause = serde_json::from_str(&exit.cause)
+                .map_err(|error| format!("an exit's cause: {error}"))?;
+            Some(Note::Exited(Exit { cause, at: timestamp(exit.at_us)? }))
+        }
+        Some(What::Activity(text)) => Activity::parse(&text).map(Note::Activity),
+        Some(What::LimitsNotEnforced(why)) => Some(Note::LimitsNotEnforced(bounded(why))),
+        Some(What::Gap(gap)) => {
+            Some(Note::OutputGap { from: gap.from, to: gap.to, why: bounded(gap.why) })
+        }
+        None => None,
+    })
+}
+
+fn read_heartbeat(
+    control: &Control,
+    runner: RunnerId,
+    epoch: i64,
+    beat: &AgentHeartbeat,
+) -> Liveness {
+    Liveness {
+        runner,
+        epoch,
+        at: control.now(),
+        cpu_ms: beat.cpu_ms,
+        memory: beat.memory,
+        processes: beat.processes,
+        output_bytes: beat.output_bytes,
+        output_at: timestamp(beat.output_at_us).ok().filter(|_| beat.output_at_us > 0),
+        viewers: beat.viewers,
+    }
+}
+
+fn timestamp(micros: i64) -> Result<Timestamp, String> {
+    Timestamp::from_microsecond(micros).map_err(|error| error.to_string())
+}
+
+fn bounded(text: String) -> String {
+    text.chars().take(1000).collect()
+}
+
+async fn reject(stream: &mut Stream, why: &str, is_final: bool) -> Result<(), String> {
+    send(stream, to_agent::Kind::Rejected(v1::Rejected { why: why.into(), r#final: is_final }))
+        .await?;
+    Err(why.into())
+}
+
+async fn send(stream: &mut Stream, kind: to_agent::Kind) -> Result<(), String> {
+    match tokio::time::timeout(WRITE, stream.send(ToAgent { kind: Some(kind) })).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the agent does not read".into()),
+    }
+}

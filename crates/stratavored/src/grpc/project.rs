@@ -1,0 +1,135 @@
+//! Projects.
+
+use std::collections::HashMap;
+
+use stratavore_core::project::{Project, ProjectEdit};
+use stratavore_proto::v1;
+use stratavore_proto::v1::projects_server::Projects;
+use stratavore_store::RunnerFilter;
+use tonic::{Request, Response, Status};
+
+use super::problem::status;
+use super::{Api, caller, given, keyed, view};
+
+impl Api {
+    async fn project_view(&self, project: Project) -> Result<Response<v1::Project>, Status> {
+        let filter =
+            RunnerFilter { project: Some(project.id), live_only: true, ..RunnerFilter::default() };
+        let live = self.control.runner_list(&filter).await.map_err(status)?.len() as u32;
+        Ok(Response::new(view::project(project, live)))
+    }
+}
+
+#[tonic::async_trait]
+impl Projects for Api {
+    async fn create(
+        &self,
+        request: Request<v1::CreateProject>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("projects.create", request);
+        let control = self.control.clone();
+        let create = async move {
+            let quota = request.quota.map(view::quota).unwrap_or_default();
+            let limits = view::limits(request.runner_limits);
+            let assistant = given(&request.assistant);
+            control
+                .project_create(
+                    &caller,
+                    &request.name,
+                    &request.directory,
+                    request.description,
+                    assistant,
+                    quota,
+                    limits,
+                    key,
+                )
+                .await
+        };
+        let project = self.control.supervisor().detached(create).await.map_err(status)?;
+        Ok(Response::new(view::project(project, 0)))
+    }
+
+    async fn get(&self, request: Request<v1::GetProject>) -> Result<Response<v1::Project>, Status> {
+        let project = self.control.project(&request.into_inner().project).await.map_err(status)?;
+        self.project_view(project).await
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListProjects>,
+    ) -> Result<Response<v1::ProjectList>, Status> {
+        let projects =
+            self.control.project_list(request.into_inner().archived).await.map_err(status)?;
+        let filter = RunnerFilter { live_only: true, ..RunnerFilter::default() };
+        let mut live: HashMap<_, u32> = HashMap::new();
+        for view in self.control.runner_list(&filter).await.map_err(status)? {
+            *live.entry(view.runner.project).or_default() += 1;
+        }
+        let projects = projects.into_iter().map(|project| {
+            let live = live.get(&project.id).copied().unwrap_or(0);
+            view::project(project, live)
+        });
+        Ok(Response::new(v1::ProjectList { projects: projects.collect() }))
+    }
+
+    async fn edit(
+        &self,
+        request: Request<v1::EditProject>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("projects.edit", request);
+        let name = |text: Option<String>| {
+            text.map(|text| text.parse()).transpose().map_err(
+                |error: stratavore_core::name::NameError| {
+                    status(stratavore_control::Error::invalid(
+                        error.to_string(),
+                        "choose another name",
+                    ))
+                },
+            )
+        };
+        let edit = ProjectEdit {
+            name: name(request.name)?,
+            directory: request.directory,
+            description: request.description,
+            assistant: name(request.assistant)?,
+            quota: request.quota.map(view::quota),
+            runner_limits: request.runner_limits.map(|limits| view::limits(Some(limits))),
+        };
+        let (control, wanted) = (self.control.clone(), request.project);
+        let edited = async move { control.project_edit(&caller, &wanted, edit, key).await };
+        let project = self.control.supervisor().detached(edited).await.map_err(status)?;
+        self.project_view(project).await
+    }
+
+    async fn archive(
+        &self,
+        request: Request<v1::ArchiveProject>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("projects.archive", request);
+        let control = self.control.clone();
+        let archived = async move {
+            control.project_archive(&caller, &request.project, request.restore, key).await
+        };
+        let project = self.control.supervisor().detached(archived).await.map_err(status)?;
+        self.project_view(project).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteProject>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("projects.delete", request);
+        let control = self.control.clone();
+        let deleted = async move { control.project_delete(&caller, &request.project, key).await };
+        let project = self.control.supervisor().detached(deleted).await.map_err(status)?;
+        Ok(Response::new(view::project(project, 0)))
+    }
+}

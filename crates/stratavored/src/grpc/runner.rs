@@ -1,0 +1,241 @@
+//! Runners.
+
+use std::time::Duration;
+
+use stratavore_control::{Error, Launch, WaitFor};
+use stratavore_core::restart::RestartPolicy;
+use stratavore_core::runner::{Runner, RunnerState};
+use stratavore_core::{RunnerId, Timestamp};
+use stratavore_proto::v1;
+use stratavore_proto::v1::runners_server::Runners;
+use stratavore_store::RunnerFilter;
+use tonic::{Request, Response, Status, Streaming as Incoming};
+
+use super::problem::status;
+use super::{Api, Streaming, caller, connect, given, keyed, view};
+
+impl Api {
+    async fn runner_view(&self, runner: Runner) -> Result<v1::Runner, Status> {
+        Ok(view::runner(self.control.runner_view(runner).await.map_err(status)?))
+    }
+
+    async fn runner_views(&self, runners: Vec<Runner>) -> Result<Vec<v1::Runner>, Status> {
+        let mut views = Vec::with_capacity(runners.len());
+        for runner in runners {
+            views.push(self.runner_view(runner).await?);
+        }
+        Ok(views)
+    }
+
+    pub(super) async fn find(&self, runner: &str, project: &str) -> Result<Runner, Status> {
+        self.control.runner(runner, given(project)).await.map_err(status)
+    }
+}
+
+#[tonic::async_trait]
+impl Runners for Api {
+    async fn launch(
+        &self,
+        request: Request<v1::LaunchRunners>,
+    ) -> Result<Response<v1::RunnerList>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("runners.launch", request);
+        let restart = match given(&request.restart) {
+            Some(text) => {
+                text.parse().map_err(|error: String| status(Error::invalid(error, "")))?
+            }
+            None => RestartPolicy::default(),
+        };
+        let launch = Launch {
+            assistant: given(&request.assistant).map(Into::into),
+            args: request.args,
+            name: given(&request.name).map(Into::into),
+            count: request.count,
+            env: request.env,
+            restart,
+            limits: view::limits(request.limits),
+            directory: given(&request.directory).map(Into::into),
+            columns: request.columns.min(u32::from(u16::MAX)) as u16,
+            rows: request.rows.min(u32::from(u16::MAX)) as u16,
+        };
+        let (control, project) = (self.control.clone(), request.project);
+        let launched = async move { control.launch(&caller, &project, launch, key).await };
+        let runners = self.control.supervisor().detached(launched).await.map_err(status)?;
+        let runners = self.runner_views(runners).await?;
+        Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
+    }
+
+    async fn get(&self, request: Request<v1::GetRunner>) -> Result<Response<v1::Runner>, Status> {
+        let request = request.into_inner();
+        let runner = self.find(&request.runner, &request.project).await?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRunners>,
+    ) -> Result<Response<v1::RunnerList>, Status> {
+        let request = request.into_inner();
+        let project = match given(&request.project) {
+            Some(project) => Some(self.control.project(project).await.map_err(status)?.id),
+            None => None,
+        };
+        if let Some(unknown) =
+            request.states.iter().find(|state| !RunnerState::NAMES.contains(&state.as_str()))
+        {
+            let message = format!("`{}` is no state of a runner", unknown.escape_debug());
+            return Err(status(Error::invalid(
+                message,
+                format!("use one of {}", RunnerState::NAMES.join(", ")),
+            )));
+        }
+        let before = match given(&request.before) {
+            Some(id) => {
+                let last = self.find(id, "").await?;
+                Some((last.created_at, last.id))
+            }
+            None => None,
+        };
+        let filter = RunnerFilter {
+            project,
+            live_only: !request.all && request.states.is_empty(),
+            states: request.states,
+            limit: Some(if request.limit == 0 { 500 } else { request.limit.min(10_000) }),
+            before,
+            ..RunnerFilter::default()
+        };
+        let listed = self.control.runner_list(&filter).await.map_err(status)?;
+        let runners = listed.into_iter().map(view::runner).collect();
+        Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
+    }
+
+    async fn stop(&self, request: Request<v1::StopRunner>) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("runners.stop", request);
+        let id = self.find(&request.runner, &request.project).await?.id;
+        let grace = (request.grace_ms != 0).then(|| Duration::from_millis(request.grace_ms));
+        let control = self.control.clone();
+        let stopped = async move { control.stop(&caller, id, request.force, grace, key).await };
+        let runner = self.control.supervisor().detached(stopped).await.map_err(status)?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+
+    async fn restart(
+        &self,
+        request: Request<v1::RestartRunner>,
+    ) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("runners.restart", request);
+        let id = self.find(&request.runner, &request.project).await?.id;
+        let control = self.control.clone();
+        let restarted = async move { control.restart(&caller, id, request.force, key).await };
+        let runner = self.control.supervisor().detached(restarted).await.map_err(status)?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseRunner>,
+    ) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("runners.pause", request);
+        let id = self.find(&request.runner, &request.project).await?.id;
+        let control = self.control.clone();
+        let paused = async move { control.pause(&caller, id, request.paused, key).await };
+        let runner = self.control.supervisor().detached(paused).await.map_err(status)?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<v1::RecoverRunners>,
+    ) -> Result<Response<v1::RunnerList>, Status> {
+        let caller = caller(&request)?;
+        let mut request = request.into_inner();
+        let key = keyed!("runners.recover", request);
+        let control = self.control.clone();
+        let recovered = async move {
+            control
+                .recover(&caller, &request.runners, given(&request.project), request.dry_run, key)
+                .await
+        };
+        let (runners, remarks) =
+            self.control.supervisor().detached(recovered).await.map_err(status)?;
+        let runners = self.runner_views(runners).await?;
+        Ok(Response::new(v1::RunnerList { runners, remarks }))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRunner>) -> Result<Response<v1::Runner>, Status> {
+        let request = request.into_inner();
+        let id: RunnerId = self.find(&request.runner, "").await?.id;
+        let timeout = (request.timeout_ms != 0).then(|| Duration::from_millis(request.timeout_ms));
+        let runner = self
+            .control
+            .wait(id, WaitFor { states: request.states, timeout })
+            .await
+            .map_err(status)?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+
+    async fn send(&self, request: Request<v1::SendToRunner>) -> Result<Response<v1::Sent>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let id = self.find(&request.runner, &request.project).await?.id;
+        let bytes = request.data.len() as u64;
+        let control = self.control.clone();
+        let sent = async move {
+            control.send(&caller, id, request.data.to_vec(), request.paste, request.enter).await
+        };
+        self.control.supervisor().detached(sent).await.map_err(status)?;
+        Ok(Response::new(v1::Sent { bytes }))
+    }
+
+    type ReadOutputStream = Streaming<v1::OutputChunk>;
+
+    async fn read_output(
+        &self,
+        request: Request<v1::ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        self.control.may_attach(&caller(&request)?).map_err(status)?;
+        let request = request.into_inner();
+        let runner = self.find(&request.runner, &request.project).await?;
+        let since = match request.since_us {
+            Some(micros) => Some(Timestamp::from_microsecond(micros).map_err(|error| {
+                status(Error::invalid(
+                    error.to_string(),
+                    "give a time between the years 1 and 9999",
+                ))
+            })?),
+            None => None,
+        };
+        let start = connect::Start { from: request.from, lines: request.lines, since };
+        let stream = connect::read_output(self.control.clone(), runner, start, request.follow);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type ConnectStream = Streaming<v1::FromAgentSocket>;
+
+    async fn connect(
+        &self,
+        request: Request<Incoming<v1::ConnectFrame>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = caller(&request)?;
+        let stream = connect::connect(self.clone(), caller, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn upgrade_agent(
+        &self,
+        request: Request<v1::UpgradeAgentRequest>,
+    ) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let id = self.find(&request.runner, &request.project).await?.id;
+        let runner = self.control.upgrade_agent(&caller, id).await.map_err(status)?;
+        Ok(Response::new(self.runner_view(runner).await?))
+    }
+}

@@ -1,0 +1,211 @@
+//! The nouns of the core as messages, and back.
+
+use stratavore_control::{DaemonStatus, ReconcileReport, RunnerView};
+use stratavore_core::Timestamp;
+use stratavore_core::event::Event;
+use stratavore_core::limits::Limits;
+use stratavore_core::project::Project;
+use stratavore_core::quota::Quota;
+use stratavore_core::runner::{EnvValue, RunnerState};
+use stratavore_proto::v1;
+use stratavore_proto::version::{COMMIT, VERSION};
+
+fn micros(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, |at| at.as_microsecond())
+}
+
+/// On the wire 0 is no limit.
+fn limit(value: u64) -> Option<u64> {
+    (value != 0).then_some(value)
+}
+
+pub(super) fn limits(message: Option<v1::Limits>) -> Limits {
+    let v1::Limits { memory, cpu_millis, pids, wall_seconds } = message.unwrap_or_default();
+    Limits {
+        memory: limit(memory),
+        cpu_millis: limit(cpu_millis),
+        pids: limit(pids),
+        wall_seconds: limit(wall_seconds),
+    }
+}
+
+fn limits_message(limits: Limits) -> v1::Limits {
+    v1::Limits {
+        memory: limits.memory.unwrap_or(0),
+        cpu_millis: limits.cpu_millis.unwrap_or(0),
+        pids: limits.pids.unwrap_or(0),
+        wall_seconds: limits.wall_seconds.unwrap_or(0),
+    }
+}
+
+pub(super) fn quota(message: v1::Quota) -> Quota {
+    let v1::Quota { runners, memory, cpu_millis, pids, wall_seconds } = message;
+    Quota {
+        runners: limit(runners).unwrap_or(Quota::default().runners),
+        memory: limit(memory),
+        cpu_millis: limit(cpu_millis),
+        pids: limit(pids),
+        wall_seconds: limit(wall_seconds),
+    }
+}
+
+pub(super) fn project(project: Project, live_runners: u32) -> v1::Project {
+    v1::Project {
+        id: project.id.to_string(),
+        name: project.name.to_string(),
+        directory: project.directory,
+        description: project.description,
+        assistant: project.assistant.map(String::from).unwrap_or_default(),
+        quota: Some(v1::Quota {
+            runners: project.quota.runners,
+            memory: project.quota.memory.unwrap_or(0),
+            cpu_millis: project.quota.cpu_millis.unwrap_or(0),
+            pids: project.quota.pids.unwrap_or(0),
+            wall_seconds: project.quota.wall_seconds.unwrap_or(0),
+        }),
+        runner_limits: Some(limits_message(project.runner_limits)),
+        generation: project.generation,
+        created_at_us: project.created_at.as_microsecond(),
+        updated_at_us: project.updated_at.as_microsecond(),
+        archived_at_us: micros(project.archived_at),
+        live_runners,
+    }
+}
+
+pub(super) fn runner(view: RunnerView) -> v1::Runner {
+    let RunnerView { runner, project, liveness, connected } = view;
+    let ended = runner.state.ended().map(|(cause, at)| (cause.to_string(), at));
+    let not_before = match &runner.state {
+        RunnerState::Pending { not_before } => *not_before,
+        RunnerState::Starting { .. }
+        | RunnerState::Running { .. }
+        | RunnerState::Unresponsive { .. }
+        | RunnerState::Stopping { .. }
+        | RunnerState::Exited { .. }
+        | RunnerState::Failed { .. }
+        | RunnerState::Lost { .. } => None,
+    };
+    let env = runner.command.env.into_iter().map(|(key, value)| v1::EnvVariable {
+        key,
+        value: match value {
+            EnvValue::Literal(value) => value,
+            EnvValue::File(path) => format!("file:{path}"),
+            EnvValue::Daemon(name) => format!("env:{name}"),
+        },
+    });
+    v1::Runner {
+        id: runner.id.to_string(),
+        name: runner.name.to_string(),
+        project_id: runner.project.to_string(),
+        project,
+        assistant: runner.command.assistant.to_string(),
+        argv: runner.command.argv,
+        env: env.collect(),
+        directory: runner.command.directory,
+        limits: Some(limits_message(runner.limits)),
+        restart: runner.restart.to_string(),
+        desired: runner.desired.as_str().into(),
+        state: runner.state.as_str().into(),
+        cause: ended.as_ref().map(|(cause, _)| cause.clone()).unwrap_or_default(),
+        activity: runner.activity.as_str().into(),
+        epoch: runner.epoch,
+        generation: runner.generation,
+        restarts: runner.restarts.total,
+        session_id: runner.session.map(|id| id.to_string()).unwrap_or_default(),
+        successor_of: runner.successor_of.map(|id| id.to_string()).unwrap_or_default(),
+        node_id: runner.node.to_string(),
+        pid: runner.state.process().map_or(0, |process| process.pid),
+        agent_pid: runner.state.agent().map_or(0, |agent| agent.pid),
+        created_at_us: runner.created_at.as_microsecond(),
+        updated_at_us: runner.updated_at.as_microsecond(),
+        started_at_us: micros(runner.started_at),
+        ended_at_us: micros(ended.map(|(_, at)| at)),
+        not_before_us: micros(not_before),
+        limits_not_enforced: runner.limits_not_enforced.unwrap_or_default(),
+        usage: liveness.map(|liveness| v1::Usage {
+            at_us: liveness.at.as_microsecond(),
+            cpu_ms: liveness.cpu_ms,
+            memory: liveness.memory,
+            processes: liveness.processes,
+            output_bytes: liveness.output_bytes,
+            output_at_us: micros(liveness.output_at),
+            viewers: liveness.viewers,
+        }),
+        connected,
+    }
+}
+
+pub(super) fn event(event: Event) -> v1::Event {
+    v1::Event {
+        id: event.id.to_string(),
+        position: event.position.unwrap_or(0),
+        entity: event.entity.as_str().into(),
+        entity_id: event.entity_id,
+        project_id: event.project.map(|id| id.to_string()).unwrap_or_default(),
+        seq: event.seq,
+        kind: event.kind,
+        at_us: event.at.as_microsecond(),
+        by: event.by,
+        data: event.data.to_string(),
+    }
+}
+
+pub(super) fn daemon_status(status: DaemonStatus) -> v1::DaemonStatus {
+    let health = match (status.stopping, status.problems.is_empty()) {
+        (true, _) => "stopping",
+        (false, true) => "ready",
+        (false, false) => "degraded",
+    };
+    let pool = status.pool;
+    v1::DaemonStatus {
+        id: status.daemon.id.to_string(),
+        node_id: status.node.id.to_string(),
+        hostname: status.node.hostname,
+        version: VERSION.into(),
+        commit: COMMIT.into(),
+        pid: status.daemon.pid,
+        started_at_us: status.daemon.started_at.as_microsecond(),
+        health: health.into(),
+        problems: status.problems,
+        store: Some(v1::StoreStatus {
+            engine: pool.engine.into(),
+            schema_version: pool.schema,
+            connections_max: pool.max,
+            connections_open: pool.open,
+            connections_idle: pool.idle,
+            ping_us: status.ping.map_or(0, |ping| ping.as_micros() as u64),
+            max_lifetime_ms: pool.settings.max_lifetime.as_millis() as u64,
+            idle_timeout_ms: pool.settings.idle_timeout.as_millis() as u64,
+            acquire_timeout_ms: pool.settings.acquire_timeout.as_millis() as u64,
+        }),
+        runners: status.runners.into_iter().map(|(state, n)| (state.into(), n)).collect(),
+        projects: status.projects as u32,
+        agents_connected: status.agents_connected as u32,
+        outbox_pending: status.outbox_pending,
+        last_event_position: status.last_event_position,
+        memory: own_memory(),
+        tasks: status
+            .tasks
+            .into_iter()
+            .map(|task| v1::TaskStatus {
+                name: task.name.into(),
+                runs: task.runs,
+                ran_at_us: micros(task.ran_at),
+                report: task.report,
+                error: task.error.unwrap_or_default(),
+            })
+            .collect(),
+        state_dir: status.state_dir,
+    }
+}
+
+pub(super) fn reconcile_report(report: ReconcileReport) -> v1::ReconcileReport {
+    v1::ReconcileReport { looked_at: report.looked_at as u32, actions: report.actions }
+}
+
+/// Resident memory of this process in bytes; 0 if the kernel does not say.
+fn own_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) << 10
+}

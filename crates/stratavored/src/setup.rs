@@ -1,0 +1,281 @@
+//! From configuration to a control that works.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stratavore_bus::Bus;
+use stratavore_config as config;
+use stratavore_control::{AssistantSettings, Control, Parts, Settings, chain};
+use stratavore_core::clock::Clock;
+use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::{DaemonId, NodeId};
+use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
+use stratavore_proto::version::VERSION;
+use stratavore_runtime::Runtime;
+use stratavore_store::{
+    Database, Host, PoolSettings, PostgresSettings, Store, StoreError, TlsMode,
+};
+
+use crate::agents::Pace;
+use crate::clock::{SystemClock, entropy};
+use crate::run::Failure;
+
+/// Events that a subscriber may be behind before it has to read them from the store.
+const BUS_CAPACITY: usize = 1024;
+
+/// What the daemon was told, checked.
+pub(crate) struct Setup {
+    config: config::Config,
+    pub(crate) paths: config::Paths,
+    env: BTreeMap<String, String>,
+}
+
+/// Why the daemon cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error("read the configuration")]
+    Config(#[source] config::ConfigError),
+    #[error("find the places for files")]
+    Paths(#[source] config::PathsError),
+    #[error("prepare a directory")]
+    Directory(#[source] config::PrivateError),
+    #[error("the program stratavore-agent is not beside this one nor on the PATH")]
+    NoAgent,
+    #[error("keep this host's id in {path}")]
+    NodeId { path: String, source: io::Error },
+    #[error("open the store")]
+    Store(#[source] StoreError),
+}
+
+impl SetupError {
+    /// As in docs/errors.md.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Paths(_) => 7,
+            Self::Directory(_) | Self::NodeId { .. } => 8,
+            Self::NoAgent => 3,
+            Self::Store(_) => 6,
+        }
+    }
+
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "mend the file, then check it: stratavore config validate",
+            Self::Paths(_) => "set HOME, or STRATAVORE_HOME",
+            Self::Directory(_) | Self::NodeId { .. } => {
+                "see the message, then try again: stratavore daemon start"
+            }
+            Self::NoAgent => "install it beside stratavored, or set agent.binary",
+            Self::Store(StoreError::SchemaNewer { .. }) => {
+                "install the newer stratavore that made the database"
+            }
+            Self::Store(StoreError::Full { .. }) => {
+                "free some space, then try again: stratavore daemon start"
+            }
+            Self::Store(StoreError::Corrupt { .. }) => {
+                "restore it from a backup, or move it away to begin anew"
+            }
+            Self::Store(_) => "see that the database can be reached and written: stratavore doctor",
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn read(
+        env: BTreeMap<String, String>,
+        file: Option<PathBuf>,
+    ) -> Result<Self, SetupError> {
+        let paths = config::Paths::new(&env).map_err(SetupError::Paths)?;
+        let mut sources = config::Sources::new(&paths, &env);
+        sources.file = file.or(sources.file);
+        let loaded = config::Config::load(&sources).map_err(SetupError::Config)?;
+        Ok(Self { config: loaded.config, paths, env })
+    }
+
+    pub(crate) fn json_log(&self) -> bool {
+        self.config.daemon.log == config::LogFormat::Json
+    }
+
+    pub(crate) fn log_level(&self) -> &str {
+        self.config.daemon.log_level.as_str()
+    }
+
+    pub(crate) fn shutdown_grace(&self) -> Duration {
+        self.config.daemon.shutdown_grace
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        let silence = self.config.runner.unresponsive_after;
+        Pace { heartbeat: self.config.agent.heartbeat, silence }
+    }
+
+    /// Makes the directories, for their owner only.
+    pub(crate) fn make_directories(&self) -> Result<(), SetupError> {
+        for path in [self.paths.state_dir(), self.paths.run_dir(), &self.paths.runners_dir()] {
+            config::ensure_private_dir(path).map_err(SetupError::Directory)?;
+        }
+        Ok(())
+    }
+
+    fn database(&self) -> Result<Database, SetupError> {
+        let store = &self.config.store;
+        if let Some(path) = store.database(&self.paths) {
+            return Ok(Database::Sqlite { path });
+        }
+        let postgres = &store.postgres;
+        let password = match &postgres.password_file {
+            Some(path) => Some(config::read_secret(path).map_err(SetupError::Directory)?),
+            None => None,
+        };
+        Ok(Database::Postgres(PostgresSettings {
+            host: match postgres.is_unix_socket() {
+                true => Host::Socket(postgres.host.clone().into()),
+                false => Host::Tcp(postgres.host.clone()),
+            },
+            port: postgres.port,
+            database: postgres.database.clone(),
+            user: postgres.user.clone(),
+            password,
+            tls: match postgres.ssl_mode() {
+                config::SslMode::Disable => TlsMode::Disable,
+                config::SslMode::Prefer => TlsMode::Prefer,
+                config::SslMode::Require => TlsMode::Require,
+                config::SslMode::VerifyCa => TlsMode::VerifyCa,
+                config::SslMode::VerifyFull => TlsMode::VerifyFull,
+            },
+            root_certificate: postgres.root_cert.clone(),
+            statement_timeout: store.pool.statement_timeout,
+        }))
+    }
+
+    fn pool(&self) -> PoolSettings {
+        let pool = &self.config.store.pool;
+        PoolSettings {
+            max_connections: pool.max_connections,
+            min_connections: pool.min_connections,
+            acquire_timeout: pool.acquire_timeout,
+            connect_timeout: pool.connect_timeout,
+            max_lifetime: pool.max_lifetime,
+            idle_timeout: pool.idle_timeout,
+        }
+    }
+
+    fn agent_program(&self) -> Result<PathBuf, SetupError> {
+        if let Some(path) = &self.config.agent.binary {
+            return Ok(path.clone());
+        }
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|own| Some(own.parent()?.join("stratavore-agent")));
+        if let Some(path) = beside.filter(|path| path.is_file()) {
+            return Ok(path);
+        }
+        let search = self.env.get("PATH").map(String::as_str).unwrap_or_default();
+        let found = std::env::split_paths(search)
+            .map(|dir| dir.join("stratavore-agent"))
+            .find(|path| path.is_file());
+        found.ok_or(SetupError::NoAgent)
+    }
+
+    fn runtime_settings(&self) -> Result<stratavore_runtime::Settings, SetupError> {
+        let agent = &self.config.agent;
+        Ok(stratavore_runtime::Settings {
+            runners: self.paths.runners_dir(),
+            agents_socket: self.paths.agents_socket(),
+            agent: self.agent_program()?,
+            heartbeat: agent.heartbeat,
+            launch_timeout: self.config.runner.launch_timeout,
+            recording: match agent.recording {
+                config::Recording::BestEffort => Recording::BestEffort,
+                config::Recording::Strict => Recording::Strict,
+            },
+            resize: match self.config.attach.resize {
+                config::Resize::Smallest => Resize::Smallest,
+                config::Resize::Latest => Resize::Latest,
+            },
+            segment_bytes: agent.output_segment_bytes,
+            output_max_bytes: agent.output_max_bytes,
+        })
+    }
+
+    fn control_settings(&self) -> Settings {
+        let runner = &self.config.runner;
+        let assistants = self.config.assistants.iter().map(|(name, own)| {
+            let settings = AssistantSettings {
+                program: own.program.as_ref().map(|path| path.display().to_string()),
+                args: own.args.clone(),
+                env_pass: own.env_pass.clone(),
+            };
+            (name.clone(), settings)
+        });
+        Settings {
+            grace: runner.grace,
+            unresponsive_after: runner.unresponsive_after,
+            launch_timeout: runner.launch_timeout,
+            assistants: assistants.collect(),
+            env_pass: runner.env_pass.clone(),
+            env_allow: runner.env_allow.clone(),
+            state_dir: self.paths.state_dir().into(),
+        }
+    }
+}
+
+/// Opens the store and builds what carries out use cases.
+pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
+    let runtime = Runtime::new(setup.runtime_settings()?).await;
+    let store = Store::open(settings).await.map_err(SetupError::Store)?;
+    let now = clock.now();
+    let node = Node {
+        id: node_id(&setup.paths.state_dir().join("node"))?,
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        boot_id: runtime.boot_id(),
+        seen_at: now,
+    };
+    let daemon = Daemon {
+        id: DaemonId::from_entropy(entropy()),
+        node: node.id,
+        version: VERSION.into(),
+        pid: std::process::id(),
+        started_at: now,
+        seen_at: now,
+        stopped_at: None,
+    };
+    tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
+    Ok(Control::new(Parts {
+        store,
+        bus: Bus::new(BUS_CAPACITY),
+        runtime,
+        clock,
+        entropy: Arc::new(entropy),
+        settings: setup.control_settings(),
+        env: setup.env,
+        node,
+        daemon,
+    }))
+}
+
+/// This host's id: made once, kept in the state directory.
+fn node_id(path: &Path) -> Result<NodeId, SetupError> {
+    let failed = |source| SetupError::NodeId { path: path.display().to_string(), source };
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map_err(|error| failed(io::Error::other(error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = NodeId::from_entropy(entropy());
+            write_durably(path, format!("{id}\n").as_bytes()).map_err(failed)?;
+            Ok(id)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Errors of setting up, as the reasons not to start that they are.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(6, chain(&error), "see that the database can be reached: stratavore doctor")
+    }
+}

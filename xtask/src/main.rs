@@ -1,0 +1,69 @@
+//! All automation of the repository: `cargo xtask VERB`. The Makefile and CI only call it.
+//!
+//! One file per verb. What a verb starts it stops, and nothing here runs when users run
+//! Stratavore.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever typed it")]
+
+mod arrows;
+mod bench;
+mod install;
+mod lint;
+mod machine;
+mod run;
+mod step;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask VERB [ARGUMENTS]
+
+  run                    build, start a demo runner and show what to type next
+  test [--fast] [ARGS]   install what the tests need, then formatting, clippy and every test;
+                         --fast leaves out formatting and clippy; ARGS go to cargo test
+  test-long [ARGS]       the same with the long counts
+  lint                   formatting, clippy, documentation and arrows
+  arrows                 check who may depend on whom
+  bench [--rounds=N] [--write]
+                         measure a launch beside tmux's; --write puts it into bench/RESULTS.md
+  install [--prefix DIR] [--dry-run]
+                         build for release and install below DIR (~/.local)
+  uninstall [--prefix DIR] [--dry-run]
+                         remove what install put there
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let verb = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
+    let done = match verb.as_str() {
+        "run" => none_left(&arguments).and_then(|()| run::run()),
+        "test" => test::test(&arguments, test::Length::Short),
+        "test-long" => test::test(&arguments, test::Length::Long),
+        "lint" => none_left(&arguments).and_then(|()| lint::lint()),
+        "arrows" => none_left(&arguments).and_then(|()| arrows::arrows()),
+        "bench" => bench::bench(&arguments),
+        "install" => install::install(&arguments),
+        "uninstall" => install::uninstall(&arguments),
+        "" | "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(anyhow::anyhow!("there is no verb `{other}`\n\n{USAGE}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn none_left(arguments: &[String]) -> anyhow::Result<()> {
+    match arguments.first() {
+        None => Ok(()),
+        Some(argument) => anyhow::bail!("`{argument}` is not understood here"),
+    }
+}

@@ -1,0 +1,67 @@
+//! `cargo xtask test`: everything that must hold before a change is taken, on a fresh machine.
+//!
+//! One private PostgreSQL serves the whole run. It ends with us, whatever ends us (see
+//! `stratavore_testkit::postgres`), so Ctrl-C leaves nothing behind.
+
+use stratavore_testkit::postgres::{SERVER_VARIABLE, Server};
+
+use crate::step::{self, Steps};
+use crate::workspace::cargo;
+use crate::{lint, machine};
+
+/// How much the tests do: those that count, count higher in a long run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    Short,
+    Long,
+}
+
+pub(crate) fn test(arguments: &[String], length: Length) -> anyhow::Result<()> {
+    let fast = arguments.iter().any(|argument| argument == "--fast");
+    let forwarded: Vec<&String> =
+        arguments.iter().filter(|argument| *argument != "--fast").collect();
+
+    let mut steps = Steps::default();
+    if !steps.take("machine", machine::prepare) {
+        return steps.finish();
+    }
+    if !fast {
+        steps.take("formatting", lint::formatting);
+        steps.take("clippy", lint::clippy);
+    }
+    // End-to-end tests run the programs from the target directory, next to each other.
+    let built = steps.take("build", || {
+        step::run("build", cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))
+    });
+    if built {
+        let mut server = None;
+        let served = steps.take("postgres", || {
+            if std::env::var_os(SERVER_VARIABLE).is_none_or(|named| named.is_empty()) {
+                server = Some(Server::start().map_err(anyhow::Error::msg)?);
+            }
+            Ok(())
+        });
+        if served {
+            let mut tests = cargo();
+            tests.args(["test", "--no-fail-fast"]);
+            if !forwarded.iter().any(|argument| names_package(argument)) {
+                tests.arg("--workspace");
+            }
+            tests.args(&forwarded);
+            step::without_settings(&mut tests);
+            if let Some(server) = &server {
+                tests.env(SERVER_VARIABLE, server.to_string());
+            }
+            if length == Length::Long {
+                tests.env("STRATAVORE_TEST_LONG", "1");
+            }
+            steps.take("tests", || step::run("tests", &mut tests));
+        }
+    }
+    steps.finish()
+}
+
+/// Whether an argument narrows the run to a package, which `--workspace` would undo.
+fn names_package(argument: &str) -> bool {
+    argument.starts_with("-p") || argument.starts_with("--package")
+}

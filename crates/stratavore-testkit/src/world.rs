@@ -164,14 +164,15 @@ impl World {
     pub fn daemon_pid(&self) -> Option<u32> {
         let pid = fs::read_to_string(self.path("state/daemon.lock")).ok()?.trim().parse().ok()?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        (name.trim() == "stratavored" && !is_zombie(pid)).then_some(pid)
+        (name.trim() == "stratavored" && !is_gone(pid)).then_some(pid)
     }
 
     /// Kills the daemon as the kernel would, and waits until it is gone.
     pub fn kill_daemon(&self) -> u32 {
         let pid = self.daemon_pid().expect("a daemon runs");
         signal(pid, rustix::process::Signal::KILL);
-        until("the daemon is gone", || if self.daemon_pid().is_none() { Ok(()) } else { Err(pid) });
+        // Another one may have been started meanwhile.
+        until("the daemon is gone", || if is_gone(pid) { Ok(()) } else { Err(pid) });
         pid
     }
 
@@ -330,6 +331,13 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 pub fn is_zombie(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.starts_with('Z'))
+}
+
+/// True if the process has let go of all that it held. One that was killed is a zombie already
+/// while its other threads still hold its locks and sockets.
+fn is_gone(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads == 0 || (threads == 1 && is_zombie(pid))
 }
 
 /// `/proc/PID/stat` from the state on: the name before it may hold anything.

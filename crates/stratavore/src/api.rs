@@ -124,12 +124,13 @@ pub(crate) fn failure(status: &Status) -> Failure {
 /// request, or its answer is lost.
 pub(crate) fn is_lost(status: &Status) -> bool {
     // A refusal of the daemon's has a problem in its details, and no cause on our side.
-    let problem = stratavore_proto::client::problem(status);
-    if status.details().is_empty() {
-        status.source().is_some() || status.code() == tonic::Code::Unavailable
-    } else {
-        problem.code == "unavailable"
+    if !status.details().is_empty() {
+        return stratavore_proto::client::problem(status).code == "unavailable";
     }
+    // What a connection is cut off with depends on how far it had come.
+    use tonic::Code::{Cancelled, Internal, Unavailable, Unknown};
+    status.source().is_some()
+        || matches!(status.code(), Unavailable | Cancelled | Unknown | Internal)
 }
 
 fn silent(patience: Duration) -> Failure {

@@ -51,7 +51,7 @@ pub(crate) async fn connect_if_running(context: &Context) -> Result<Option<Clien
         // It went away during the first words.
         return Ok(None);
     };
-    if is_absent(cause) {
+    if is_absent(cause) || went_away(cause) {
         return Ok(None);
     }
     if cause.kind() == io::ErrorKind::PermissionDenied {
@@ -75,9 +75,19 @@ fn io_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e io::
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    use io::ErrorKind;
-    let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::NotADirectory];
-    absent.contains(&error.kind())
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
+}
+
+/// A daemon listens before it is ready, and one that cannot become ready ends with us connected.
+fn went_away(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+    )
 }
 
 /// Starts a daemon and waits until it, or another one that was faster, answers.

@@ -393,7 +393,14 @@ fn a_runner_is_attached_to_through_the_daemon_where_its_agent_is_out_of_reach() 
     terminal.type_line("echo one-$((1+1))").until_text("one-2");
     let mut near = attached(&world, &["--read-only"], 24, 80);
     near.until_text("one-2");
-    assert_eq!(differences(terminal.screen(), near.screen()), Vec::<String>::new());
+    until("both show the same", || {
+        terminal.read();
+        near.read();
+        match differences(terminal.screen(), near.screen()) {
+            found if found.is_empty() => Ok(()),
+            found => Err(found),
+        }
+    });
     let mut screen = from_elsewhere(&world, &["screen", "shell"], 24, 80);
     screen.until_text("one-2").wait_exit();
     let mut send = from_elsewhere(&world, &["send", "shell", "echo sent-$((1+2))"], 24, 80);

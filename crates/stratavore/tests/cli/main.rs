@@ -9,6 +9,7 @@ mod figures;
 mod help;
 mod idempotency;
 mod journey;
+mod launch;
 mod nobody_home;
 mod quota;
 mod screen;

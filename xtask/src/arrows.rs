@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("stratavore", &["stratavore-core", "stratavore-proto", "stratavore-config"]),
-    ("stratavore-testkit", &["stratavore-core"]),
+    ("stratavore-testkit", &["stratavore-core", "stratavore-proto"]),
     ("xtask", &["stratavore-testkit"]),
 ];
 
@@ -59,7 +59,7 @@ const WALLS: &[Wall] = &[
     Wall { packages: &["axum"], door: &["stratavored"], tests_may: false },
     Wall {
         packages: &["tonic", "tonic-health", "tonic-prost", "tonic-prost-build"],
-        door: &["stratavore-proto", "stratavored", "stratavore"],
+        door: &["stratavore-proto", "stratavored", "stratavore", "stratavore-testkit"],
         tests_may: false,
     },
     Wall {

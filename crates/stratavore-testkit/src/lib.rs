@@ -6,4 +6,6 @@ pub mod clock;
 pub mod postgres;
 pub mod terminal;
 pub mod trace;
+pub mod trial;
+pub mod wire;
 pub mod world;

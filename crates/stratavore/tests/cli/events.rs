@@ -11,7 +11,7 @@ use serde_json::Value;
 use stratavore_proto::v1::{EditProject, EventFilter, SubscribeEvents};
 use stratavore_testkit::world::{World, until};
 
-use crate::wire::{client, fresh_key, new_runner, on_runtime, wait};
+use stratavore_testkit::wire::{client, fresh_key, new_runner, on_runtime, wait};
 
 /// Whether these are all events from the first on: positions 1, 2, 3, …, and for each entity the
 /// sequence 1, 2, 3, ….

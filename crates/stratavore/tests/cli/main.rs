@@ -5,18 +5,12 @@
 mod bad_days;
 mod config;
 mod events;
-mod figures;
 mod help;
-mod idempotency;
 mod journey;
-mod launch;
 mod nobody_home;
-mod quota;
 mod screen;
-mod survive;
 mod usage;
 mod viewers;
-mod wire;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -16,7 +16,7 @@ use stratavore_testkit::world::{PATIENCE, World, signal, start_time, until};
 use tokio_util::codec::Framed;
 
 use super::runners;
-use crate::wire::on_runtime;
+use stratavore_testkit::wire::on_runtime;
 
 /// The three doors: the API's, the agents', and that of one runner's agent.
 fn doors(world: &World, runner: &str) -> [PathBuf; 3] {

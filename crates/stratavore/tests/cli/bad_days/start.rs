@@ -10,7 +10,7 @@ use stratavore_store::testing::{sqlite_execute, sqlite_number};
 use stratavore_testkit::world::{Ran, World, signal, until};
 
 use super::{is_root, runners, set_mode, told};
-use crate::wire::on_runtime;
+use stratavore_testkit::wire::on_runtime;
 
 /// Runs `stratavored` itself, which is to end at once.
 fn daemon(world: &World) -> Ran {

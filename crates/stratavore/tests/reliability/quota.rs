@@ -13,7 +13,9 @@ use stratavore_proto::client::Client;
 use stratavore_proto::v1::{LaunchRunners, Problem};
 use stratavore_testkit::world::{World, processes, until};
 
-use crate::wire::{all_runners, client, fresh_key, kill, new_runner, on_runtime, wait};
+use stratavore_testkit::wire::{
+    all_runners, client, fresh_key, kill, new_runner, on_runtime, wait,
+};
 
 const QUOTA: usize = 5;
 const CLIENTS: usize = 40;

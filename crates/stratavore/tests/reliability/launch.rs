@@ -1,4 +1,4 @@
-//! T-LAUNCH, small: a launch happens once and ends somewhere, whoever dies on the way.
+//! T-LAUNCH: a launch happens once and ends somewhere, whoever dies on the way.
 //!
 //! Daemons and agents are made to die at named points of a launch. An observer that knows nothing
 //! of Stratavore looks all the time at which processes carry the mark of the launch.
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stratavore_testkit::trace::Process;
+use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{World, is_zombie, processes, until};
-
-use crate::figures::{Figures, is_long};
 
 /// Where a launch ends, at the latest this long after its daemon was back.
 const BOUND: Duration = Duration::from_secs(15);
+const PROMISE: &str = "a launch has one runner and at most one process, and comes to an end";
 /// The variable that marks what a launch started.
 const MARK: &str = "LAUNCH_TEST";
 
@@ -127,7 +127,7 @@ fn until_nothing_is_left(world: &World, runner: &str) {
 }
 
 /// The daemon dies at `point` of a launch; the command asks the next one, with the same key.
-fn a_daemon_dies_at(point: &str, figures: &mut Figures) {
+fn a_daemon_dies_at(point: &str, trial: &mut Trial) {
     let world = impatient("20s");
     let doomed = doom(&world, point);
     let ((runner, took), seen) = observed(&mark(&world), || {
@@ -148,17 +148,18 @@ fn a_daemon_dies_at(point: &str, figures: &mut Figures) {
     seen.held(1).unwrap_or_else(|found| panic!("{point}: {found}"));
     assert_eq!(seen.ever.len(), 1, "{point}: it ran, and was seen");
     assert!(took < BOUND, "{point}: {took:?}");
-    figures.push(took);
+    trial.measured("running after a daemon was killed on the way", took);
+    trial.tried(Ok(()));
 }
 
 fn daemons_die_at(points: &[&str]) {
-    let mut figures = Figures::new(format!("T-LAUNCH, daemon killed at {points:?}: running after"));
-    for _ in 0..if is_long() { 50 } else { 1 } {
+    let mut trial = Trial::new("T-LAUNCH", PROMISE);
+    for _ in 0..scale(1, 50) {
         for point in points {
-            a_daemon_dies_at(point, &mut figures);
+            a_daemon_dies_at(point, &mut trial);
         }
     }
-    figures.tell();
+    trial.end();
 }
 
 #[test]

@@ -6,22 +6,23 @@ use stratavore_proto::client::Client;
 use stratavore_proto::v1::{
     CreateProject, LaunchRunners, ListRunners, Runner, StopRunner, WaitRunner,
 };
-use stratavore_testkit::world::World;
 use tonic::{Response, Status};
 
+use crate::world::World;
+
 /// Runs `future` on a runtime of its own, on this thread.
-pub(crate) fn on_runtime<T>(future: impl Future<Output = T>) -> T {
+pub fn on_runtime<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime can be made").block_on(future)
 }
 
 /// A connection to the daemon of `world`, which runs.
-pub(crate) async fn client(world: &World) -> Client {
+pub async fn client(world: &World) -> Client {
     Client::connect(&world.path("run/d.sock")).await.expect("a daemon answers")
 }
 
 /// A key that no other call of this test run has.
-pub(crate) fn fresh_key(what: &str) -> String {
+pub fn fresh_key(what: &str) -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
@@ -29,14 +30,14 @@ pub(crate) fn fresh_key(what: &str) -> String {
 
 /// The problem's code that a refused call tells.
 #[track_caller]
-pub(crate) fn refusal<T: std::fmt::Debug>(
+pub fn refusal<T: std::fmt::Debug>(
     answer: Result<Response<T>, Status>,
 ) -> stratavore_proto::v1::Problem {
     stratavore_proto::client::problem(&answer.expect_err("the call is refused"))
 }
 
 /// A request for a project in the world's directory.
-pub(crate) fn new_project(world: &World, name: &str, key: String) -> CreateProject {
+pub fn new_project(world: &World, name: &str, key: String) -> CreateProject {
     CreateProject {
         idempotency_key: key,
         name: name.into(),
@@ -46,7 +47,7 @@ pub(crate) fn new_project(world: &World, name: &str, key: String) -> CreateProje
 }
 
 /// A request for one runner that does nothing until it is told to end.
-pub(crate) fn new_runner(project: &str, key: String) -> LaunchRunners {
+pub fn new_runner(project: &str, key: String) -> LaunchRunners {
     LaunchRunners {
         idempotency_key: key,
         project: project.into(),
@@ -57,7 +58,7 @@ pub(crate) fn new_runner(project: &str, key: String) -> LaunchRunners {
 }
 
 /// Kills a runner and waits until nothing of it is left.
-pub(crate) async fn kill(client: &Client, runner: &str) -> Runner {
+pub async fn kill(client: &Client, runner: &str) -> Runner {
     let stop = StopRunner {
         idempotency_key: fresh_key("kill"),
         runner: runner.into(),
@@ -69,7 +70,7 @@ pub(crate) async fn kill(client: &Client, runner: &str) -> Runner {
 }
 
 /// Waits until the runner is in one of `states`, or has ended.
-pub(crate) async fn wait(client: &Client, runner: &str, states: &[&str]) -> Runner {
+pub async fn wait(client: &Client, runner: &str, states: &[&str]) -> Runner {
     let wait = WaitRunner {
         runner: runner.into(),
         states: states.iter().map(|state| (*state).to_owned()).collect(),
@@ -80,7 +81,7 @@ pub(crate) async fn wait(client: &Client, runner: &str, states: &[&str]) -> Runn
 }
 
 /// Every runner that there is, ended ones too.
-pub(crate) async fn all_runners(client: &Client) -> Vec<Runner> {
+pub async fn all_runners(client: &Client) -> Vec<Runner> {
     let list = ListRunners { all: true, limit: 10_000, ..ListRunners::default() };
     client.runners().list(list).await.expect("runners are listed").into_inner().runners
 }

@@ -1,4 +1,4 @@
-//! T-IDEM, small: a request that is repeated with its key happens once, and is answered alike.
+//! T-IDEM: a request that is repeated with its key happens once, and is answered alike.
 //!
 //! The effects are counted in the list of runners and in the events, the answers are compared with
 //! each other. The same count, asked of retries that carry no key, finds several effects.
@@ -14,7 +14,7 @@ use stratavore_proto::v1::{
 use stratavore_store::testing::sqlite_number;
 use stratavore_testkit::world::{World, until};
 
-use crate::wire::{
+use stratavore_testkit::wire::{
     all_runners, client, fresh_key, kill, new_project, new_runner, on_runtime, refusal, wait,
 };
 

@@ -1,0 +1,12 @@
+//! What Stratavore promises, put to the test on the real programs: one file for each promise, named
+//! as `T-…` in `RELIABILITY.md`. Small counts by default, full ones with `STRATAVORE_TEST_LONG`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod agentkill;
+mod idem;
+mod launch;
+mod printing;
+mod quota;
+mod surv;
+mod upg;

@@ -182,8 +182,8 @@ mod tests {
                 "stratavore-core -> tokio: the core does no I/O",
                 "stratavore-control -> stratavore-testkit: an arrow against the design",
                 "stratavore-control -> sqlx: only stratavore-store may name it",
-                "stratavore-control -> tonic: only stratavore-proto, stratavored, stratavore may \
-                 name it",
+                "stratavore-control -> tonic: only stratavore-proto, stratavored, stratavore, \
+                 stratavore-testkit may name it",
                 "stratavore -> lapin: only stratavore-bus may name it",
                 "stratavore-bus -> stratavore-control: an arrow against the design",
                 "stratavore-novelty: not in the table of arrows; add it with what it may use",

@@ -9,6 +9,7 @@ mod bench;
 mod install;
 mod lint;
 mod machine;
+mod reliability;
 mod run;
 mod step;
 mod test;
@@ -25,6 +26,9 @@ usage: cargo xtask VERB [ARGUMENTS]
   test-long [ARGS]       the same with the long counts
   lint                   formatting, clippy, documentation and arrows
   arrows                 check who may depend on whom
+  reliability [--tier commit|full] [--only T-NAME] [--soak DURATION]
+                         count the trials of every promise and write RELIABILITY.md; a part of it,
+                         or a soak (12h), is printed
   bench [--rounds=N] [--write]
                          measure a launch beside tmux's; --write puts it into bench/RESULTS.md
   install [--prefix DIR] [--dry-run]
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         "test-long" => test::test(&arguments, test::Length::Long),
         "lint" => none_left(&arguments).and_then(|()| lint::lint()),
         "arrows" => none_left(&arguments).and_then(|()| arrows::arrows()),
+        "reliability" => reliability::reliability(&arguments),
         "bench" => bench::bench(&arguments),
         "install" => install::install(&arguments),
         "uninstall" => install::uninstall(&arguments),

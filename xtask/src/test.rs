@@ -4,6 +4,7 @@
 //! `stratavore_testkit::postgres`), so Ctrl-C leaves nothing behind.
 
 use stratavore_testkit::postgres::{SERVER_VARIABLE, Server};
+use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
 use crate::workspace::cargo;
@@ -29,36 +30,50 @@ pub(crate) fn test(arguments: &[String], length: Length) -> anyhow::Result<()> {
         steps.take("formatting", lint::formatting);
         steps.take("clippy", lint::clippy);
     }
+    let forwarded: Vec<&str> = forwarded.iter().map(|argument| argument.as_str()).collect();
+    tests(&mut steps, &forwarded, length, &[]);
+    steps.finish()
+}
+
+/// Builds the programs, starts a database server for as long as it is needed, and runs the tests.
+pub(crate) fn tests(
+    steps: &mut Steps,
+    forwarded: &[&str],
+    length: Length,
+    environment: &[(&str, String)],
+) {
     // End-to-end tests run the programs from the target directory, next to each other.
     let built = steps.take("build", || {
         step::run("build", cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))
     });
-    if built {
-        let mut server = None;
-        let served = steps.take("postgres", || {
-            if std::env::var_os(SERVER_VARIABLE).is_none_or(|named| named.is_empty()) {
-                server = Some(Server::start().map_err(anyhow::Error::msg)?);
-            }
-            Ok(())
-        });
-        if served {
-            let mut tests = cargo();
-            tests.args(["test", "--no-fail-fast"]);
-            if !forwarded.iter().any(|argument| names_package(argument)) {
-                tests.arg("--workspace");
-            }
-            tests.args(&forwarded);
-            step::without_settings(&mut tests);
-            if let Some(server) = &server {
-                tests.env(SERVER_VARIABLE, server.to_string());
-            }
-            if length == Length::Long {
-                tests.env("STRATAVORE_TEST_LONG", "1");
-            }
-            steps.take("tests", || step::run("tests", &mut tests));
-        }
+    if !built {
+        return;
     }
-    steps.finish()
+    let mut server = None;
+    let served = steps.take("postgres", || {
+        if std::env::var_os(SERVER_VARIABLE).is_none_or(|named| named.is_empty()) {
+            server = Some(Server::start().map_err(anyhow::Error::msg)?);
+        }
+        Ok(())
+    });
+    if !served {
+        return;
+    }
+    let mut tests = cargo();
+    tests.args(["test", "--no-fail-fast"]);
+    if !forwarded.iter().any(|argument| names_package(argument)) {
+        tests.arg("--workspace");
+    }
+    tests.args(forwarded);
+    step::without_settings(&mut tests);
+    if let Some(server) = &server {
+        tests.env(SERVER_VARIABLE, server.to_string());
+    }
+    if length == Length::Long {
+        tests.env(LONG_VARIABLE, "1");
+    }
+    tests.envs(environment.iter().map(|(name, value)| (name, value)));
+    steps.take("tests", || step::run("tests", &mut tests));
 }
 
 /// Whether an argument narrows the run to a package, which `--workspace` would undo.

@@ -7,5 +7,6 @@ pub mod postgres;
 pub mod terminal;
 pub mod trace;
 pub mod trial;
+#[cfg(feature = "wire")]
 pub mod wire;
 pub mod world;

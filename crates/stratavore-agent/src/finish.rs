@@ -56,6 +56,7 @@ impl Agent {
         let seq = runner.report(What::Exited(told(&exit)));
         runner.changed.send_replace(());
         self.linger(&exit, seq, &mut recorded).await;
+        failpoint("exit_told");
         // Nobody can be let in any more, and the lock goes last, with the process.
         let _removed = std::fs::remove_file(runner.dir.socket());
         cgroup::remove(runner.cgroups.dirs());

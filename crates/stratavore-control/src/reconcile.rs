@@ -309,7 +309,8 @@ impl Control {
             Action::StopAgent => {
                 let unknown = row.is_none();
                 if (unknown || disconnected_for >= STOP_PATIENCE)
-                    && let Some(agent) = &discovery.agent
+                    && let Some((epoch, agent)) = &discovery.agent
+                    && row.is_none_or(|row| *epoch <= row.epoch)
                 {
                     self.inner.runtime.destroy(id, agent).await.map_err(Error::internal)?;
                     return Ok((Some("killed an agent whose run is over".into()), Next::LookAgain));
@@ -362,23 +363,45 @@ impl Control {
         });
     }
 
-    /// Kills an agent that should have stopped long ago and does not answer.
+    /// Kills an agent that should have let go of the lock long ago and does not answer.
     async fn end_stubborn(
         &self,
         id: RunnerId,
         row: Option<&Runner>,
         discovery: &Discovery,
     ) -> Result<Option<String>, Error> {
-        let Some(row) = row else { return Ok(None) };
-        let RunnerState::Stopping { agent, stop, .. } = &row.state else {
-            return Ok(None);
+        let (Some(row), Some((epoch, agent))) = (row, &discovery.agent) else { return Ok(None) };
+        let (patience, line) = match &row.state {
+            RunnerState::Stopping { agent: bound, stop, .. } if bound == agent => {
+                (patience(stop), "killed an agent that did not answer the wish to stop")
+            }
+            // That run is over, and the next one needs the lock.
+            RunnerState::Pending { .. } if *epoch < row.epoch => {
+                (STOP_PATIENCE, "killed an agent of an earlier run that did not let go")
+            }
+            // It was never let go, so it runs nothing.
+            RunnerState::Pending { .. } if *epoch == row.epoch => {
+                (self.inner.settings.launch_timeout, "killed an agent that did not connect in time")
+            }
+            RunnerState::Pending { .. }
+            | RunnerState::Starting { .. }
+            | RunnerState::Running { .. }
+            | RunnerState::Unresponsive { .. }
+            | RunnerState::Stopping { .. }
+            | RunnerState::Exited { .. }
+            | RunnerState::Failed { .. }
+            | RunnerState::Lost { .. } => return Ok(None),
         };
         // Since the wish, and not since the agent went away.
-        if self.seen_for(row) < patience(stop) || discovery.agent.as_ref() != Some(agent) {
+        if self.seen_for(row) < patience {
             return Ok(None);
         }
         self.inner.runtime.destroy(id, agent).await.map_err(Error::internal)?;
-        Ok(Some("killed an agent that did not answer the wish to stop".into()))
+        if *epoch < row.epoch {
+            // Only now can its own agent come; it has the whole time for that.
+            self.inner.links.forget_seen(id);
+        }
+        Ok(Some(line.into()))
     }
 }
 

@@ -16,18 +16,13 @@ use crate::process::Runtime;
 #[derive(Debug, Clone)]
 pub struct Discovery {
     pub found: Found,
-    /// The agent that the directory names, if it is of the epoch asked for.
-    pub agent: Option<AgentIdentity>,
+    /// The agent that the directory names, with its epoch, whichever that is.
+    pub agent: Option<(i64, AgentIdentity)>,
     /// SHA-256 of the join token of the latest start, with its epoch.
     pub join_token: Option<(i64, String)>,
 }
 
 impl Runtime {
-    /// The ids of all runner directories on this host.
-    pub fn all(&self) -> io::Result<Vec<RunnerId>> {
-        Ok(RunnerDir::all(&self.settings.runners)?.into_iter().map(|(id, _)| id).collect())
-    }
-
     /// Runners that something lives of: their lock is held, or a process carries their mark.
     pub fn strays(&self) -> io::Result<Vec<RunnerId>> {
         let mut strays = marked_runners()?;
@@ -39,7 +34,7 @@ impl Runtime {
         Ok(strays.into_iter().filter(|id| self.dir(*id).exists()).collect())
     }
 
-    /// Looks for a runner at `epoch` (`None`: whichever).
+    /// Looks for a runner, and for how it ended at `epoch` (`None`: whichever).
     ///
     /// A file that cannot be read counts as absent; the lock decides what is alive. Whether
     /// processes are left is only looked for while the lock is free.
@@ -69,7 +64,7 @@ impl Runtime {
         };
         Ok(Discovery {
             found,
-            agent: record.filter(|record| wanted(record.epoch)).map(|record| record.identity),
+            agent: record.map(|record| (record.epoch, record.identity)),
             join_token: spec.map(|spec| (spec.epoch, spec.join_token_sha256)),
         })
     }

@@ -3,6 +3,7 @@
 
 mod disk;
 mod files;
+mod hung;
 mod knocking;
 mod scarcity;
 mod start;

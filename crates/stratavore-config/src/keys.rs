@@ -57,6 +57,7 @@ keys! {
     "runner.grace": runner.grace = |g| duration(g, "0s", "1h"), Shown::shown;
     "runner.unresponsive_after": runner.unresponsive_after = |g| duration(g, "200ms", "1d"), Shown::shown;
     "runner.launch_timeout": runner.launch_timeout = |g| duration(g, "1s", "1h"), Shown::shown;
+    "runner.keep_ended": runner.keep_ended = |g| duration(g, "1s", "3650d"), Shown::shown;
     "runner.env_pass": runner.env_pass = variables, Shown::shown;
     "runner.env_allow": runner.env_allow = variables, Shown::shown;
 

@@ -179,6 +179,7 @@ pub struct Runner {
     pub grace: Duration,
     pub unresponsive_after: Duration,
     pub launch_timeout: Duration,
+    pub keep_ended: Duration,
     pub env_pass: Vec<String>,
     pub env_allow: Vec<String>,
 }
@@ -189,6 +190,7 @@ impl Default for Runner {
             grace: Duration::from_secs(10),
             unresponsive_after: Duration::from_secs(30),
             launch_timeout: Duration::from_secs(60),
+            keep_ended: Duration::from_secs(30 * 24 * 3600),
             env_pass: Vec::new(),
             env_allow: Vec::new(),
         }

@@ -72,7 +72,7 @@ impl Control {
                 return Err(for_now("the store does not know this runner"));
             }
             Err(error) => {
-                tracing::warn!(runner = %greeting.runner, %error, "could not look an agent up");
+                self.not_done(greeting.runner, "could not look an agent up", &error.into());
                 return Err(for_now("the store is not available"));
             }
         };
@@ -141,7 +141,7 @@ impl Control {
         failpoint("L9");
         let input = Input::AgentRegistered { epoch, agent: greeting.identity.clone(), key };
         let bound = self.apply(id, input, &Caller::Agent(id), None).await.map_err(|error| {
-            tracing::warn!(runner = %id, %error, "could not bind an agent");
+            self.not_done(id, "could not bind an agent", &error);
             refuse("the agent could not be recorded")
         })?;
         match bound.state.agent() {
@@ -165,7 +165,7 @@ impl Control {
                 match self.apply(id, input, &Caller::Agent(id), None).await {
                     Ok(runner) => self.converge(&runner),
                     Err(error) => {
-                        tracing::warn!(runner = %id, %error, "could not record that an agent is back");
+                        self.not_done(id, "could not record that an agent is back", &error);
                         let why = "the store is not available".into();
                         return Err(WelcomeError { why, is_final: false });
                     }

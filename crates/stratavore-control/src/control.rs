@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::links::{AgentCommand, Links};
+use crate::outage::Outage;
 use crate::supervisor::Supervisor;
 
 /// How often a decision is made anew because another one got in between.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub grace: Duration,
     pub unresponsive_after: Duration,
     pub launch_timeout: Duration,
+    /// How long the directory of a runner that has ended is kept.
+    pub keep_ended: Duration,
     pub assistants: HashMap<String, AssistantSettings>,
     /// Further variables of the daemon's environment that all runners inherit.
     pub env_pass: Vec<String>,
@@ -82,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) daemon: Daemon,
     pub(crate) links: Links,
     pub(crate) supervisor: Supervisor,
+    pub(crate) outage: Outage,
     /// The latest heartbeats, of which the store gets a batch now and then.
     pub(crate) liveness: Mutex<HashMap<RunnerId, Liveness>>,
     pub(crate) relay_wake: Arc<Notify>,
@@ -103,6 +107,7 @@ impl Control {
             daemon: parts.daemon,
             links: Links::default(),
             supervisor,
+            outage: Outage::default(),
             liveness: Mutex::default(),
             relay_wake: Arc::new(Notify::new()),
             relay_lease: tokio::sync::Mutex::new(None),
@@ -208,6 +213,7 @@ impl Control {
 
     /// Tells whoever waits that something was committed, and brings the host in line with it.
     pub(crate) fn changed(&self, runner: &Runner) {
+        self.store_works();
         self.inner.relay_wake.notify_one();
         self.converge(runner);
     }

@@ -16,6 +16,7 @@ const RELAY_EVERY: Duration = Duration::from_secs(5);
 const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
+const RETENTION_EVERY: Duration = Duration::from_secs(3600);
 
 /// A background task and its latest run.
 #[derive(Debug, Clone)]
@@ -86,6 +87,11 @@ impl Control {
         supervisor.spawn_task("liveness", LIVENESS_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.flush_liveness().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("retention", RETENTION_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.remove_old().await }
         });
         let control = task(self);
         supervisor.spawn_task("purge", PURGE_EVERY, Default::default(), move || {
@@ -168,20 +174,19 @@ impl Control {
         for (runner, _) in &live {
             self.stop(caller, runner.id, false, None, None).await?;
         }
-        let ended = async {
-            for (runner, _) in &live {
-                let wait = crate::runner::WaitFor { states: Vec::new(), timeout: Some(limit) };
-                self.wait(runner.id, wait).await?;
+        let until = self.inner.clock.monotonic() + limit;
+        for (runner, _) in &live {
+            let left = until.saturating_sub(self.inner.clock.monotonic());
+            let wait = crate::runner::WaitFor { states: Vec::new(), timeout: Some(left) };
+            match self.wait(runner.id, wait).await {
+                Ok(_) => {}
+                Err(Error::Timeout { .. }) => {
+                    return Ok(self.inner.store.runner_list(&filter).await?.len());
+                }
+                Err(error) => return Err(error),
             }
-            Ok::<_, Error>(())
-        };
-        match tokio::time::timeout(limit, ended).await {
-            Ok(Ok(())) => Ok(0),
-            Ok(Err(Error::Timeout { .. })) | Err(_) => {
-                Ok(self.inner.store.runner_list(&filter).await?.len())
-            }
-            Ok(Err(error)) => Err(error),
         }
+        Ok(0)
     }
 
     /// Stops the background tasks, then says goodbye to the store. Runners go on.

@@ -211,7 +211,11 @@ impl Control {
             Ok(now) if now.generation == runner.generation => {}
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(runner = %runner.id, %error, "could not look before starting; will look again");
+                self.not_done(
+                    runner.id,
+                    "could not look before starting; will look again",
+                    &error.into(),
+                );
                 return;
             }
         }

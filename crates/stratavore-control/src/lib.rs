@@ -15,8 +15,10 @@ mod event;
 mod launch;
 mod links;
 mod liveness;
+mod outage;
 mod project;
 mod reconcile;
+mod retention;
 mod runner;
 mod supervisor;
 

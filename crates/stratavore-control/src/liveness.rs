@@ -45,6 +45,7 @@ impl Control {
             self.forget_liveness(runner);
         }
         self.inner.store.daemon_seen(self.inner.daemon.id, self.now()).await?;
+        self.store_works();
         Ok(format!("{} heartbeats", latest.len()))
     }
 }

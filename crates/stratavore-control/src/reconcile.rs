@@ -160,9 +160,7 @@ impl Control {
                         return;
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(runner = %id, error = %chain(&error), "could not look after a runner")
-                }
+                Err(error) => self.not_done(id, "could not look after a runner", &error),
             }
             tokio::select! {
                 biased;

@@ -12,6 +12,7 @@ use stratavore_core::runner::{After, Desired, Input, Runner, RunnerState, Stop};
 use stratavore_core::{ProjectId, RunnerId, SessionId};
 use stratavore_runtime::failpoint;
 use stratavore_store::{NameWish, NewRunner, RunnerFilter, StoreError};
+use tokio::time::Instant;
 
 use crate::control::Control;
 use crate::error::Error;
@@ -289,29 +290,28 @@ impl Control {
     pub async fn wait(&self, id: RunnerId, wait: WaitFor) -> Result<Runner, Error> {
         known_states(&wait.states)?;
         let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
-        let until = async {
-            // Interest is registered before the question, so that no change falls in between.
-            let mut subscription = self.inner.bus.subscribe();
-            loop {
-                let runner = self.inner.store.runner_get(id).await?;
-                if runner.is_terminal()
-                    || wait.states.iter().any(|state| state == runner.state.as_str())
-                {
-                    return Ok(runner);
-                }
-                let stopping = self.inner.supervisor.stopping();
-                tokio::select! {
-                    () = stopping.cancelled() => return Err(Error::Stopping),
-                    () = of_interest(&mut subscription, id) => {}
-                    // Another daemon may have published.
-                    () = tokio::time::sleep(WAIT_LOOK) => {}
-                }
+        let until = Instant::now() + limit;
+        // Interest is registered before the question, so that no change falls in between.
+        let mut subscription = self.inner.bus.subscribe();
+        loop {
+            // Asked to the end: only the waiting for a change is cut short.
+            let runner = self.inner.store.runner_get(id).await?;
+            if runner.is_terminal()
+                || wait.states.iter().any(|state| state == runner.state.as_str())
+            {
+                return Ok(runner);
             }
-        };
-        match tokio::time::timeout(limit, until).await {
-            Ok(result) => result,
-            Err(_) => {
-                Err(Error::Timeout { waited_for: format!("{id} is {}", wait.states.join(" or ")) })
+            let stopping = self.inner.supervisor.stopping();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Err(Error::Stopping),
+                () = tokio::time::sleep_until(until) => {
+                    let waited_for = format!("{id} is {}", wait.states.join(" or "));
+                    return Err(Error::Timeout { waited_for });
+                }
+                () = of_interest(&mut subscription, id) => {}
+                // Another daemon may have published.
+                () = tokio::time::sleep(WAIT_LOOK) => {}
             }
         }
     }

@@ -1,6 +1,5 @@
 //! Finding runners again: by their directories and locks, never by their pids alone.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -25,13 +24,33 @@ pub struct Discovery {
 impl Runtime {
     /// Runners that something lives of: their lock is held, or a process carries their mark.
     pub fn strays(&self) -> io::Result<Vec<RunnerId>> {
-        let mut strays = marked_runners()?;
+        let mut strays = kill::marked_runners();
         for (id, dir) in RunnerDir::all(&self.settings.runners)? {
             if dir.is_locked().unwrap_or(false) {
                 strays.insert(id);
             }
         }
         Ok(strays.into_iter().filter(|id| self.dir(*id).exists()).collect())
+    }
+
+    /// Runners whose directory was not changed for so long and whose lock is free.
+    pub fn untouched_for(&self, time: Duration) -> io::Result<Vec<RunnerId>> {
+        let all = RunnerDir::all(&self.settings.runners)?.into_iter();
+        let untouched = all.filter(|(_, dir)| age(dir) >= time && !dir.is_locked().unwrap_or(true));
+        Ok(untouched.map(|(id, _)| id).collect())
+    }
+
+    /// Removes the directory of a runner that has ended. False, and nothing is touched, if an agent
+    /// or a process of it lives.
+    pub fn remove(&self, runner: RunnerId) -> io::Result<bool> {
+        let dir = self.dir(runner);
+        let Some(_lock) = dir.take_lock()? else { return Ok(false) };
+        let cgroups = dir.agent().ok().flatten().map(|record| record.cgroups).unwrap_or_default();
+        if kill::is_populated(runner, &cgroups) {
+            return Ok(false);
+        }
+        std::fs::remove_dir_all(dir.path())?;
+        Ok(true)
     }
 
     /// Looks for a runner, and for how it ended at `epoch` (`None`: whichever).
@@ -79,22 +98,6 @@ impl Runtime {
     pub fn is_same_process(&self, identity: &AgentIdentity) -> bool {
         identity::is_same_process(identity)
     }
-}
-
-/// The runners whose mark some process of ours carries, from one look at `/proc`.
-fn marked_runners() -> io::Result<BTreeSet<RunnerId>> {
-    const MARK: &[u8] = b"STRATAVORE_RUNNER_ID=";
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc")? {
-        // Processes that end meanwhile, and those of others, cannot be read.
-        let Ok(environ) = entry.and_then(|entry| std::fs::read(entry.path().join("environ")))
-        else {
-            continue;
-        };
-        let mark = environ.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(MARK));
-        found.extend(mark.and_then(|id| std::str::from_utf8(id).ok()?.parse::<RunnerId>().ok()));
-    }
-    Ok(found)
 }
 
 #[expect(clippy::disallowed_methods, reason = "file times are the system clock's")]

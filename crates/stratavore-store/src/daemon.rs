@@ -2,13 +2,15 @@
 
 use sqlx::types::Text;
 use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::{DaemonId, NodeId, Timestamp};
 
 use crate::error::doing;
+use crate::event::About;
 use crate::retry::retried;
 use crate::tx::{Lane, on};
 use crate::value::{DbTime, without_nul};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, event};
 
 const NODE: &str = "SELECT id, hostname, boot_id, seen_at FROM nodes WHERE id = $1";
 
@@ -29,6 +31,11 @@ const SEEN: &str = "UPDATE daemons SET seen_at = $1 WHERE id = $2 AND seen_at < 
 
 const NODE_SEEN: &str = "UPDATE nodes SET seen_at = $1
     WHERE id = (SELECT node_id FROM daemons WHERE id = $2) AND seen_at < $1";
+
+/// Holds the node's row, so that two events of it never get the same number.
+const NODE_HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1";
+
+const NODE_NEXT: &str = "SELECT COALESCE(MAX(seq), 0) + 1 FROM events WHERE entity_id = $1";
 
 const STOPPED: &str = "UPDATE daemons SET stopped_at = $1 WHERE id = $2 AND stopped_at IS NULL";
 
@@ -152,6 +159,35 @@ impl Store {
             .map(drop))
         .map_err(doing("recording that a daemon stopped"))?;
         tx.commit().await
+    }
+
+    /// Appends an event about a node.
+    pub async fn node_event(
+        &self,
+        id: NodeId,
+        event: &NewEvent,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        retried!({
+            let mut tx = self.begin().await?;
+            let held = on!(tx, |conn| sqlx::query(NODE_HOLD)
+                .bind(Text(id))
+                .execute(conn)
+                .await
+                .map(|done| done.rows_affected()))
+            .map_err(doing("holding a node"))?;
+            if held == 0 {
+                return Err(StoreError::NotFound { noun: "node", wanted: id.to_string() });
+            }
+            let seq: i64 =
+                on!(tx, |conn| sqlx::query_scalar(NODE_NEXT).bind(Text(id)).fetch_one(conn).await)
+                    .map_err(doing("counting the events of a node"))?;
+            let entity_id = id.to_string();
+            let about = About { entity: Entity::Node, entity_id, project: None, seq, at, by };
+            event::append(&mut tx, about, event).await?;
+            tx.commit().await
+        })
     }
 
     /// The daemons that started last, newest first, at most a thousand.

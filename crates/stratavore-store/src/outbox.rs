@@ -31,6 +31,9 @@ const ADVANCE: &str = "UPDATE event_positions SET last = $1 WHERE name = 'events
 const SETTLE: &str = "DELETE FROM outbox WHERE destination = 'bus'
     AND event_id IN (SELECT id FROM events WHERE position BETWEEN $1 AND $2)";
 
+/// The first row answers it, however many there are.
+const EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE destination = 'bus')";
+
 const DEPTH: &str = "SELECT count(*), min(created_at) FROM outbox";
 
 /// How far the relay is behind.
@@ -79,6 +82,13 @@ impl Store {
             tx.commit().await?;
             Ok(events)
         })
+    }
+
+    /// True if no event waits to be published; unlike [`Store::outbox_depth`] it counts nothing.
+    pub async fn outbox_is_empty(&self) -> Result<bool, StoreError> {
+        let mut reader = self.read().await?;
+        on!(reader, |conn| sqlx::query_scalar(EMPTY).fetch_one(conn).await)
+            .map_err(doing("looking into the outbox"))
     }
 
     pub async fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {

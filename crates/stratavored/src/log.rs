@@ -2,7 +2,8 @@
 
 use tracing_subscriber::EnvFilter;
 
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,sqlx=warn";
+const QUIET: &str =
+    "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,sqlx=warn,sqlx_core::pool=error";
 
 /// Begins to log. `level` is a filter such as `info` or `stratavore_control=debug`.
 pub(crate) fn begin(json: bool, level: &str) -> Result<(), String> {

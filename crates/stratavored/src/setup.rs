@@ -215,6 +215,7 @@ impl Setup {
             grace: runner.grace,
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
+            keep_ended: runner.keep_ended,
             assistants: assistants.collect(),
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),

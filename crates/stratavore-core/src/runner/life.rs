@@ -318,7 +318,6 @@ impl Runner {
         let data = json!({ "cause": cause.to_string(), "not_before": not_before, "restarts": restarts.total });
         let next = Runner {
             state: RunnerState::Pending { not_before: Some(not_before) },
-            desired: Desired::Running,
             activity: Activity::Unknown,
             epoch: self.epoch + 1,
             restarts,

@@ -35,6 +35,7 @@ fn check(before: &Runner, input: &Input, after: &Runner) -> Result<(), String> {
             "a new epoch does not begin at the beginning",
         )?;
         ensure(after.agent_key.is_none(), "a new epoch keeps the old agent's key")?;
+        ensure(after.desired == before.desired, "a new epoch forgets what was wished")?;
     }
     if let Some(epoch) = input.epoch() {
         ensure(epoch == before.epoch, "a message about another epoch changed something")?;

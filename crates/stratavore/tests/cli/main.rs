@@ -8,6 +8,7 @@ mod events;
 mod help;
 mod journey;
 mod nobody_home;
+mod retention;
 mod screen;
 mod usage;
 mod viewers;

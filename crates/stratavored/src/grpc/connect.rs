@@ -170,10 +170,16 @@ async fn send_output(
         }
     }
     pass(sender, output_chunk::Kind::CaughtUp(true)).await?;
-    if follow && control.live(runner.id).await.is_ok() {
+    if follow && live(control, runner.id).await {
         follow_output(control, runner.id, offset, sender).await?;
     }
     Ok(())
+}
+
+/// In a task of its own: a reader that goes away cuts no question to the store in half.
+async fn live(control: &Control, id: RunnerId) -> bool {
+    let (supervisor, control) = (control.supervisor().clone(), control.clone());
+    supervisor.spawn(async move { control.live(id).await.is_ok() }).await.unwrap_or(false)
 }
 
 async fn follow_output(

@@ -203,6 +203,7 @@ impl Runners for Api {
         self.control.may_attach(&caller(&request)?).map_err(status)?;
         let request = request.into_inner();
         let runner = self.find(&request.runner, &request.project).await?;
+        self.control.has_output(&runner).map_err(status)?;
         let since = match request.since_us {
             Some(micros) => Some(Timestamp::from_microsecond(micros).map_err(|error| {
                 status(Error::invalid(

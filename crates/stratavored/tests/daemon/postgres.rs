@@ -1,16 +1,71 @@
 //! The whole way on PostgreSQL: launch, crash, adoption, stop, and a database that goes away.
 
+use std::path::Path;
+
+use rustix::process::Signal;
 use stratavore_testkit::postgres::{TestPostgres, database};
-use stratavore_testkit::world::{World, start_time};
+use stratavore_testkit::world::{World, signal, start_time, until};
 
 fn world(database: &TestPostgres) -> World {
+    world_by(database, &database.socket_dir)
+}
+
+/// The same, with the server's socket in this directory.
+fn world_by(database: &TestPostgres, socket_dir: &Path) -> World {
     World::with_config(&format!(
         "store:\n  url: postgres\n  postgres:\n    host: {}\n    port: {}\n    user: {}\n    database: {}\n  pool:\n    max_connections: 5\n    min_connections: 1\n",
-        database.socket_dir.display(),
+        socket_dir.display(),
         database.port,
         database.user,
         database.database,
     ))
+}
+
+/// The store is away: that is told once, however many runners have to be looked after meanwhile.
+#[test]
+fn an_outage_of_the_database_is_told_once_and_not_for_each_runner() {
+    let database = database();
+    // A way to the server of this test's own, which it can close.
+    let way = tempfile::tempdir().expect("a temporary directory");
+    let name = format!(".s.PGSQL.{}", database.port);
+    let (link, socket) = (way.path().join(&name), database.socket_dir.join(&name));
+    let open = || std::os::unix::fs::symlink(&socket, &link).expect("the way can be opened");
+    open();
+    let mut world = world_by(&database, way.path());
+    world.set_env("STRATAVORE_DAEMON__LOG_LEVEL", "debug");
+    world.project("demo");
+    let runners: Vec<String> =
+        (0..4).map(|n| world.launch("demo", &format!("r{n}"), &["sleep", "1000"])).collect();
+    std::fs::remove_file(&link).expect("the way can be closed");
+    database.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    for agent in world.agents() {
+        signal(agent, Signal::KILL);
+    }
+    let log = || std::fs::read_to_string(world.path("state/daemon.log")).expect("it has a log");
+    until("each runner was looked after in vain several times", || {
+        let log = log();
+        let tried = |runner: &String| {
+            let of_it =
+                |line: &&str| line.contains("could not look after") && line.contains(&**runner);
+            log.lines().filter(of_it).count() >= 3
+        };
+        if runners.iter().all(tried) { Ok(()) } else { Err(log) }
+    });
+    let warned = log().lines().filter(|line| line.contains("WARN")).count();
+    assert_eq!(log().matches("the store cannot be used").count(), 1, "{}", log());
+    assert!(warned <= 2, "{warned} warnings of one outage:\n{}", log());
+
+    open();
+    for runner in &runners {
+        world.until_state(runner, &["lost"]);
+    }
+    until("its end is told", || match log().matches("the store can be used again").count() {
+        1 => Ok(()),
+        several => Err(several),
+    });
 }
 
 #[test]

@@ -27,6 +27,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for a stop with force.
 const FORCE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an agent of an earlier run may hold the lock, beyond what a start waits for it.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// How long an agent that was silent has to answer a last question.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -375,7 +377,7 @@ impl Control {
             }
             // That run is over, and the next one needs the lock.
             RunnerState::Pending { .. } if *epoch < row.epoch => {
-                (STOP_PATIENCE, "killed an agent of an earlier run that did not let go")
+                (LEFT_BEHIND, "killed an agent of an earlier run that did not let go")
             }
             // It was never let go, so it runs nothing.
             RunnerState::Pending { .. } if *epoch == row.epoch => {

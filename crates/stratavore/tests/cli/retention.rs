@@ -43,5 +43,4 @@ fn only_what_is_known_to_have_ended_long_ago_is_removed_and_that_is_recorded() {
     assert!(told.to_string().contains(&old) && !told.to_string().contains(&live), "{told}");
     let said = world.run(["logs", &old]).fails(3).stderr();
     assert!(said.contains("no longer kept") && said.contains("runner.keep_ended"), "{said}");
-    world.run(["restart", &old]).ok();
 }

@@ -36,6 +36,10 @@ fn an_agent_of_an_earlier_run_does_not_keep_the_next_one_from_starting() {
     world.launch_with("demo", "one", &["--restart", "always"], &["sh", "-c", script]);
     fs::write(world.work().join("go"), "").expect("it can be told");
     let agent = hung_agent(&world);
+    until("its line is given up", || match world.runner("one") {
+        shown if shown["connected"] == false => Ok(()),
+        shown => Err(shown),
+    });
     ends(agent);
     let shown = world.until_state("one", &["running", "failed", "lost", "exited"]);
     assert_eq!((&shown["state"], &shown["epoch"]), (&"running".into(), &2.into()), "{shown}");

@@ -7,12 +7,13 @@ use std::fmt;
 use std::io::Write;
 
 use stratavore_core::clock::Clock;
+use stratavore_core::terminal::Untrusted;
 
 use crate::clock::SystemClock;
 
-/// Writes one line.
+/// Writes one line, whatever stands in it: a path or an error may hold anything.
 pub(crate) fn note(what: fmt::Arguments<'_>) {
-    let line = format!("{} {what}\n", SystemClock.now());
+    let line = format!("{} {}\n", SystemClock.now(), Untrusted(&what.to_string()));
     // There is nobody else to be told that this failed.
     let _written = std::io::stderr().write_all(line.as_bytes());
 }

@@ -3,11 +3,13 @@
 //! It translates and authenticates, and decides nothing: every rule is in `stratavore_control`.
 //!
 //! Invariant: no socket of it is open to another user.
+//! Invariant: its memory, which holds secrets of runners, is on no disk and open to nobody.
 //! Invariant: its end, however it comes, touches no runner.
 
 mod agents;
 mod clock;
 mod grpc;
+mod harden;
 mod lock;
 mod log;
 mod notify;

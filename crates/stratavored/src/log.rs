@@ -1,6 +1,12 @@
 //! Logs: for people, or one JSON object a line. Always to standard error.
+//!
+//! Invariant: each entry is one line, and nothing in it can be obeyed by a terminal.
 
+use std::io::{self, Write};
+
+use stratavore_core::terminal::{Untrusted, escape_json};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 const QUIET: &str =
     "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,sqlx=warn,sqlx_core::pool=error";
@@ -16,7 +22,7 @@ pub(crate) fn begin(json: bool, level: &str) -> Result<(), String> {
         .map_err(|error| format!("the log level `{level}` cannot be used: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Lines { json })
         // It would say so on standard error, which is what cannot be written, and panic over it.
         .log_internal_errors(false)
         .with_target(false);
@@ -27,4 +33,40 @@ pub(crate) fn begin(json: bool, level: &str) -> Result<(), String> {
         log.with_ansi(false).try_init().ok();
     }
     Ok(())
+}
+
+/// Escapes what is untrusted in an entry, wherever in it that stands: names, paths, errors.
+struct Lines {
+    json: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Entry;
+
+    fn make_writer(&'a self) -> Entry {
+        Entry { json: self.json }
+    }
+}
+
+/// Writes one entry, which the formatter hands over whole.
+struct Entry {
+    json: bool,
+}
+
+impl Write for Entry {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(entry);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let line = if self.json {
+            format!("{}\n", escape_json(text))
+        } else {
+            format!("{}\n", Untrusted(text))
+        };
+        io::stderr().write_all(line.as_bytes())?;
+        Ok(entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use stratavore_control::{Control, chain};
+use stratavore_core::terminal::Untrusted;
 use stratavore_proto::unix;
 use stratavore_proto::version::{COMMIT, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 use crate::lock::{LockError, StateLock};
 use crate::notify::notify;
 use crate::setup::{Setup, SetupError};
-use crate::{agents, grpc, log, setup};
+use crate::{agents, grpc, harden, log, setup};
 
 /// Threads that answer requests. Work is short and waits mostly; more would only cost memory.
 const WORKERS: usize = 2;
@@ -54,9 +55,9 @@ impl Failure {
     ///
     /// Where standard error cannot be written, a log on a full disk perhaps, the code says it alone.
     pub fn report(&self) -> ExitCode {
-        let mut words = format!("stratavored: {}\n", self.message);
+        let mut words = format!("stratavored: {}\n", Untrusted(&self.message));
         if !self.hint.is_empty() {
-            words.push_str(&format!("next: {}\n", self.hint));
+            words.push_str(&format!("next: {}\n", Untrusted(&self.hint)));
         }
         io::stderr().write_all(words.as_bytes()).ok();
         ExitCode::from(self.code)
@@ -97,6 +98,7 @@ impl ShutdownWish {
 
 /// Runs the daemon to its end.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    harden::protect();
     let mut env: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -23,11 +23,20 @@ fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -
     act(&short)
 }
 
-/// Connects to the socket at `path`.
+/// Connects to the socket at `path`, if it is our own user who listens there. Nothing has been said
+/// to anybody else.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = through_directory(path, |short| std::os::unix::net::UnixStream::connect(short))?;
     stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    let stream = UnixStream::from_std(stream)?;
+    let (listener, me) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
+    if listener != me {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("it is user {listener} who listens there, and not you (user {me})"),
+        ));
+    }
+    Ok(stream)
 }
 
 /// Listens at `path`, for its owner only, in place of a socket that nobody listens on any more.

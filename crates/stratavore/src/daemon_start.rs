@@ -55,7 +55,7 @@ pub(crate) async fn connect_if_running(context: &Context) -> Result<Option<Clien
         return Ok(None);
     }
     if cause.kind() == io::ErrorKind::PermissionDenied {
-        let message = format!("not allowed to talk to the daemon on {}", socket.display());
+        let message = format!("not allowed to talk to the daemon on {}: {cause}", socket.display());
         return Err(Failure::new(Exit::Permission, "permission", message)
             .next("run the command as the user whose daemon it is"));
     }

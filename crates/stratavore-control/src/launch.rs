@@ -135,9 +135,10 @@ impl Control {
             let (key, value) = self.env_variable(text)?;
             env.insert(key, value);
         }
-        let directory = match &launch.directory {
-            Some(directory) => resolve_directory(&Path::new(&project.directory).join(directory))?,
-            None => resolve_directory(Path::new(&project.directory))?,
+        let directory = match launch.directory.as_deref().map(Path::new) {
+            Some(directory) if directory.is_absolute() => resolve_directory(directory)?,
+            Some(directory) => resolve_directory(&own_directory(project)?.join(directory))?,
+            None => own_directory(project)?.display().to_string(),
         };
         let (columns, rows) = (launch.columns, launch.rows);
         let command = Command {
@@ -166,6 +167,13 @@ impl Control {
 
     fn env_variable(&self, text: &str) -> Result<(String, EnvValue), Error> {
         match parse_env(text) {
+            Ok((key, EnvValue::Daemon(name))) if !self.inner.env.contains_key(&name) => {
+                let name = name.escape_debug();
+                Err(Error::invalid(
+                    format!("{key} refers to {name}, which is not in the daemon's environment"),
+                    format!("write {key}=file:PATH, or set {name} and: stratavore daemon restart"),
+                ))
+            }
             Ok(parsed) => Ok(parsed),
             Err(EnvError::Forbidden(key)) if self.inner.settings.env_allow.contains(&key) => {
                 let value = text.split_once('=').map_or("", |(_, value)| value);
@@ -308,6 +316,20 @@ fn usual_name(command: &Command) -> Name {
 pub(crate) fn parse_name(text: &str) -> Result<Name, Error> {
     text.parse()
         .map_err(|error: NameError| Error::invalid(error.to_string(), "choose another name"))
+}
+
+/// The project's directory, which was resolved when it was given. Another one that a link leads to
+/// by now was not meant, whoever made the link.
+fn own_directory(project: &Project) -> Result<&Path, Error> {
+    let found = resolve_directory(Path::new(&project.directory))?;
+    if found != project.directory {
+        let (meant, found) = (project.directory.escape_debug(), found.escape_debug());
+        return Err(Error::invalid(
+            format!("the directory {meant} of the project {} is now {found}", project.name),
+            format!("if that is right: stratavore projects edit {} --directory DIR", project.name),
+        ));
+    }
+    Ok(Path::new(&project.directory))
 }
 
 /// The directory as the file system knows it, without links; an error that says what is wrong.

@@ -51,12 +51,17 @@ pub(super) fn explain(
         (Step::Cgroup, _) => format!("put {shown} under its limits: {error}"),
         (Step::Terminal, _) => format!("give {shown} its terminal: {error}"),
         (Step::Parent, _) => format!("bind {shown} to its agent: {error}"),
-        (Step::Exec, Some(Errno::NOENT)) => match interpreter(program) {
-            Some(interpreter) => {
-                format!("{shown} needs {interpreter}, which does not exist: install it")
+        // The program was looked for from its own directory, which is not ours.
+        (Step::Exec, Some(Errno::NOENT)) => {
+            match interpreter(&Path::new(directory).join(program)) {
+                Some(interpreter) => {
+                    format!("{shown} needs {interpreter}, which does not exist: install it")
+                }
+                None => {
+                    format!("{shown} does not exist: install it, or give the program's full path")
+                }
             }
-            None => format!("{shown} does not exist: install it, or give the program's full path"),
-        },
+        }
         (Step::Exec, Some(Errno::ACCESS)) => {
             format!("{shown} may not be executed: chmod +x it, or choose another program")
         }

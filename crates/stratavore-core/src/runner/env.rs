@@ -29,24 +29,49 @@ pub enum EnvError {
     LiteralSecret(String),
 }
 
-/// Variables that turn a program into another one, or that are ours.
-const FORBIDDEN_ENV: [&str; 15] = [
+/// Variables that turn a program into another one: those of loaders, shells, interpreters, and of
+/// version control, which calls other programs.
+const FORBIDDEN_ENV: [&str; 35] = [
     "PATH",
-    "NODE_OPTIONS",
-    "NODE_PATH",
-    "PYTHONPATH",
-    "PYTHONSTARTUP",
-    "PERL5OPT",
-    "PERL5LIB",
-    "RUBYOPT",
+    "GCONV_PATH",
+    "GLIBC_TUNABLES",
+    "LOCPATH",
+    "BASHOPTS",
     "BASH_ENV",
     "ENV",
-    "GIT_SSH_COMMAND",
-    "GIT_EXTERNAL_DIFF",
-    "PROMPT_COMMAND",
     "IFS",
-    "GCONV_PATH",
+    "PROMPT_COMMAND",
+    "PS4",
+    "SHELLOPTS",
+    "ZDOTDIR",
+    "ELECTRON_RUN_AS_NODE",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "PERL5DB",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PYTHONBREAKPOINT",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "RUBYLIB",
+    "RUBYOPT",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "_JAVA_OPTIONS",
+    "GIT_ASKPASS",
+    "GIT_EXEC_PATH",
+    "GIT_EXTERNAL_DIFF",
+    "GIT_PROXY_COMMAND",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_TEMPLATE_DIR",
+    "SSH_ASKPASS",
 ];
+
+/// What all of a kind begin with: loaders' variables, a shell's functions, settings of version
+/// control, and ours.
+const FORBIDDEN_BEGINNINGS: [&str; 5] = ["LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "STRATAVORE_"];
 
 /// Reads `KEY=VALUE`, where a value of `file:PATH` or `env:NAME` is a reference to a secret.
 pub fn parse_env(text: &str) -> Result<(String, EnvValue), EnvError> {
@@ -62,7 +87,7 @@ pub fn parse_env(text: &str) -> Result<(String, EnvValue), EnvError> {
         return Err(EnvError::Form(key.into()));
     }
     if FORBIDDEN_ENV.contains(&key)
-        || ["LD_", "DYLD_", "STRATAVORE_", "BASH_FUNC_"].iter().any(|p| key.starts_with(p))
+        || FORBIDDEN_BEGINNINGS.iter().any(|beginning| key.starts_with(beginning))
     {
         return Err(EnvError::Forbidden(key.into()));
     }

@@ -8,7 +8,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::liveness::Liveness;
 use stratavore_core::name::Reference;
-use stratavore_core::runner::{After, Desired, Input, Runner, RunnerState, Stop};
+use stratavore_core::runner::{After, Desired, EnvValue, Input, Runner, RunnerState, Stop};
 use stratavore_core::{ProjectId, RunnerId, SessionId};
 use stratavore_runtime::failpoint;
 use stratavore_store::{NameWish, NewRunner, RunnerFilter, StoreError};
@@ -65,13 +65,20 @@ impl Control {
         }
     }
 
-    pub async fn runner_view(&self, runner: Runner) -> Result<RunnerView, Error> {
+    pub async fn runner_view(&self, caller: &Caller, runner: Runner) -> Result<RunnerView, Error> {
         let project = self.project_name(runner.project).await;
-        Ok(self.view(runner, project, None))
+        Ok(self.view(caller, runner, project, None))
     }
 
     /// `stored` is the heartbeat that the store has; a fresher one may be here.
-    fn view(&self, runner: Runner, project: String, stored: Option<Liveness>) -> RunnerView {
+    fn view(
+        &self,
+        caller: &Caller,
+        runner: Runner,
+        project: String,
+        stored: Option<Liveness>,
+    ) -> RunnerView {
+        let runner = seen_by(caller, runner);
         // What an earlier epoch used says nothing of this one.
         let liveness = self.latest_liveness(runner.id).or(stored);
         let liveness = liveness.filter(|liveness| liveness.epoch == runner.epoch);
@@ -79,7 +86,11 @@ impl Control {
         RunnerView { runner, project, liveness, connected }
     }
 
-    pub async fn runner_list(&self, filter: &RunnerFilter) -> Result<Vec<RunnerView>, Error> {
+    pub async fn runner_list(
+        &self,
+        caller: &Caller,
+        filter: &RunnerFilter,
+    ) -> Result<Vec<RunnerView>, Error> {
         let names = self.project_names().await?;
         let name = |id: ProjectId| names.get(&id).cloned().unwrap_or_default();
         let listed = self.inner.store.runner_list(filter).await?;
@@ -87,7 +98,7 @@ impl Control {
             .into_iter()
             .map(|(runner, stored)| {
                 let project = name(runner.project);
-                self.view(runner, project, stored)
+                self.view(caller, runner, project, stored)
             })
             .collect())
     }
@@ -314,6 +325,22 @@ impl Control {
                 () = tokio::time::sleep(WAIT_LOOK) => {}
             }
         }
+    }
+}
+
+/// The runner as `caller` may see it. A program inside another runner sees that it is there, and
+/// nothing that it was given: values of variables and arguments hold what people confide to it.
+fn seen_by(caller: &Caller, mut runner: Runner) -> Runner {
+    const HIDDEN: &str = "(hidden)";
+    match caller {
+        Caller::Inside(inside) if *inside != runner.id => {
+            for value in runner.command.env.values_mut() {
+                *value = EnvValue::Literal(HIDDEN.into());
+            }
+            runner.command.argv.iter_mut().skip(1).for_each(|argument| *argument = HIDDEN.into());
+            runner
+        }
+        Caller::Inside(_) | Caller::User { .. } | Caller::Daemon | Caller::Agent(_) => runner,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use stratavore_core::caller::Caller;
 use stratavore_core::project::{Project, ProjectEdit};
 use stratavore_proto::v1;
 use stratavore_proto::v1::projects_server::Projects;
@@ -15,7 +16,8 @@ impl Api {
     async fn project_view(&self, project: Project) -> Result<Response<v1::Project>, Status> {
         let filter =
             RunnerFilter { project: Some(project.id), live_only: true, ..RunnerFilter::default() };
-        let live = self.control.runner_list(&filter).await.map_err(status)?.len() as u32;
+        let live = self.control.runner_list(&Caller::Daemon, &filter).await.map_err(status)?;
+        let live = live.len() as u32;
         Ok(Response::new(view::project(project, live)))
     }
 }
@@ -64,7 +66,7 @@ impl Projects for Api {
             self.control.project_list(request.into_inner().archived).await.map_err(status)?;
         let filter = RunnerFilter { live_only: true, ..RunnerFilter::default() };
         let mut live: HashMap<_, u32> = HashMap::new();
-        for view in self.control.runner_list(&filter).await.map_err(status)? {
+        for view in self.control.runner_list(&Caller::Daemon, &filter).await.map_err(status)? {
             *live.entry(view.runner.project).or_default() += 1;
         }
         let projects = projects.into_iter().map(|project| {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use stratavore_control::{Error, Launch, WaitFor};
+use stratavore_core::caller::Caller;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{Runner, RunnerState};
 use stratavore_core::{RunnerId, Timestamp};
@@ -15,14 +16,18 @@ use super::problem::status;
 use super::{Api, Streaming, caller, connect, given, keyed, view};
 
 impl Api {
-    async fn runner_view(&self, runner: Runner) -> Result<v1::Runner, Status> {
-        Ok(view::runner(self.control.runner_view(runner).await.map_err(status)?))
+    async fn runner_view(&self, caller: &Caller, runner: Runner) -> Result<v1::Runner, Status> {
+        Ok(view::runner(self.control.runner_view(caller, runner).await.map_err(status)?))
     }
 
-    async fn runner_views(&self, runners: Vec<Runner>) -> Result<Vec<v1::Runner>, Status> {
+    async fn runner_views(
+        &self,
+        caller: &Caller,
+        runners: Vec<Runner>,
+    ) -> Result<Vec<v1::Runner>, Status> {
         let mut views = Vec::with_capacity(runners.len());
         for runner in runners {
-            views.push(self.runner_view(runner).await?);
+            views.push(self.runner_view(caller, runner).await?);
         }
         Ok(views)
     }
@@ -59,23 +64,25 @@ impl Runners for Api {
             columns: request.columns.min(u32::from(u16::MAX)) as u16,
             rows: request.rows.min(u32::from(u16::MAX)) as u16,
         };
-        let (control, project) = (self.control.clone(), request.project);
-        let launched = async move { control.launch(&caller, &project, launch, key).await };
+        let (control, by, project) = (self.control.clone(), caller.clone(), request.project);
+        let launched = async move { control.launch(&by, &project, launch, key).await };
         let runners = self.control.supervisor().detached(launched).await.map_err(status)?;
-        let runners = self.runner_views(runners).await?;
+        let runners = self.runner_views(&caller, runners).await?;
         Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
     }
 
     async fn get(&self, request: Request<v1::GetRunner>) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let runner = self.find(&request.runner, &request.project).await?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
     async fn list(
         &self,
         request: Request<v1::ListRunners>,
     ) -> Result<Response<v1::RunnerList>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let project = match given(&request.project) {
             Some(project) => Some(self.control.project(project).await.map_err(status)?.id),
@@ -105,7 +112,7 @@ impl Runners for Api {
             before,
             ..RunnerFilter::default()
         };
-        let listed = self.control.runner_list(&filter).await.map_err(status)?;
+        let listed = self.control.runner_list(&caller, &filter).await.map_err(status)?;
         let runners = listed.into_iter().map(view::runner).collect();
         Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
     }
@@ -116,10 +123,10 @@ impl Runners for Api {
         let key = keyed!("runners.stop", request);
         let id = self.find(&request.runner, &request.project).await?.id;
         let grace = (request.grace_ms != 0).then(|| Duration::from_millis(request.grace_ms));
-        let control = self.control.clone();
-        let stopped = async move { control.stop(&caller, id, request.force, grace, key).await };
+        let (control, by) = (self.control.clone(), caller.clone());
+        let stopped = async move { control.stop(&by, id, request.force, grace, key).await };
         let runner = self.control.supervisor().detached(stopped).await.map_err(status)?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
     async fn restart(
@@ -130,10 +137,10 @@ impl Runners for Api {
         let mut request = request.into_inner();
         let key = keyed!("runners.restart", request);
         let id = self.find(&request.runner, &request.project).await?.id;
-        let control = self.control.clone();
-        let restarted = async move { control.restart(&caller, id, request.force, key).await };
+        let (control, by) = (self.control.clone(), caller.clone());
+        let restarted = async move { control.restart(&by, id, request.force, key).await };
         let runner = self.control.supervisor().detached(restarted).await.map_err(status)?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
     async fn pause(
@@ -144,10 +151,10 @@ impl Runners for Api {
         let mut request = request.into_inner();
         let key = keyed!("runners.pause", request);
         let id = self.find(&request.runner, &request.project).await?.id;
-        let control = self.control.clone();
-        let paused = async move { control.pause(&caller, id, request.paused, key).await };
+        let (control, by) = (self.control.clone(), caller.clone());
+        let paused = async move { control.pause(&by, id, request.paused, key).await };
         let runner = self.control.supervisor().detached(paused).await.map_err(status)?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
     async fn recover(
@@ -157,19 +164,20 @@ impl Runners for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("runners.recover", request);
-        let control = self.control.clone();
+        let (control, by) = (self.control.clone(), caller.clone());
         let recovered = async move {
             control
-                .recover(&caller, &request.runners, given(&request.project), request.dry_run, key)
+                .recover(&by, &request.runners, given(&request.project), request.dry_run, key)
                 .await
         };
         let (runners, remarks) =
             self.control.supervisor().detached(recovered).await.map_err(status)?;
-        let runners = self.runner_views(runners).await?;
+        let runners = self.runner_views(&caller, runners).await?;
         Ok(Response::new(v1::RunnerList { runners, remarks }))
     }
 
     async fn wait(&self, request: Request<v1::WaitRunner>) -> Result<Response<v1::Runner>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let id: RunnerId = self.find(&request.runner, "").await?.id;
         let timeout = (request.timeout_ms != 0).then(|| Duration::from_millis(request.timeout_ms));
@@ -178,7 +186,7 @@ impl Runners for Api {
             .wait(id, WaitFor { states: request.states, timeout })
             .await
             .map_err(status)?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
     async fn send(&self, request: Request<v1::SendToRunner>) -> Result<Response<v1::Sent>, Status> {
@@ -237,6 +245,6 @@ impl Runners for Api {
         let request = request.into_inner();
         let id = self.find(&request.runner, &request.project).await?.id;
         let runner = self.control.upgrade_agent(&caller, id).await.map_err(status)?;
-        Ok(Response::new(self.runner_view(runner).await?))
+        Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 }

@@ -21,8 +21,9 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// A private home with the real programs. Everything it started is gone when it is dropped.
 pub struct World {
-    home: tempfile::TempDir,
+    home: PathBuf,
     env: BTreeMap<String, String>,
+    _directory: tempfile::TempDir,
 }
 
 impl Default for World {
@@ -34,12 +35,19 @@ impl Default for World {
 impl World {
     /// A home without a daemon; the first command that needs one starts it.
     pub fn new() -> Self {
-        let home = tempfile::Builder::new()
-            .prefix("stratavore-world-")
-            .tempdir()
-            .expect("a temporary directory");
-        fs::create_dir(home.path().join("work")).expect("a directory to work in");
-        Self { home, env: BTreeMap::new() }
+        let directory = own_directory();
+        Self::at(directory.path().to_owned(), directory)
+    }
+
+    /// The same, where the home's own directory has this name, which may be an unpleasant one.
+    pub fn named(name: &str) -> Self {
+        let directory = own_directory();
+        Self::at(directory.path().join(name), directory)
+    }
+
+    fn at(home: PathBuf, directory: tempfile::TempDir) -> Self {
+        fs::create_dir_all(home.join("work")).expect("a directory to work in");
+        Self { home, env: BTreeMap::new(), _directory: directory }
     }
 
     /// The same, with a configuration file.
@@ -58,7 +66,7 @@ impl World {
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
-        self.home.path().join(below)
+        self.home.join(below)
     }
 
     /// The directory of the projects made by [`World::project`].
@@ -83,7 +91,7 @@ impl World {
                 command.env(key, value);
             }
         }
-        command.env("TERM", "xterm-256color").env("STRATAVORE_HOME", self.home.path());
+        command.env("TERM", "xterm-256color").env("STRATAVORE_HOME", &self.home);
         command.envs(&self.env).current_dir(self.work());
         command
     }
@@ -184,7 +192,7 @@ impl World {
 
     /// The processes of agents of this home.
     pub fn agents(&self) -> Vec<u32> {
-        let home = self.home.path().as_os_str().as_encoded_bytes();
+        let home = self.home.as_os_str().as_encoded_bytes();
         let is_agent = |pid: &u32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let program = line.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -232,6 +240,11 @@ impl Drop for World {
             remove_when_empty(&dir);
         }
     }
+}
+
+fn own_directory() -> tempfile::TempDir {
+    let named = tempfile::Builder::new().prefix("stratavore-world-").tempdir();
+    named.expect("a temporary directory")
 }
 
 /// Removes a cgroup whose processes were killed and are about to be gone. One that will not become

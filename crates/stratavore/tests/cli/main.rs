@@ -6,6 +6,7 @@ mod bad_days;
 mod config;
 mod events;
 mod help;
+mod input;
 mod journey;
 mod nobody_home;
 mod retention;

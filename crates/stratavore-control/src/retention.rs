@@ -6,7 +6,8 @@
 //! removed. A directory that the store does not know is left alone, whatever its age.
 //! Invariant: what is removed is recorded before it is gone.
 
-use jiff::SignedDuration;
+use std::time::Duration;
+
 use serde_json::json;
 use stratavore_core::RunnerId;
 use stratavore_core::event::NewEvent;
@@ -54,9 +55,10 @@ impl Control {
         Ok(format!("{removed} directories of ended runners removed"))
     }
 
-    /// Refuses if the runner has ended and its directory is no longer kept.
+    /// Refuses if the runner's directory is no longer kept. One that is gone for another reason has
+    /// no output.
     pub fn has_output(&self, runner: &Runner) -> Result<(), Error> {
-        if !runner.is_terminal() || self.inner.runtime.dir(runner.id).exists() {
+        if !self.is_past_keeping(runner) || self.inner.runtime.dir(runner.id).exists() {
             return Ok(());
         }
         Err(Error::Absent {
@@ -68,16 +70,16 @@ impl Control {
     }
 
     async fn ended_long_ago(&self, id: RunnerId) -> Result<bool, Error> {
-        let keep = SignedDuration::try_from(self.inner.settings.keep_ended);
-        let keep = keep.map_err(Error::internal)?;
         match self.inner.store.runner_get(id).await {
-            Ok(runner) if runner.node != self.inner.node.id => Ok(false),
-            Ok(runner) => Ok(runner
-                .state
-                .ended()
-                .is_some_and(|(_, at)| self.now().duration_since(at) >= keep)),
+            Ok(runner) => Ok(runner.node == self.inner.node.id && self.is_past_keeping(&runner)),
             Err(StoreError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn is_past_keeping(&self, runner: &Runner) -> bool {
+        let keep = self.inner.settings.keep_ended;
+        let kept_for = |at| Duration::try_from(self.now().duration_since(at)).unwrap_or_default();
+        runner.state.ended().is_some_and(|(_, at)| kept_for(at) >= keep)
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod postgres;
+pub mod proxy;
 pub mod terminal;
 pub mod trace;
 pub mod trial;

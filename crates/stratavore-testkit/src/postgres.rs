@@ -19,6 +19,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
+mod durable;
+#[cfg(test)]
+mod tests;
+
+pub use durable::Durable;
+
 /// Names the server to use, in the form that [`Server`] displays:
 /// `host=/directory/of/the/socket port=5432 user=postgres`.
 pub const SERVER_VARIABLE: &str = "STRATAVORE_TEST_POSTGRES";
@@ -40,6 +46,8 @@ pub struct TestPostgres {
     /// A superuser.
     pub user: String,
     pub database: String,
+    /// It goes with its server, which may not answer any more.
+    stays: bool,
 }
 
 /// Makes an empty database, on the server that the environment names or on this process's own.
@@ -54,17 +62,7 @@ pub fn database() -> TestPostgres {
         Ok(found) => found.address(),
         Err(reason) => panic!("no PostgreSQL to test with: {reason}"),
     };
-    let database = fresh_name();
-    if let Err(reason) = address.execute(&format!("CREATE DATABASE {database} TEMPLATE template0"))
-    {
-        panic!("cannot create a database to test with: {reason}");
-    }
-    TestPostgres {
-        socket_dir: address.socket_dir.clone(),
-        port: address.port,
-        user: address.user.clone(),
-        database,
-    }
+    address.create_database(false)
 }
 
 impl TestPostgres {
@@ -79,16 +77,43 @@ impl TestPostgres {
         )
     }
 
+    /// The part of a daemon's configuration that names this database, reached through the socket in
+    /// `directory`: the server's own, or one that stands before it. It gives up early.
+    pub fn settings(&self, directory: &Path) -> String {
+        format!(
+            "store:\n  url: postgres\n  postgres:\n    host: {}\n    port: {}\n    user: {}\n    \
+             database: {}\n  pool:\n    max_connections: 5\n    min_connections: 1\n    \
+             acquire_timeout: 1s\n    statement_timeout: 1s\n",
+            directory.display(),
+            self.port,
+            self.user,
+            self.database,
+        )
+    }
+
+    /// The server's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.socket_dir.join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// Runs statements in this database and returns what they print, without headers, fields
     /// separated by `|`.
     ///
     /// # Panics
     /// If a statement fails.
     pub fn query(&self, sql: &str) -> String {
-        match self.address().psql(&self.database, sql) {
+        match self.try_query(sql) {
             Ok(printed) => printed,
             Err(reason) => panic!("cannot run `{sql}`: {reason}"),
         }
+    }
+
+    /// The same of a server that may be down.
+    ///
+    /// # Errors
+    /// What `psql` said.
+    pub fn try_query(&self, sql: &str) -> Result<String, String> {
+        self.address().psql(&self.database, sql)
     }
 
     fn address(&self) -> Address {
@@ -98,6 +123,9 @@ impl TestPostgres {
 
 impl Drop for TestPostgres {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // A database left behind costs space until the server ends, and a failing test has
         // something better to say.
         drop(
@@ -127,6 +155,10 @@ impl Server {
     /// # Errors
     /// A sentence fragment: the server is not installed, or what it said when it did not start.
     pub fn start() -> Result<Server, String> {
+        Self::start_with("")
+    }
+
+    fn start_with(safety: &str) -> Result<Server, String> {
         let bin = newest_bin().ok_or_else(|| {
             format!(
                 "no server under {DEBIAN_ROOT}; install it (`apt-get install postgresql`), run \
@@ -150,6 +182,7 @@ impl Server {
             .arg(&bin)
             .arg(&parent)
             .arg(if is_root { "postgres" } else { "" })
+            .arg(safety)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Out of our process group: Ctrl-C must end us first, and the guard after us.
@@ -256,6 +289,20 @@ impl Address {
         Ok(Address { socket_dir, port, user })
     }
 
+    /// An empty database.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    fn create_database(&self, stays: bool) -> TestPostgres {
+        let database = fresh_name();
+        let created = self.execute(&format!("CREATE DATABASE {database} TEMPLATE template0"));
+        if let Err(reason) = created {
+            panic!("cannot create a database to test with: {reason}");
+        }
+        let Address { socket_dir, port, user } = self.clone();
+        TestPostgres { socket_dir, port, user, database, stays }
+    }
+
     fn execute(&self, sql: &str) -> Result<(), String> {
         self.psql("postgres", sql).map(drop)
     }
@@ -269,6 +316,8 @@ impl Address {
             .arg(&self.socket_dir)
             .args(["--port", &self.port.to_string(), "--username", &self.user])
             .args(["--dbname", database])
+            // A frozen server takes the connection and says nothing.
+            .env("PGCONNECT_TIMEOUT", "5")
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
@@ -305,111 +354,4 @@ fn fresh_name() -> String {
     let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     assert_eq!(filled, Ok(random.len()), "the kernel gives eight random bytes at once");
     format!("test_{:016x}", u64::from_ne_bytes(random))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::{Duration, Instant};
-
-    fn names(test: &TestPostgres) -> String {
-        test.address().psql("postgres", "SELECT datname FROM pg_database").unwrap()
-    }
-
-    fn until(what: &str, mut holds: impl FnMut() -> bool) {
-        let started = Instant::now();
-        while !holds() {
-            assert!(started.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn a_database_is_empty_usable_and_gone_afterwards() {
-        let kept = database();
-        let dropped = database();
-        assert_eq!(dropped.query("SELECT count(*) FROM pg_stat_user_tables"), "0");
-        dropped.query("CREATE TABLE t (n int); INSERT INTO t VALUES (1), (2)");
-        assert_eq!(dropped.query("SELECT sum(n) FROM t"), "3");
-        assert_eq!(kept.query("SELECT to_regclass('t') IS NULL"), "t", "databases are apart");
-
-        let name = dropped.database.clone();
-        assert!(names(&kept).contains(&name), "the control: it is listed while it lives");
-        drop(dropped);
-        assert!(!names(&kept).contains(&name), "it is gone after its test");
-    }
-
-    #[test]
-    fn a_database_is_dropped_under_a_connected_client() {
-        let kept = database();
-        let dropped = database();
-        let name = dropped.database.clone();
-        let mut client = Command::new("psql")
-            .arg(dropped.url())
-            .args(["--no-psqlrc", "--quiet", "--command", "SELECT pg_sleep(600)"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        until("the client is connected", || {
-            let connected =
-                format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'");
-            kept.query(&connected) != "0"
-        });
-        drop(dropped);
-        assert!(!client.wait().unwrap().success(), "the client is cut off");
-        assert!(!names(&kept).contains(&name));
-    }
-
-    #[test]
-    fn databases_are_made_in_parallel() {
-        let made: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..12).map(|_| scope.spawn(database)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        });
-        let mut names: Vec<_> = made.iter().map(|test| test.database.clone()).collect();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), 12);
-        assert_eq!(
-            made[0].query(
-                "SELECT setting::int >= 100 FROM pg_settings WHERE name = 'max_connections'"
-            ),
-            "t"
-        );
-    }
-
-    #[test]
-    fn a_server_goes_with_its_directory_when_it_is_dropped() {
-        let server = Server::start().unwrap();
-        let address = Address::parse(&server.to_string()).unwrap();
-        assert_eq!(address, server.address, "it displays as the variable's value");
-        assert_eq!(address.psql("postgres", "SHOW listen_addresses").unwrap(), "", "no TCP");
-        drop(server);
-        assert!(!address.socket_dir.exists());
-        assert!(address.psql("postgres", "SELECT 1").is_err());
-    }
-
-    #[test]
-    fn a_server_goes_when_its_guard_is_killed() {
-        let mut server = Server::start().unwrap();
-        let address = server.address.clone();
-        address.execute("SELECT 1").unwrap();
-        server.guard.kill().unwrap();
-        until("the server stops without its guard", || address.execute("SELECT 1").is_err());
-        std::fs::remove_dir_all(&address.socket_dir).unwrap();
-    }
-
-    #[test]
-    fn a_wrong_address_is_named() {
-        for (text, named) in [
-            ("host=localhost", "localhost"),
-            ("port=5432", "host="),
-            ("host=/tmp port=x", "`x`"),
-            ("host=/tmp dbname=a", "`dbname=a`"),
-        ] {
-            let reason = Address::parse(text).unwrap_err();
-            assert!(reason.contains(named), "{text}: {reason}");
-        }
-    }
 }

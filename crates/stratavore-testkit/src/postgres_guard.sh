@@ -1,13 +1,15 @@
 # Runs one private PostgreSQL until standard input ends, then stops it and removes its directory.
 #
-# Arguments: the directory of the server's binaries, the directory to make ours in, and the user
-# to run the server as (empty: ourselves). Says `ready DIRECTORY` and closes standard output once
-# the server answers; otherwise what went wrong.
+# Arguments: the directory of the server's binaries, the directory to make ours in, the user to run
+# the server as (empty: ourselves), and `durable` for one whose data is to survive a crash. Says
+# `ready DIRECTORY` and closes standard output once the server answers; otherwise what went wrong.
+# A line of input, after the server has ended, starts it again on the same data.
 #
 # If this shell itself is killed, the kernel still stops the server, by its parent death signal.
 set -u
 bin=$1
 user=$3
+safety=$4
 exec 2>&1
 
 dir=$(mktemp -d "$2/stratavore-pg-XXXXXXXX") || exit 1
@@ -18,6 +20,8 @@ finish() {
     trap - EXIT
     if [ -n "$pid" ]; then
         kill "-$stop" "$pid"
+        # One that a test has frozen hears nothing otherwise.
+        kill -CONT "$pid"
         wait "$pid"
     fi
     cd /
@@ -45,14 +49,23 @@ setpriv "$@" "$bin/initdb" --pgdata "$dir/data" --username postgres --auth trust
     --encoding UTF8 --locale C --no-sync --no-instructions \
     </dev/null >"$dir/log" 2>&1 || fail "initdb failed"
 
-# Nothing here must survive a crash, so nothing is synced. The time zone is one that no test can
-# mistake for the host's by luck.
-setpriv "$@" --pdeathsig QUIT "$bin/postgres" -D "$dir/data" -k "$dir" -p 5432 \
-    -c listen_addresses= -c max_connections=300 -c shared_buffers=32MB \
-    -c fsync=off -c synchronous_commit=off -c full_page_writes=off \
-    -c wal_level=minimal -c max_wal_senders=0 -c jit=off -c timezone=UTC \
-    </dev/null >>"$dir/log" 2>&1 &
-pid=$!
+# Nothing in an ordinary one must survive a crash, so nothing is synced. The time zone is one that
+# no test can mistake for the host's by luck.
+case $safety in
+durable) safety="-c fsync=on -c synchronous_commit=on -c full_page_writes=on" ;;
+*) safety="-c fsync=off -c synchronous_commit=off -c full_page_writes=off" ;;
+esac
+# Ours, to be used where "$@" are others.
+as_user=$*
+start() {
+    # shellcheck disable=SC2086 # words without spaces
+    setpriv $as_user --pdeathsig QUIT "$bin/postgres" -D "$dir/data" -k "$dir" -p 5432 \
+        -c listen_addresses= -c max_connections=300 -c shared_buffers=32MB $safety \
+        -c wal_level=minimal -c max_wal_senders=0 -c jit=off -c timezone=UTC \
+        </dev/null >>"$dir/log" 2>&1 &
+    pid=$!
+}
+start
 
 tries=0
 until "$bin/pg_isready" --quiet --host "$dir" --port 5432; do
@@ -66,5 +79,8 @@ stop=QUIT
 echo "ready $dir"
 exec >/dev/null 2>&1
 
-# Returns at the end of input: whoever started us is gone, or asks us to stop.
-while read -r _; do :; done
+# Ends at the end of input: whoever started us is gone, or asks us to stop.
+while read -r _; do
+    wait "$pid"
+    start
+done

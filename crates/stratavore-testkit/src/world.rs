@@ -342,13 +342,17 @@ pub fn start_time(pid: u32) -> Option<u64> {
     stat(pid)?.split_whitespace().nth(19)?.parse().ok()
 }
 
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.split_whitespace().nth(1)?.parse().ok()
+}
+
 pub fn is_zombie(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.starts_with('Z'))
 }
 
 /// True if the process has let go of all that it held. One that was killed is a zombie already
 /// while its other threads still hold its locks and sockets.
-fn is_gone(pid: u32) -> bool {
+pub fn is_gone(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     threads == 0 || (threads == 1 && is_zombie(pid))
 }

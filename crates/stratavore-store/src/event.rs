@@ -68,7 +68,7 @@ pub(crate) async fn append(
         .map(drop))
     .map_err(doing("appending an event"))?;
     match tx {
-        Tx::Postgres(_) => Ok(()),
+        Tx::Postgres(..) => Ok(()),
         Tx::Sqlite(tx) => {
             let queued = sqlx::query(QUEUE).bind(id).execute(&mut **tx).await;
             queued.map(drop).map_err(doing("queueing an event"))

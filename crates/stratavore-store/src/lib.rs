@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 mod admit;
 mod daemon;
+mod deadline;
 mod error;
 mod event;
 mod idempotency;
@@ -67,6 +68,6 @@ struct Inner {
 }
 
 enum Engine {
-    Postgres { common: sqlx::PgPool, vital: sqlx::PgPool },
+    Postgres { common: sqlx::PgPool, vital: sqlx::PgPool, deadline: deadline::Deadline },
     Sqlite { write: sqlx::SqlitePool, read: sqlx::SqlitePool },
 }

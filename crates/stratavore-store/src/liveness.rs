@@ -114,19 +114,20 @@ impl Store {
 
 async fn record(tx: &mut Tx, rows: &[&Liveness]) -> Result<(), sqlx::Error> {
     match tx {
-        Tx::Postgres(tx) => sqlx::query(RECORD_POSTGRES)
-            .bind(rows.iter().map(|l| l.runner.to_string()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| l.epoch).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| DbTime(l.at)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| count(l.cpu_ms)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| count(l.memory)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| i64::from(l.processes)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| count(l.output_bytes)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| l.output_at.map(DbTime)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|l| i64::from(l.viewers)).collect::<Vec<_>>())
-            .execute(&mut **tx)
-            .await
-            .map(drop),
+        Tx::Postgres(tx, deadline) => {
+            let recorded = sqlx::query(RECORD_POSTGRES)
+                .bind(rows.iter().map(|l| l.runner.to_string()).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| l.epoch).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| DbTime(l.at)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| count(l.cpu_ms)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| count(l.memory)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| i64::from(l.processes)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| count(l.output_bytes)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| l.output_at.map(DbTime)).collect::<Vec<_>>())
+                .bind(rows.iter().map(|l| i64::from(l.viewers)).collect::<Vec<_>>())
+                .execute(&mut **tx);
+            deadline.keep(recorded).await.map(drop)
+        }
         Tx::Sqlite(tx) => {
             let rows: Vec<_> = rows.iter().map(|l| Row::from(**l)).collect();
             sqlx::query(RECORD_SQLITE).bind(to_json(&rows)).execute(&mut **tx).await.map(drop)

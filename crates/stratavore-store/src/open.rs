@@ -21,8 +21,8 @@ impl Store {
                 (Engine::Sqlite { write, read }, newest(&sqlite::MIGRATIONS))
             }
             Database::Postgres(at) => {
-                let (common, vital) = postgres::open(&at, &pool).await?;
-                (Engine::Postgres { common, vital }, newest(&postgres::MIGRATIONS))
+                let (common, vital, deadline) = postgres::open(&at, &pool).await?;
+                (Engine::Postgres { common, vital, deadline }, newest(&postgres::MIGRATIONS))
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
@@ -70,7 +70,7 @@ impl Store {
     /// answered with [`StoreError::Unavailable`].
     pub async fn close(&self) {
         match &self.inner.engine {
-            Engine::Postgres { common, vital } => {
+            Engine::Postgres { common, vital, .. } => {
                 common.close().await;
                 vital.close().await;
             }

@@ -10,6 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::error::doing;
 use crate::open::migrating;
 use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
@@ -26,11 +27,12 @@ const VITAL_CONNECTIONS: u32 = 2;
 /// A connection that was used within this time is taken to be alive still.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-/// The common pool and the one for leases and heartbeats.
+/// The common pool, the one for leases and heartbeats, and how long their statements are waited
+/// for.
 pub(crate) async fn open(
     at: &PostgresSettings,
     pool: &PoolSettings,
-) -> Result<(PgPool, PgPool), StoreError> {
+) -> Result<(PgPool, PgPool, Deadline), StoreError> {
     migrate(at, pool).await?;
 
     let options = options(at).options([
@@ -40,15 +42,18 @@ pub(crate) async fn open(
         // What the statements are written for, whatever the server's default is.
         ("default_transaction_isolation", "read committed".into()),
     ]);
-    let common = pool_options(pool)
+    let deadline = Deadline::of(at.statement_timeout);
+    let common = pool_options(pool, &deadline)
         .max_connections(pool.max_connections)
         .min_connections(pool.min_connections.min(pool.max_connections))
         .connect_lazy_with(options.clone());
-    let vital = pool_options(pool).max_connections(VITAL_CONNECTIONS).connect_lazy_with(options);
-    Ok((common, vital))
+    let vital =
+        pool_options(pool, &deadline).max_connections(VITAL_CONNECTIONS).connect_lazy_with(options);
+    Ok((common, vital, deadline))
 }
 
-fn pool_options(pool: &PoolSettings) -> PgPoolOptions {
+fn pool_options(pool: &PoolSettings, deadline: &Deadline) -> PgPoolOptions {
+    let deadline = deadline.clone();
     PgPoolOptions::new()
         .acquire_timeout(pool.acquire_timeout)
         .max_lifetime(pool.max_lifetime)
@@ -62,6 +67,10 @@ fn pool_options(pool: &PoolSettings) -> PgPoolOptions {
                 }
                 Ok(true)
             })
+        })
+        .after_release(move |conn, _| {
+            let deadline = deadline.clone();
+            Box::pin(async move { deadline.check(conn).await })
         })
         .after_connect(|conn, _| Box::pin(refuse_standby(conn)))
 }

@@ -6,25 +6,26 @@
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, Transaction};
 
+use crate::deadline::Deadline;
 use crate::error::doing;
 use crate::{Engine, Store, StoreError, sqlite};
 
 /// An open transaction; dropping it rolls it back.
 pub(crate) enum Tx {
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(Transaction<'static, Postgres>, Deadline),
     Sqlite(Transaction<'static, Sqlite>),
 }
 
 /// A connection to read with, outside of any transaction: each statement sees what is committed
 /// when it begins.
 pub(crate) enum Reader {
-    Postgres(PoolConnection<Postgres>),
+    Postgres(PoolConnection<Postgres>, Deadline),
     Sqlite(PoolConnection<Sqlite>),
 }
 
 /// The connection inside either, for one statement.
 pub(crate) enum Conn<'c> {
-    Postgres(&'c mut PgConnection),
+    Postgres(&'c mut PgConnection, Deadline),
     Sqlite(&'c mut SqliteConnection),
 }
 
@@ -32,7 +33,7 @@ pub(crate) enum Conn<'c> {
 macro_rules! on {
     ($target:expr, |$conn:ident| $body:expr) => {
         match $target.conn() {
-            $crate::tx::Conn::Postgres($conn) => $body,
+            $crate::tx::Conn::Postgres($conn, deadline) => deadline.keep(async { $body }).await,
             $crate::tx::Conn::Sqlite($conn) => $body,
         }
     };
@@ -50,7 +51,7 @@ pub(crate) enum Lane {
 impl Tx {
     pub(crate) fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Postgres(tx) => Conn::Postgres(tx),
+            Self::Postgres(tx, deadline) => Conn::Postgres(tx, deadline.clone()),
             Self::Sqlite(tx) => Conn::Sqlite(tx),
         }
     }
@@ -58,7 +59,7 @@ impl Tx {
     /// The text that fits the database, where one text cannot fit both.
     pub(crate) fn either(&self, postgres: &'static str, sqlite: &'static str) -> &'static str {
         match self {
-            Self::Postgres(_) => postgres,
+            Self::Postgres(..) => postgres,
             Self::Sqlite(_) => sqlite,
         }
     }
@@ -69,7 +70,7 @@ impl Tx {
     /// [`StoreError::Unavailable`].
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(tx) => tx.commit().await,
+            Self::Postgres(tx, deadline) => deadline.keep(tx.commit()).await,
             Self::Sqlite(tx) => tx.commit().await,
         }
         .map_err(doing("committing"))
@@ -79,7 +80,7 @@ impl Tx {
 impl Reader {
     pub(crate) fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Postgres(conn) => Conn::Postgres(conn),
+            Self::Postgres(conn, deadline) => Conn::Postgres(conn, deadline.clone()),
             Self::Sqlite(conn) => Conn::Sqlite(conn),
         }
     }
@@ -96,16 +97,23 @@ impl Store {
     pub(crate) async fn begin_in(&self, lane: Lane) -> Result<Tx, StoreError> {
         let what = "beginning a transaction";
         let begun = match &self.inner.engine {
-            Engine::Postgres { common, vital } => {
+            Engine::Postgres { common, vital, deadline } => {
                 let pool = match lane {
                     Lane::Common => common.clone(),
                     Lane::Vital => vital.clone(),
                 };
-                tokio::spawn(async move {
-                    let begun = pool.begin().await.map(Tx::Postgres);
+                let (its, limit) = (deadline.clone(), self.inner.pool.acquire_timeout);
+                let begun = tokio::spawn(async move {
+                    let begun = pool.begin().await.map(|tx| Tx::Postgres(tx, its));
                     begun.map_err(|error| no_connection(&pool, what, error))
-                })
-                .await
+                });
+                // Only the wait for it is given up.
+                match tokio::time::timeout(limit.saturating_add(deadline.limit()), begun).await {
+                    Ok(begun) => begun,
+                    Err(late) => {
+                        return Err(StoreError::Unavailable { doing: what, source: late.into() });
+                    }
+                }
             }
             Engine::Sqlite { write, .. } => {
                 let pool = write.clone();
@@ -124,8 +132,9 @@ impl Store {
     pub(crate) async fn read(&self) -> Result<Reader, StoreError> {
         let what = "taking a connection";
         match &self.inner.engine {
-            Engine::Postgres { common, .. } => {
-                let taken = common.acquire().await.map(Reader::Postgres);
+            Engine::Postgres { common, deadline, .. } => {
+                let taken = common.acquire().await;
+                let taken = taken.map(|conn| Reader::Postgres(conn, deadline.clone()));
                 taken.map_err(|error| no_connection(common, what, error))
             }
             Engine::Sqlite { read, .. } => {

@@ -6,6 +6,8 @@
 mod agentkill;
 mod idem;
 mod launch;
+mod pgdown;
+mod pgkill;
 mod printing;
 mod quota;
 mod surv;

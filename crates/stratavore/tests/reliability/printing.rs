@@ -77,7 +77,7 @@ pub(crate) fn events(world: &World, kind: &str) -> usize {
 /// The control: the same check notices a runner whose agent was killed, and every kind of damage
 /// to a log.
 #[test]
-fn the_check_notices_a_lost_runner_and_a_lost_line() {
+fn t_surv_the_check_notices_a_lost_runner_and_a_lost_line() {
     let mut trial = Trial::new("T-SURV", "the check of runners and logs");
     let world = World::new();
     world.project("demo");

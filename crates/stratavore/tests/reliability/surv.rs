@@ -66,7 +66,8 @@ fn t_surv(how: Signal, rounds: usize) {
     let runners: Vec<Printing> =
         names.iter().map(|name| Printing::launch(&world, name, &["--every", "20"])).collect();
     let mut dice = trial.dice();
-    let back = format!("runner back after the start that follows {how:?}");
+    let end = if how == Signal::KILL { "kill -9" } else { "SIGTERM" };
+    let back = format!("{end}: runner back after the next start");
     for _ in 0..rounds {
         end_daemon(&world, &mut dice, &runners, how);
         let began = Instant::now();

@@ -41,6 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("stratavore", &["stratavore-core", "stratavore-proto", "stratavore-config"]),
     ("stratavore-testkit", &["stratavore-core", "stratavore-proto"]),
+    // Measures, and is nothing that is built on: all that it uses is for a bench.
+    ("stratavore-bench", &[]),
     ("xtask", &["stratavore-testkit"]),
 ];
 

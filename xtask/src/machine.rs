@@ -6,11 +6,11 @@ use stratavore_testkit::postgres;
 
 use crate::step;
 
-/// Something that tests run, and the Debian package that has it.
-struct Need {
-    what: &'static str,
-    package: &'static str,
-    is_met: fn() -> bool,
+/// Something that a verb runs, and the Debian package that has it.
+pub(crate) struct Need {
+    pub(crate) what: &'static str,
+    pub(crate) package: &'static str,
+    pub(crate) is_met: fn() -> bool,
 }
 
 const NEEDS: &[Need] = &[
@@ -32,15 +32,20 @@ enum Root {
     No,
 }
 
-/// Installs what is missing. Does nothing, and needs no rights, if nothing is.
+/// Installs what is missing of what the tests need.
 ///
 /// The private server of the tests is not the cluster that Debian's package makes on its own; that
 /// one is neither used nor touched.
+pub(crate) fn prepare() -> anyhow::Result<()> {
+    install(NEEDS)
+}
+
+/// Installs what is missing. Does nothing, and needs no rights, if nothing is.
 ///
 /// # Errors
 /// Names the packages if they cannot be installed from here.
-pub(crate) fn prepare() -> anyhow::Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_met)()).collect();
+pub(crate) fn install(needs: &'static [Need]) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.is_met)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

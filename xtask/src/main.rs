@@ -29,8 +29,9 @@ usage: cargo xtask VERB [ARGUMENTS]
   reliability [--tier commit|full] [--only T-NAME] [--soak DURATION]
                          count the trials of every promise and write RELIABILITY.md; a part of it,
                          or a soak (12h), is printed
-  bench [--rounds=N] [--write]
-                         measure a launch beside tmux's; --write puts it into bench/RESULTS.md
+  bench [--only ROW] [--rounds N]
+                         measure what is fast or slow beside limits and peers, which it installs;
+                         a run of all rows is kept in bench/RESULTS.md and bench/results.json
   install [--prefix DIR] [--dry-run]
                          build for release and install below DIR (~/.local)
   uninstall [--prefix DIR] [--dry-run]

@@ -1,6 +1,8 @@
 //! For tests only: a store of one's own on either database, and switches that break a promise so
 //! that a test can show that it would notice.
 
+pub mod bare;
+
 use std::path::Path;
 
 use sqlx::sqlite::SqliteConnectOptions;

@@ -158,6 +158,14 @@ impl Server {
         Self::start_with("")
     }
 
+    /// The same, but one that syncs what is committed, as a real one does; for measuring.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_synced() -> Result<Server, String> {
+        Self::start_with("durable")
+    }
+
     fn start_with(safety: &str) -> Result<Server, String> {
         let bin = newest_bin().ok_or_else(|| {
             format!(

@@ -1,0 +1,122 @@
+//! What the database can do without us: the same rows, the least that could be asked for. It is what
+//! the store's own functions are measured against.
+
+use std::collections::HashSet;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row, SqliteConnection};
+use stratavore_core::liveness::Liveness;
+
+use crate::value::DbTime;
+use crate::{Database, Host, Settings};
+
+const HEARTBEATS_POSTGRES: &str = "UPDATE runner_liveness AS kept SET at = new.at, cpu_ms = new.cpu_ms,
+        memory = new.memory, processes = new.processes, output_bytes = new.output_bytes
+    FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+        AS new (runner_id, at, cpu_ms, memory, processes, output_bytes)
+    WHERE kept.runner_id = new.runner_id";
+
+const HEARTBEATS_SQLITE: &str = "UPDATE runner_liveness AS kept SET at = new.value ->> 'at',
+        cpu_ms = new.value ->> 'cpu_ms', memory = new.value ->> 'memory',
+        processes = new.value ->> 'processes', output_bytes = new.value ->> 'output_bytes'
+    FROM json_each($1) AS new
+    WHERE kept.runner_id = new.value ->> 'runner_id'";
+
+const LIST: &str = "SELECT record FROM runners ORDER BY created_at DESC, id DESC LIMIT $1";
+
+/// One connection, with the durability that the store has.
+pub enum Bare {
+    Postgres(Box<PgConnection>),
+    Sqlite(Box<SqliteConnection>),
+}
+
+impl Bare {
+    pub async fn open(settings: &Settings) -> Result<Bare, sqlx::Error> {
+        Ok(match &settings.database {
+            Database::Sqlite { path } => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full);
+                Bare::Sqlite(Box::new(options.connect().await?))
+            }
+            Database::Postgres(at) => {
+                let mut options = PgConnectOptions::new_without_pgpass()
+                    .port(at.port)
+                    .database(&at.database)
+                    .username(&at.user);
+                options = match &at.host {
+                    Host::Tcp(host) => options.host(host),
+                    Host::Socket(directory) => options.socket(directory),
+                };
+                Bare::Postgres(Box::new(options.connect().await?))
+            }
+        })
+    }
+
+    /// Asks for as much as a number of the schema's version.
+    pub async fn ask(&mut self) -> Result<i64, sqlx::Error> {
+        const SQL: &str = "SELECT count(*) FROM projects";
+        match self {
+            Bare::Postgres(conn) => sqlx::query_scalar(SQL).fetch_one(&mut **conn).await,
+            Bare::Sqlite(conn) => sqlx::query_scalar(SQL).fetch_one(&mut **conn).await,
+        }
+    }
+
+    /// Writes heartbeats of different runners, whose rows are there already.
+    pub async fn heartbeats(&mut self, batch: &[Liveness]) -> Result<u64, sqlx::Error> {
+        debug_assert_eq!(batch.iter().map(|l| l.runner).collect::<HashSet<_>>().len(), batch.len());
+        Ok(match self {
+            Bare::Postgres(conn) => sqlx::query(HEARTBEATS_POSTGRES)
+                .bind(batch.iter().map(|l| l.runner.to_string()).collect::<Vec<_>>())
+                .bind(batch.iter().map(|l| DbTime(l.at)).collect::<Vec<_>>())
+                .bind(batch.iter().map(|l| l.cpu_ms as i64).collect::<Vec<_>>())
+                .bind(batch.iter().map(|l| l.memory as i64).collect::<Vec<_>>())
+                .bind(batch.iter().map(|l| i64::from(l.processes)).collect::<Vec<_>>())
+                .bind(batch.iter().map(|l| l.output_bytes as i64).collect::<Vec<_>>())
+                .execute(&mut **conn)
+                .await?
+                .rows_affected(),
+            Bare::Sqlite(conn) => {
+                let rows: Vec<_> = batch
+                    .iter()
+                    .map(|l| {
+                        serde_json::json!({
+                            "runner_id": l.runner.to_string(), "at": l.at.as_microsecond(),
+                            "cpu_ms": l.cpu_ms, "memory": l.memory, "processes": l.processes,
+                            "output_bytes": l.output_bytes,
+                        })
+                    })
+                    .collect();
+                sqlx::query(HEARTBEATS_SQLITE)
+                    .bind(serde_json::Value::from(rows).to_string())
+                    .execute(&mut **conn)
+                    .await?
+                    .rows_affected()
+            }
+        })
+    }
+
+    /// Fetches the newest runners' records and makes nothing of them. Answers how many bytes came.
+    pub async fn list(&mut self, limit: i64) -> Result<usize, sqlx::Error> {
+        Ok(match self {
+            Bare::Postgres(conn) => {
+                let rows = sqlx::query(LIST).bind(limit).fetch_all(&mut **conn).await?;
+                rows.iter().map(|row| row.get::<&str, _>(0).len()).sum()
+            }
+            Bare::Sqlite(conn) => {
+                let rows = sqlx::query(LIST).bind(limit).fetch_all(&mut **conn).await?;
+                rows.iter().map(|row| row.get::<&str, _>(0).len()).sum()
+            }
+        })
+    }
+
+    pub async fn close(self) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => conn.close().await,
+            Bare::Sqlite(conn) => conn.close().await,
+        }
+    }
+}

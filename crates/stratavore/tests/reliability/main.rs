@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agentkill;
+mod cancel;
 mod idem;
 mod launch;
+mod lost;
 mod pgdown;
 mod pgkill;
 mod printing;

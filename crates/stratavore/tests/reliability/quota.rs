@@ -1,84 +1,136 @@
-//! T-QUOTA on one daemon: a quota holds at every moment, and every place comes back.
+//! T-QUOTA: a quota holds at every moment, and every place comes back, whatever clients do and
+//! whoever of the daemons dies.
 //!
 //! The observer is the kernel: it counts the runners whose assistants have a process, whatever the
-//! daemon believes. The check of what it saw also runs over a record with one runner too many.
+//! daemons believe. The check of what it saw also has to notice a runner too many, in a record and
+//! in the flesh.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use stratavore_proto::client::Client;
-use stratavore_proto::v1::{LaunchRunners, Problem};
+use stratavore_proto::client::{Client, problem};
+use stratavore_proto::v1::{LaunchRunners, Problem, Runner, StopRunner, WaitRunner};
+use stratavore_testkit::postgres::database;
+use stratavore_testkit::trace::Process;
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::wire::{all_runners, client, fresh_key, new_runner, on_runtime};
 use stratavore_testkit::world::{World, processes, until};
-
-use stratavore_testkit::wire::{
-    all_runners, client, fresh_key, kill, new_runner, on_runtime, wait,
-};
+use tonic::{Response, Status};
 
 const QUOTA: usize = 5;
 const CLIENTS: usize = 40;
-const ROUNDS: usize = 4;
 /// How often the observer looks.
 const LOOK: Duration = Duration::from_millis(2);
+/// The longest that a client asks again while daemons come and go.
+const INSISTS: Duration = Duration::from_secs(60);
 
 /// The runners that have a process of their own at one moment, by their mark.
-type Seen = BTreeSet<String>;
+type Seen = BTreeMap<String, Process>;
 
-/// Runners of this world with a process of `sleep`, which is what each of them runs.
-fn look(world: &World) -> Seen {
-    let home = world.path("").display().to_string();
+/// What the runners of these daemons carry in their environment.
+fn mark(worlds: &[World]) -> String {
+    format!("QUOTA_TEST={}", worlds[0].path("").display())
+}
+
+/// Runners with this mark that have a process of `sleep`, which is what each of them runs.
+fn look(mark: &str) -> Seen {
     let mut seen = Seen::new();
     for pid in processes() {
+        let process = Process::of(pid);
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let mut entries = environ.split(|&byte| byte == 0).map(String::from_utf8_lossy);
-        let (mut mark, mut here) = (None, false);
+        let (mut runner, mut here) = (None, false);
         for entry in &mut entries {
-            if let Some(runner) = entry.strip_prefix("STRATAVORE_RUNNER_ID=") {
-                mark = Some(runner.to_owned());
+            if let Some(id) = entry.strip_prefix("STRATAVORE_RUNNER_ID=") {
+                runner = Some(id.to_owned());
             }
-            here |= entry.strip_prefix("QUOTA_TEST=").is_some_and(|of| of == home);
+            here |= entry == mark;
         }
         // A process that is dead and not yet reaped has no environment.
-        if let (Some(mark), true) = (mark, here) {
-            seen.insert(mark);
+        if let (Some(runner), Some(process), true) = (runner, process, here) {
+            seen.insert(runner, process);
         }
     }
+    // A look takes a while: only what lives still has lived all at the same time.
+    seen.retain(|_, process| process.is_alive());
     seen
 }
 
 /// Whether no moment has more runners than the quota, and the quota was reached at all.
-fn held(moments: &[Seen], quota: usize) -> Result<(), String> {
-    let most = moments.iter().max_by_key(|seen| seen.len()).ok_or("nothing was looked at")?;
-    match most.len() {
-        n if n > quota => Err(format!("{n} runners at once, of at most {quota}: {most:?}")),
-        n if n < quota => Err(format!("only {n} of {quota} places were ever used")),
-        _ => Ok(()),
+fn held(moments: &[usize], quota: usize) -> Result<(), String> {
+    match moments.iter().copied().max() {
+        Some(most) if most > quota => Err(format!("{most} runners at once, of at most {quota}")),
+        Some(most) if most == quota => Ok(()),
+        Some(most) => Err(format!("only {most} of {quota} places were ever used")),
+        None => Err("nothing was looked at".into()),
+    }
+}
+
+/// Asks the daemon of `world` until it answers, or refuses for a reason of its own.
+async fn insist<T>(
+    world: &World,
+    ask: impl AsyncFn(Client) -> Result<Response<T>, Status>,
+) -> Result<T, Problem> {
+    let began = Instant::now();
+    loop {
+        let said = match Client::connect(&world.path("run/d.sock")).await {
+            Ok(client) => match ask(client).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => problem(&status),
+            },
+            Err(error) => {
+                Problem { code: "gone".into(), message: error.to_string(), ..Problem::default() }
+            }
+        };
+        let refused = said.code == "quota_exceeded" || said.code == "invalid";
+        if refused || began.elapsed() > INSISTS {
+            return Err(said);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Launches, and answers the runner, or why there is none.
-async fn launch(client: &Client, world: &World) -> Result<String, Problem> {
-    let request = LaunchRunners {
-        env: vec![format!("QUOTA_TEST={}", world.path("").display())],
-        ..new_runner("demo", fresh_key("quota"))
+async fn launch(world: &World, mark: &str) -> Result<String, Problem> {
+    let request =
+        LaunchRunners { env: vec![mark.into()], ..new_runner("demo", fresh_key("quota")) };
+    let launched =
+        insist(world, async |client| client.runners().launch(request.clone()).await).await;
+    launched.map(|mut list| list.runners.remove(0).id)
+}
+
+/// Waits until the runner is in one of `states`, or has ended.
+async fn reached(world: &World, runner: &str, states: &[&str]) -> Runner {
+    let states = states.iter().map(|state| (*state).to_owned()).collect();
+    let wait = WaitRunner { runner: runner.into(), states, timeout_ms: 20_000 };
+    let waited = insist(world, async |client| client.runners().wait(wait.clone()).await).await;
+    waited.expect("the runner comes to the state that is waited for")
+}
+
+/// Kills a runner and waits until it has ended.
+async fn end(world: &World, runner: &str) {
+    let stop = StopRunner {
+        idempotency_key: fresh_key("end"),
+        runner: runner.into(),
+        force: true,
+        ..StopRunner::default()
     };
-    match client.runners().launch(request).await {
-        Ok(list) => Ok(list.into_inner().runners.remove(0).id),
-        Err(status) => Err(stratavore_proto::client::problem(&status)),
-    }
+    let stopped = insist(world, async |client| client.runners().stop(stop.clone()).await).await;
+    stopped.expect("a live runner can be stopped");
+    reached(world, runner, &[]).await;
 }
 
 /// One client: launches and kills, and keeps trying where it is refused.
-async fn one_client(world: &World, refused: &AtomicU64) {
-    let client = client(world).await;
-    for _ in 0..ROUNDS {
-        match launch(&client, world).await {
+async fn one_client(world: &World, mark: &str, rounds: usize, refused: &AtomicU64) {
+    for _ in 0..rounds {
+        match launch(world, mark).await {
             Ok(runner) => {
-                let reached = wait(&client, &runner, &["running"]).await;
+                let reached = reached(world, &runner, &["running"]).await;
                 assert_eq!(reached.state, "running", "{reached:?}");
-                kill(&client, &runner).await;
+                end(world, &runner).await;
             }
             Err(problem) => {
                 assert_eq!(problem.code, "quota_exceeded", "{problem:?}");
@@ -90,67 +142,163 @@ async fn one_client(world: &World, refused: &AtomicU64) {
     }
 }
 
-#[test]
-fn t_quota_never_more_runners_than_the_quota_whatever_the_clients_do() {
-    let world = World::new();
-    world.project("demo");
-    world.run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
+/// Puts the quota under pressure by many clients of several daemons, of which one is killed now and
+/// then if `kills` says how often.
+fn t_quota(worlds: &[World], rounds: usize, kills: Option<Duration>) {
+    let promise = match kills {
+        None => {
+            format!("{} daemon, {CLIENTS} clients: no more runners than the quota", worlds.len())
+        }
+        Some(_) => format!(
+            "{} daemons on PostgreSQL, killed again and again, {CLIENTS} clients: no more runners \
+             than the quota",
+            worlds.len()
+        ),
+    };
+    let mut trial = Trial::new("T-QUOTA", &promise);
+    let mut dice = trial.dice();
+    worlds[0].project("demo");
+    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
+    for world in worlds {
+        world.run(["daemon", "start"]).ok();
+    }
+    let mark = mark(worlds);
     let (done, refused) = (AtomicBool::new(false), AtomicU64::new(0));
+    let mut killed = 0;
     let moments = std::thread::scope(|scope| {
         let observer = scope.spawn(|| {
-            let mut moments = vec![look(&world)];
+            let mut moments = vec![look(&mark).len()];
             while !done.load(Ordering::Relaxed) {
                 std::thread::sleep(LOOK);
-                moments.push(look(&world));
+                moments.push(look(&mark).len());
             }
             moments
         });
-        on_runtime(join_all((0..CLIENTS).map(|_| one_client(&world, &refused))));
+        let killer = kills.map(|every| {
+            let (done, dice, killed) = (&done, &mut dice, &mut killed);
+            scope.spawn(move || {
+                let mut last = Instant::now();
+                while !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(LOOK);
+                    if last.elapsed() >= every {
+                        let world = &worlds[dice.below(worlds.len())];
+                        world.kill_daemon();
+                        world.run(["daemon", "start"]).ok();
+                        *killed += 1;
+                        last = Instant::now();
+                    }
+                }
+            })
+        });
+        let clients =
+            (0..CLIENTS).map(|n| one_client(&worlds[n % worlds.len()], &mark, rounds, &refused));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            on_runtime(join_all(clients));
+        }));
         done.store(true, Ordering::Relaxed);
-        observer.join().expect("the observer does not fail")
+        if let Some(killer) = killer {
+            killer.join().expect("the killer does not fail");
+        }
+        let moments = observer.join().expect("the observer does not fail");
+        match ended {
+            Ok(()) => moments,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     });
-    held(&moments, QUOTA).unwrap();
-    assert!(refused.load(Ordering::Relaxed) > 0, "the quota was pressed against");
+    let refused = refused.load(Ordering::Relaxed);
+    assert!(refused > 0, "the quota was pressed against");
+    let kept = match held(&moments, QUOTA) {
+        // While daemons are away all places may never be used at a moment that is looked at. That
+        // they were is known from the refusals, each of which names five holders.
+        Err(_) if kills.is_some() && moments.iter().all(|seen| *seen <= QUOTA) => Ok(()),
+        held => held,
+    };
+    trial.tried_times(CLIENTS * rounds, kept);
+    trial.counted("most at once", moments.iter().copied().max().unwrap_or_default() as u64);
+    trial.counted("refused", refused);
+    trial.counted("looks of the observer", moments.len() as u64);
+    if kills.is_some() {
+        trial.counted("daemons killed", killed);
+        assert!(killed > 0, "daemons were killed at all");
+    }
 
     on_runtime(async {
-        let client = client(&world).await;
+        let client = client(&worlds[0]).await;
         let known = all_runners(&client).await;
         let live = known.iter().filter(|runner| runner.ended_at_us == 0).count();
-        assert_eq!((live, look(&world).len()), (0, 0), "all is quiet");
-        let launched = known.len() as u64;
-        let all = (CLIENTS * ROUNDS) as u64;
-        assert_eq!(launched + refused.load(Ordering::Relaxed), all, "each attempt had one end");
+        trial.tried(match (live, look(&mark).len()) {
+            (0, 0) => Ok(()),
+            left => Err(format!("{left:?} runners, processes are left of nothing")),
+        });
+        // Each attempt had one end, whatever was asked again.
+        let all = (CLIENTS * rounds) as u64;
+        trial.tried(match known.len() as u64 + refused == all {
+            true => Ok(()),
+            false => Err(format!("{} runners, {refused} refusals of {all}", known.len())),
+        });
         // Every place is free again, and there is not one more.
-        let request = LaunchRunners { count: 5, ..new_runner("demo", fresh_key("quota")) };
-        client.runners().launch(request).await.expect("five places are free");
-        assert_eq!(launch(&client, &world).await.unwrap_err().code, "quota_exceeded");
+        let request = LaunchRunners {
+            count: 5,
+            env: vec![mark.clone()],
+            ..new_runner("demo", fresh_key("quota"))
+        };
+        let five = client.runners().launch(request).await;
+        trial.tried(five.map(drop).map_err(|status| format!("places that leaked: {status:?}")));
+        let sixth = launch(&worlds[0], &mark).await;
+        trial.tried(match sixth.map_err(|problem| problem.code) {
+            Err(code) if code == "quota_exceeded" => Ok(()),
+            other => Err(format!("a sixth: {other:?}")),
+        });
     });
+    // The control: one more is let in, and the observer's look says so.
+    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "6"]).ok();
+    on_runtime(launch(&worlds[0], &mark)).expect("a sixth place is there");
+    let six = until("all six run", || match look(&mark).len() {
+        6 => Ok([6]),
+        other => Err(other),
+    });
+    trial.control("a sixth runner for a moment", held(&six, QUOTA).is_err());
+    trial.end();
 }
 
-/// The control: the check fails on a record in which a sixth runner lives for a moment, and on one
-/// that shows nothing.
+#[test]
+fn t_quota_never_more_runners_than_the_quota_whatever_the_clients_do() {
+    t_quota(&[World::new()], scale(4, 50), None);
+}
+
+#[test]
+fn t_quota_holds_over_three_daemons_of_which_one_dies_now_and_then() {
+    let database = database();
+    let worlds: [World; 3] =
+        std::array::from_fn(|_| World::with_config(&database.settings(&database.socket_dir)));
+    let every = Duration::from_millis(if scale(0, 1) == 0 { 700 } else { 2000 });
+    t_quota(&worlds, scale(2, 50), Some(every));
+}
+
+/// The control of the check: a record in which a sixth runner lives for a moment, and ones that
+/// show nothing.
 #[test]
 fn the_check_of_the_observer_notices_one_runner_too_many() {
-    let of = |n: usize| (0..n).map(|i| format!("run_{i}")).collect::<Seen>();
-    held(&[of(0), of(5), of(3)], QUOTA).unwrap();
-    let found = held(&[of(0), of(5), of(6), of(2)], QUOTA).unwrap_err();
+    held(&[0, 5, 3], QUOTA).unwrap();
+    let found = held(&[0, 5, 6, 2], QUOTA).unwrap_err();
     assert!(found.contains("6 runners at once"), "{found}");
-    held(&[of(1), of(4)], QUOTA).unwrap_err();
+    held(&[1, 4], QUOTA).unwrap_err();
     held(&[], QUOTA).unwrap_err();
 }
 
 /// The observer sees runners at all: the control of the other half.
 #[test]
 fn the_observer_sees_what_runs() {
-    let world = World::new();
+    let worlds = [World::new()];
+    let [world] = &worlds;
+    let mark = mark(&worlds);
     world.project("demo");
     on_runtime(async {
-        let client = client(&world).await;
-        let runner = launch(&client, &world).await.unwrap();
-        wait(&client, &runner, &["running"]).await;
-        assert_eq!(look(&world), Seen::from([runner.clone()]));
-        kill(&client, &runner).await;
-        assert_eq!(look(&world), Seen::new());
+        let runner = launch(world, &mark).await.unwrap();
+        reached(world, &runner, &["running"]).await;
+        assert!(look(&mark).keys().eq([&runner]));
+        end(world, &runner).await;
+        assert!(look(&mark).is_empty());
     });
 }
 

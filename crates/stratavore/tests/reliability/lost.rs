@@ -1,0 +1,120 @@
+//! T-IDEM, the harder half: answers are lost at every byte, between the database and the daemon and
+//! between the daemon and the client. Who asks again with the key, whichever daemon, finds the one
+//! thing that was made.
+
+use std::time::{Duration, Instant};
+
+use stratavore_proto::client::{Client, problem};
+use stratavore_proto::v1::LaunchRunners;
+use stratavore_testkit::postgres::database;
+use stratavore_testkit::proxy::{Ambush, Proxy, Strike, Way};
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::wire::{fresh_key, new_project, new_runner, on_runtime};
+use stratavore_testkit::world::World;
+
+/// The longest answer to COMMIT: its name and that no transaction is open any more.
+const COMMITTED: usize = 18;
+/// More bytes than a daemon sends until it has answered a launch.
+const ANSWERED: usize = 700;
+
+/// Asks for a project or a runner; answers the id of what was made, or the problem's code.
+async fn ask(client: &Client, world: &World, launches: bool, key: &str) -> Result<String, String> {
+    let answer = if launches {
+        let launch = LaunchRunners { args: vec!["true".into()], ..new_runner("demo", key.into()) };
+        client.runners().launch(launch).await.map(|list| list.into_inner().runners.remove(0).id)
+    } else {
+        let name = if key.is_empty() { fresh_key("keyless") } else { format!("p-{key}") };
+        let project = new_project(world, &name, key.into());
+        client.projects().create(project).await.map(|project| project.into_inner().id)
+    };
+    answer.map_err(|status| problem(&status).code)
+}
+
+/// The same of the daemon of `by`, until it is answered. What is refused otherwise than for an outage is answered at once.
+async fn insist(by: &World, world: &World, launches: bool, key: &str) -> Result<String, String> {
+    let began = Instant::now();
+    loop {
+        let answer = match Client::connect(&by.path("run/d.sock")).await {
+            Ok(client) => ask(&client, world, launches, key).await,
+            Err(error) => Err(error.to_string()),
+        };
+        match answer {
+            Err(code) if code == "store_unavailable" && began.elapsed().as_secs() < 20 => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+#[test]
+fn t_idem_a_lost_answer_is_found_again_by_its_key() {
+    let mut trial = Trial::new("T-IDEM", "lost answers: one thing for each key, answered alike");
+    let mut dice = trial.dice();
+    let database = database();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join(database.socket().file_name().unwrap());
+    let to_database = Proxy::unix(&socket, &database.socket());
+    // The first one's ways are bad, the second one shares its database.
+    let worlds = [directory.path(), &database.socket_dir]
+        .map(|way| World::with_config(&database.settings(way)));
+    worlds[0].project("demo");
+    worlds[1].run(["daemon", "start"]).ok();
+    let door = directory.path().join("d.sock");
+    let to_daemon = Proxy::unix(&door, &worlds[0].path("run/d.sock"));
+
+    let (mut lost, mut launched, mut keys) = (0, 0, 0);
+    for _ in 0..scale(50, 1000) {
+        let launches = dice.below(4) == 0;
+        let key = fresh_key("lost");
+        let strike = if dice.below(12) == 0 { Strike::Silence } else { Strike::Cut };
+        if dice.below(3) == 0 {
+            let bytes = dice.below(ANSWERED);
+            to_daemon.lay(Ambush { after: vec![], way: Way::Down, bytes, then: Strike::Cut });
+        } else {
+            let (after, bytes) = (b"COMMIT".to_vec(), dice.below(COMMITTED));
+            to_database.lay(Ambush { after, way: Way::Down, bytes, then: strike });
+        }
+        let answers = on_runtime(async {
+            let first = match Client::connect(&door).await {
+                Ok(client) => ask(&client, &worlds[0], launches, &key).await,
+                Err(error) => Err(error.to_string()),
+            };
+            to_database.lift();
+            to_daemon.lift();
+            let by = &worlds[dice.below(2)];
+            let again = insist(by, &worlds[0], launches, &key).await;
+            [first, again, insist(&worlds[0], &worlds[0], launches, &key).await]
+        });
+        lost += u64::from(answers[0].is_err());
+        (launched, keys) = (launched + usize::from(launches), keys + 1);
+        let [first, again, last] = &answers;
+        let alike = again.is_ok() && again == last && (first.is_err() || first == again);
+        trial.tried(if alike { Ok(()) } else { Err(format!("{key}: {answers:?}")) });
+    }
+    let count = |rows: &str| database.query(&format!("SELECT count(*) FROM {rows}"));
+    let counted = [
+        count("runners"),
+        count("projects WHERE name <> 'demo'"),
+        count("idempotency_records WHERE key LIKE 'lost-%'"),
+    ];
+    let wanted = [launched, keys - launched, keys].map(|n: usize| n.to_string());
+    trial.tried(match counted == wanted {
+        true => Ok(()),
+        false => Err(format!("{counted:?} runners, projects, records instead of {wanted:?}")),
+    });
+    trial.counted("answers lost", lost);
+    trial.counted("connections struck", to_database.struck() + to_daemon.struck());
+    trial.control("answers that are lost at all", lost > 0);
+
+    // The control: an answer is lost, and asked for again without a key it happens twice.
+    let (after, way) = (b"COMMIT".to_vec(), Way::Down);
+    to_database.lay(Ambush { after, way, bytes: 0, then: Strike::Cut });
+    on_runtime(async {
+        let client = Client::connect(&worlds[0].path("run/d.sock")).await.unwrap();
+        ask(&client, &worlds[0], true, "").await.ok();
+        insist(&worlds[1], &worlds[0], true, "").await.unwrap();
+    });
+    trial.control("a retry without its key", count("runners") == (launched + 2).to_string());
+    trial.end();
+}

@@ -172,7 +172,7 @@ fn set_linked(runner: &Runner, linked: bool) {
 async fn speak(
     runner: &Runner,
     mut line: Line,
-    heartbeat: Duration,
+    mut heartbeat: Duration,
 ) -> Result<std::convert::Infallible, LinkError> {
     // A poke that came while this line was made has what it wanted.
     let _fulfilled = futures_util::FutureExt::now_or_never(runner.poked.notified());
@@ -189,6 +189,11 @@ async fn speak(
         tokio::select! {
             frame = line.next() => {
                 let frame = frame.ok_or(LinkError::Closed)??;
+                if let Some(to_agent::Kind::Welcome(welcome)) = &frame.kind && welcome.heartbeat_ms != 0 {
+                    // The daemon has more agents to hear than before, or fewer.
+                    heartbeat = heartbeat_of(welcome.heartbeat_ms.into());
+                    beat = Instant::now() + heartbeat;
+                }
                 heed(runner, frame).await?;
             }
             _ = told.changed() => {}
@@ -222,7 +227,7 @@ async fn heed(runner: &Runner, frame: ToAgent) -> Result<(), LinkError> {
         Some(to_agent::Kind::SetPaused(wish)) => Wish::Pause(wish.paused),
         Some(to_agent::Kind::Upgrade(upgrade)) => Wish::Upgrade(upgrade.program),
         Some(to_agent::Kind::Rejected(rejected)) => return Err(refused(runner, rejected).await),
-        // A second welcome, or something that a newer daemon says: neither changes anything.
+        // Something that a newer daemon says, or a second welcome, which only has an interval.
         Some(to_agent::Kind::Welcome(_)) | None => return Ok(()),
     };
     runner.wishes.send(wish).await.map_err(|_| LinkError::Ending)

@@ -209,6 +209,11 @@ impl Control {
         Ok(())
     }
 
+    /// How many agents are connected to this daemon.
+    pub fn agents_connected(&self) -> usize {
+        self.inner.links.count()
+    }
+
     /// Keeps the latest heartbeat; it reaches the store in a batch.
     pub fn agent_beat(&self, liveness: Liveness) {
         self.keep_liveness(liveness);

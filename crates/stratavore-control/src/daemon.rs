@@ -9,6 +9,7 @@ use stratavore_core::daemon::{Daemon, Node};
 use stratavore_store::{PoolStatus, RunnerFilter};
 
 use crate::control::Control;
+use crate::disk;
 use crate::error::Error;
 use crate::supervisor::chain;
 
@@ -17,6 +18,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+
+/// The most of a shutdown's grace that is kept for the store.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// A background task and its latest run.
 #[derive(Debug, Clone)]
@@ -141,7 +145,7 @@ impl Control {
         problems.extend(tasks.iter().filter_map(|task| {
             task.error.as_ref().map(|error| format!("task {}: {error}", task.name))
         }));
-        if let Some(problem) = disk_problem(&self.inner.settings.state_dir) {
+        if let Some(problem) = disk::problem(&self.inner.settings.state_dir) {
             problems.push(problem);
         }
         DaemonStatus {
@@ -189,15 +193,29 @@ impl Control {
         Ok(0)
     }
 
-    /// Stops the background tasks, then says goodbye to the store. Runners go on.
+    /// Stops the background tasks, then says goodbye to the store; all of it within `grace`.
+    /// Runners go on.
     pub async fn shut_down(&self, grace: Duration) {
-        if !self.inner.supervisor.stop(grace).await {
+        let farewell = (grace / 4).min(FAREWELL_MAX);
+        if !self.inner.supervisor.stop(grace - farewell).await {
             tracing::warn!("background tasks did not end in time; going on without them");
         }
+        // A store that does not answer is not waited for: what it is told here is a courtesy. Not
+        // even a statement is cut short by that; it goes on until the process ends.
+        let control = self.clone();
+        let goodbye = self.inner.supervisor.spawn(async move { control.say_goodbye().await });
+        if tokio::time::timeout(farewell, goodbye).await.is_err() {
+            tracing::warn!("the store did not answer in time; going without a goodbye");
+        }
+    }
+
+    async fn say_goodbye(&self) {
         if let Err(error) = self.flush_liveness().await {
             tracing::warn!(error = %chain(&error), "could not write the last heartbeats");
         }
-        if let Some((lease, _)) = self.inner.relay_lease.lock().await.take()
+        // Whoever still holds it relays still, and the lease expires by itself.
+        if let Some((lease, _)) =
+            self.inner.relay_lease.try_lock().ok().and_then(|mut held| held.take())
             && let Err(error) = self.inner.store.lease_release(&lease).await
         {
             tracing::warn!(error = %chain(&error), "could not give a lease back; it expires");
@@ -208,14 +226,4 @@ impl Control {
         }
         self.inner.store.close().await;
     }
-}
-
-/// Less free space than this is worth a warning.
-const DISK_LOW: u64 = 256 << 20;
-
-fn disk_problem(state_dir: &std::path::Path) -> Option<String> {
-    let found = rustix::fs::statvfs(state_dir).ok()?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    (free < DISK_LOW)
-        .then(|| format!("disk: only {} MiB are free in {}", free >> 20, state_dir.display()))
 }

@@ -35,6 +35,12 @@ pub enum Error {
         message: String,
         hint: String,
     },
+    /// The disk of the state directory is nearly full; sizes in bytes.
+    DiskLow {
+        path: String,
+        free: u64,
+        needed: u64,
+    },
     Refused(Refusal),
     Store(StoreError),
     Agent(SocketError),
@@ -62,6 +68,7 @@ impl Error {
             Self::Invalid { .. } => "invalid",
             Self::NotFound { .. } | Self::Absent { .. } => "not_found",
             Self::Forbidden { .. } | Self::Denied { .. } => "forbidden",
+            Self::DiskLow { .. } => "disk_full",
             Self::Refused(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
             Self::Stopping => "unavailable",
@@ -109,6 +116,9 @@ impl Error {
             }
             Self::Refused(Refusal::NotRunning { .. }) => {
                 "see how it is: stratavore runners show RUNNER".into()
+            }
+            Self::DiskLow { .. } => {
+                "free some space, then try again; runners that live go on meanwhile".into()
             }
             Self::Forbidden { .. } => "ask from outside of the runner".into(),
             Self::Timeout { .. } => "look again later: stratavore runners".into(),
@@ -171,6 +181,7 @@ impl Error {
             | Self::Absent { .. }
             | Self::Denied { .. }
             | Self::Forbidden { .. }
+            | Self::DiskLow { .. }
             | Self::Refused(_)
             | Self::Agent(_)
             | Self::Stopping
@@ -190,6 +201,10 @@ impl fmt::Display for Error {
             Self::NotFound { noun, wanted, .. } => {
                 write!(f, "there is no {noun} `{}`", wanted.escape_debug())
             }
+            Self::DiskLow { path, free, needed } => write!(
+                f,
+                "no space is left for a launch: {free} bytes are free in {path}, and {needed} are needed"
+            ),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
@@ -211,6 +226,7 @@ impl std::error::Error for Error {
             | Self::Absent { .. }
             | Self::Denied { .. }
             | Self::Forbidden { .. }
+            | Self::DiskLow { .. }
             | Self::Refused(_)
             | Self::Stopping
             | Self::Timeout { .. } => None,

@@ -7,6 +7,7 @@ use stratavore_core::event::{Event, EventFilter};
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_runtime::failpoint;
 
+use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -73,6 +74,7 @@ impl Control {
         runner: &str,
         kinds: Vec<String>,
     ) -> Result<EventFilter, Error> {
+        bounds::kinds(&kinds)?;
         let mut filter = EventFilter { kinds, ..EventFilter::default() };
         if !project.is_empty() {
             filter.project = Some(self.project(project).await?.id);

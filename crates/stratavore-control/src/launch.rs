@@ -18,6 +18,7 @@ use stratavore_core::{RunnerId, SessionId, Timestamp};
 use stratavore_runtime::{Child, StartError, failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
 
+use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -64,6 +65,7 @@ impl Control {
                 "launch them in several requests",
             ));
         }
+        bounds::command(&launch.args, &launch.env)?;
         let command = self.command(&project, &launch)?;
         let wish = match &launch.name {
             Some(name) => {
@@ -96,6 +98,7 @@ impl Control {
         caller: &Caller,
         key: Option<&Idempotency>,
     ) -> Result<Vec<Runner>, Error> {
+        self.room_to_launch()?;
         failpoint("L2");
         let runners =
             self.inner.store.runners_admit(new, &caller.to_string(), self.now(), key).await?;

@@ -8,8 +8,10 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod bounds;
 mod control;
 mod daemon;
+mod disk;
 mod error;
 mod event;
 mod launch;

@@ -14,6 +14,7 @@ use stratavore_runtime::failpoint;
 use stratavore_store::{NameWish, NewRunner, RunnerFilter, StoreError};
 use tokio::time::Instant;
 
+use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 use crate::launch::resolve_directory;
@@ -199,6 +200,7 @@ impl Control {
         key: Option<Idempotency>,
     ) -> Result<(Vec<Runner>, Vec<String>), Error> {
         self.may_change(caller, "recover runners")?;
+        bounds::named(wanted)?;
         let mut lost = Vec::new();
         let mut remarks = Vec::new();
         if wanted.is_empty() {

@@ -93,6 +93,9 @@ impl Desired {
     }
 }
 
+/// The most characters of a cause's own text.
+pub const CAUSE_TEXT_MAX: usize = 1000;
+
 /// Why a runner ended. Its text is stable and part of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +125,31 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The same with at most [`CAUSE_TEXT_MAX`] characters of text: it comes from agents and files,
+    /// and goes into every list.
+    pub fn bounded(self) -> Self {
+        let cut = |text: String| match text.char_indices().nth(CAUSE_TEXT_MAX) {
+            Some((at, _)) => format!("{}…", &text[..at]),
+            None => text,
+        };
+        match self {
+            Self::SpawnError(why) => Self::SpawnError(cut(why)),
+            Self::ExecError(why) => Self::ExecError(cut(why)),
+            Self::CrashLoop(last) => Self::CrashLoop(cut(last)),
+            Self::StoppedBy(who) => Self::StoppedBy(cut(who)),
+            Self::Exit(_)
+            | Self::Signal(_)
+            | Self::Oom
+            | Self::PidsLimit
+            | Self::WallTime
+            | Self::AgentDied
+            | Self::AgentTerminated
+            | Self::HostReboot
+            | Self::StateMissing
+            | Self::LaunchInterrupted => self,
+        }
+    }
+
     /// True for the one end that needs no explanation.
     pub fn is_success(&self) -> bool {
         *self == Cause::Exit(0)

@@ -17,20 +17,29 @@ pub const FRAME_MAX: usize = 4 << 20;
 pub enum FrameError {
     #[error("read or write a frame")]
     Io(#[from] io::Error),
-    #[error("a frame of {0} bytes is over the limit of {FRAME_MAX}")]
-    TooLarge(usize),
+    #[error("a frame of {length} bytes is over the limit of {limit}")]
+    TooLarge { length: usize, limit: usize },
     #[error("decode a frame")]
     Decode(#[from] prost::DecodeError),
 }
 
 /// Reads messages of type `R` and writes messages of type `W`.
 pub struct FrameCodec<R, W> {
+    /// The largest frame that is read.
+    limit: usize,
     types: PhantomData<fn(W) -> R>,
 }
 
 impl<R, W> Default for FrameCodec<R, W> {
     fn default() -> Self {
-        Self { types: PhantomData }
+        Self::limited(FRAME_MAX)
+    }
+}
+
+impl<R, W> FrameCodec<R, W> {
+    /// Reads frames of at most so many bytes.
+    pub fn limited(limit: usize) -> Self {
+        Self { limit, types: PhantomData }
     }
 }
 
@@ -43,8 +52,8 @@ impl<R: Message + Default, W> Decoder for FrameCodec<R, W> {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*head) as usize;
-        if length > FRAME_MAX {
-            return Err(FrameError::TooLarge(length));
+        if length > self.limit {
+            return Err(FrameError::TooLarge { length, limit: self.limit });
         }
         if buffer.len() < 4 + length {
             buffer.reserve(4 + length - buffer.len());
@@ -61,7 +70,7 @@ impl<R, W: Message> Encoder<W> for FrameCodec<R, W> {
     fn encode(&mut self, message: W, buffer: &mut BytesMut) -> Result<(), FrameError> {
         let length = message.encoded_len();
         if length > FRAME_MAX {
-            return Err(FrameError::TooLarge(length));
+            return Err(FrameError::TooLarge { length, limit: FRAME_MAX });
         }
         buffer.reserve(4 + length);
         buffer.put_u32(length as u32);
@@ -105,7 +114,11 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_it_is_allocated() {
         let mut buffer = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
         let error = FrameCodec::<Output, Output>::default().decode(&mut buffer).unwrap_err();
-        assert!(matches!(error, FrameError::TooLarge(_)));
+        assert!(matches!(error, FrameError::TooLarge { .. }));
         assert!(buffer.capacity() < 1024);
+        // A door that needs less takes less.
+        let mut buffer = BytesMut::from(&4097_u32.to_be_bytes()[..]);
+        let error = FrameCodec::<Output, Output>::limited(4096).decode(&mut buffer).unwrap_err();
+        assert_eq!(error.to_string(), "a frame of 4097 bytes is over the limit of 4096");
     }
 }

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,9 @@ use serde::{Deserialize, Serialize};
 use stratavore_core::RunnerId;
 use stratavore_core::limits::Limits;
 use stratavore_core::runner::{AgentIdentity, Command, Exit, ProcessIdentity};
+
+/// The largest JSON file that is read. A spec with all the arguments that there may be is smaller.
+const FILE_MAX: u64 = 4 << 20;
 
 /// What to do with output that cannot be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -240,7 +243,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 
 /// `None` if the file is absent; an error if it cannot be read or is not what it should be.
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let text = match fs::read(path) {
+    let text = match read_bounded(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // A runner directory that is itself gone.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
@@ -249,6 +252,17 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let value = serde_json::from_slice(&text)
         .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
     Ok(Some(value))
+}
+
+/// What a file has, unless that is more than any of ours.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > FILE_MAX {
+        let why = format!("{} is over the limit of {FILE_MAX} bytes", path.display());
+        return Err(io::Error::other(why));
+    }
+    Ok(text)
 }
 
 /// Replaces a file by `content`, whole, such that it survives a crash of the host.
@@ -266,4 +280,19 @@ pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_with_the_limit() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = RunnerDir::at(home.path().into());
+        fs::write(home.path().join("exit.json"), vec![b' '; FILE_MAX as usize + 1])
+            .expect("it can be written");
+        let error = dir.exit().expect_err("it is too large");
+        assert!(error.to_string().contains(&format!("the limit of {FILE_MAX} bytes")), "{error}");
+    }
 }

@@ -22,6 +22,12 @@ use tokio_util::codec::Framed;
 
 use crate::peer::Peer;
 
+/// The largest frame of an agent's: greetings, reports and heartbeats are all small.
+const FRAME_MAX: usize = 64 << 10;
+/// The most of anything that a heartbeat may tell of; more is a fault of the teller.
+const USAGE_MAX: u64 = 1 << 53;
+/// The most heartbeats in a second, of all agents together.
+const BEATS_MAX: u32 = 50;
 /// How long a connection may take to say who it is.
 const HELLO: Duration = Duration::from_secs(5);
 /// How long a frame may take to be written before the agent counts as gone.
@@ -36,6 +42,21 @@ pub(crate) struct Pace {
     pub silence: Duration,
 }
 
+impl Pace {
+    /// The pace of one agent among so many: stretched so that all of them together stay below
+    /// [`BEATS_MAX`].
+    fn among(self, agents: usize) -> Self {
+        let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+        let heartbeat = self.heartbeat.max(Duration::from_secs(1) * agents / BEATS_MAX);
+        Self { heartbeat, silence: self.silence.max(heartbeat * 3) }
+    }
+
+    /// Whether an agent that was told this pace has to be told another one.
+    fn is_far_from(self, wanted: Self) -> bool {
+        wanted.heartbeat.abs_diff(self.heartbeat) > self.heartbeat / 4
+    }
+}
+
 /// Serves agents until the daemon stops.
 pub(crate) async fn serve(control: Control, listener: UnixListener, pace: Pace) {
     let stopping = control.supervisor().stopping().clone();
@@ -48,7 +69,7 @@ pub(crate) async fn serve(control: Control, listener: UnixListener, pace: Pace) 
         let serving = control.clone();
         let peer_pid = cred.pid().map(|pid| pid as u32);
         control.supervisor().spawn(async move {
-            let stream = Framed::new(stream, FrameCodec::default());
+            let stream = Framed::new(stream, FrameCodec::limited(FRAME_MAX));
             if let Err(why) = converse(serving, stream, peer_pid, pace).await {
                 tracing::debug!(why, "an agent's connection ended");
             }
@@ -84,16 +105,11 @@ async fn converse(
         Err(refusal) => return reject(&mut stream, &refusal.why, refusal.is_final).await,
     };
     let connection = welcome.connection;
-    let kind = to_agent::Kind::Welcome(v1::Welcome {
-        version,
-        // Reports are taken in so that a repeated one changes nothing; none needs to be skipped.
-        acked: 0,
-        heartbeat_ms: pace.heartbeat.as_millis() as u32,
-    });
-    let ended = match send(&mut stream, kind).await {
+    let first = pace.among(control.agents_connected());
+    let ended = match send(&mut stream, welcome_at(version, first)).await {
         Ok(()) => {
-            let (commands, silence) = (welcome.commands, pace.silence);
-            exchange(&control, &mut stream, runner, epoch, commands, silence).await
+            let commands = welcome.commands;
+            exchange(&control, &mut stream, runner, epoch, commands, version, pace, first).await
         }
         Err(why) => Err(Ended::Broken(why)),
     };
@@ -111,6 +127,15 @@ async fn converse(
             Err("the agent says nothing".into())
         }
     }
+}
+
+fn welcome_at(version: u32, pace: Pace) -> to_agent::Kind {
+    to_agent::Kind::Welcome(v1::Welcome {
+        version,
+        // Reports are taken in so that a repeated one changes nothing; none needs to be skipped.
+        acked: 0,
+        heartbeat_ms: u32::try_from(pace.heartbeat.as_millis()).unwrap_or(u32::MAX),
+    })
 }
 
 /// Why an exchange ended, other than by the daemon's own end.
@@ -145,13 +170,16 @@ fn read_greeting(
     ))
 }
 
+#[expect(clippy::too_many_arguments, reason = "one conversation, and nobody else has it")]
 async fn exchange(
     control: &Control,
     stream: &mut Stream,
     runner: RunnerId,
     epoch: i64,
     mut commands: tokio::sync::mpsc::Receiver<AgentCommand>,
-    silence: Duration,
+    version: u32,
+    pace: Pace,
+    mut told: Pace,
 ) -> Result<(), Ended> {
     let stopping = control.supervisor().stopping().clone();
     let mut heard = Instant::now();
@@ -162,7 +190,7 @@ async fn exchange(
                 Some(command) => send(stream, translate(command)).await?,
                 None => return Err("replaced by a later connection".to_owned().into()),
             },
-            () = tokio::time::sleep_until(heard + silence) => return Err(Ended::Silent),
+            () = tokio::time::sleep_until(heard + told.silence) => return Err(Ended::Silent),
             frame = stream.next() => {
                 let frame = frame.ok_or_else(|| "closed by the agent".to_owned())?;
                 let frame = frame.map_err(|error| error.to_string())?;
@@ -178,6 +206,12 @@ async fn exchange(
                     }
                     Some(from_agent::Kind::Heartbeat(beat)) => {
                         control.agent_beat(read_heartbeat(control, runner, epoch, &beat));
+                        // The fleet has grown or shrunk since.
+                        let wanted = pace.among(control.agents_connected());
+                        if told.is_far_from(wanted) {
+                            send(stream, welcome_at(version, wanted)).await?;
+                            told = wanted;
+                        }
                     }
                     Some(from_agent::Kind::Hello(_)) => return Err("a second greeting".to_owned().into()),
                     // Something that a newer agent says.
@@ -228,10 +262,10 @@ fn read_heartbeat(
         runner,
         epoch,
         at: control.now(),
-        cpu_ms: beat.cpu_ms,
-        memory: beat.memory,
+        cpu_ms: beat.cpu_ms.min(USAGE_MAX),
+        memory: beat.memory.min(USAGE_MAX),
         processes: beat.processes,
-        output_bytes: beat.output_bytes,
+        output_bytes: beat.output_bytes.min(USAGE_MAX),
         output_at: timestamp(beat.output_at_us).ok().filter(|_| beat.output_at_us > 0),
         viewers: beat.viewers,
     }
@@ -256,5 +290,26 @@ async fn send(stream: &mut Stream, kind: to_agent::Kind) -> Result<(), String> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the agent does not read".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fleet_stays_below_fifty_heartbeats_a_second() {
+        let pace = Pace { heartbeat: Duration::from_secs(10), silence: Duration::from_secs(30) };
+        for agents in [0, 1, 499, 500, 501, 5_000, 100_000] {
+            let stretched = pace.among(agents);
+            let per_second = agents as f64 / stretched.heartbeat.as_secs_f64();
+            assert!(per_second <= 50.0 + 1e-6, "{agents}: {per_second}");
+            assert!(stretched.heartbeat >= pace.heartbeat && stretched.silence >= pace.silence);
+            assert!(stretched.silence >= stretched.heartbeat * 2, "{stretched:?}");
+        }
+        assert_eq!(pace.among(500).heartbeat, pace.heartbeat);
+        // The control: without stretching a fleet of this size would not.
+        assert!(5_000.0 / pace.heartbeat.as_secs_f64() > 50.0);
+        assert!(pace.is_far_from(pace.among(1_000)) && !pace.is_far_from(pace.among(550)));
     }
 }

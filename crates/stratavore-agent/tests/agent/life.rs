@@ -2,6 +2,7 @@
 
 use stratavore_core::runner::{Cause, EnvValue};
 use stratavore_proto::v1::agent_report::What;
+use stratavore_proto::v1::{Welcome, to_agent};
 
 use crate::daemon::{TOKEN, World};
 use crate::wait::until;
@@ -246,6 +247,21 @@ async fn a_final_rejection_ends_what_runs() {
     line.reject(true).await;
     world.agent_gone().await;
     assert!(!stratavore_agent::kill::is_populated(world.spec.runner, &[]));
+}
+
+#[tokio::test]
+async fn a_second_welcome_changes_how_often_the_agent_reports() {
+    let mut world = World::shell("exec sleep 1000").with(|spec| spec.heartbeat_ms = 3_600_000);
+    let mut line = world.launch().await;
+    line.started().await;
+    // The first comes at once, and without another interval the next one in an hour.
+    line.heartbeat().await;
+    let welcome = Welcome { version: 1, acked: 0, heartbeat_ms: 100 };
+    line.say(to_agent::Kind::Welcome(welcome)).await;
+    for _ in 0..3 {
+        line.heartbeat().await;
+    }
+    line.kill().await;
 }
 
 #[tokio::test]

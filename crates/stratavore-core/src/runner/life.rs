@@ -237,6 +237,7 @@ impl Runner {
 
     /// The one way out of life: an end, or the next epoch.
     fn ended(&self, cause: Cause, at: Timestamp, now: Timestamp, dice: u32) -> Outcome {
+        let cause = cause.bounded();
         if let RunnerState::Stopping { stop, .. } = &self.state {
             // After a reboot nothing is started unasked, not even what was to be restarted.
             let host_ends = matches!(cause, Cause::HostReboot | Cause::AgentTerminated);

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use stratavore_core::restart::{CRASH_LOOP_LIMIT, RestartPolicy};
 use stratavore_core::runner::{
-    After, Cause, Desired, Exit, Input, Outcome, ProcessIdentity, Refusal, Runner, RunnerState,
-    Stop,
+    After, CAUSE_TEXT_MAX, Cause, Desired, Exit, Input, Outcome, ProcessIdentity, Refusal, Runner,
+    RunnerState, Stop,
 };
 
 use crate::given::{agent, at, input, policy, runner};
@@ -148,6 +148,21 @@ fn a_runner_ends_as_its_cause_says() {
     let lost = changed(&running(RestartPolicy::Never), Input::AgentDied { epoch: 1 });
     assert_eq!(lost.state.ended().unwrap().0.to_string(), "agent_died");
     assert_eq!(lost.state.as_str(), "lost");
+}
+
+#[test]
+fn a_cause_is_cut_where_it_would_fill_every_list() {
+    let why = "ä".repeat(100_000);
+    let ended = changed(&running(RestartPolicy::Never), exited(1, Cause::ExecError(why)));
+    let Some((Cause::ExecError(why), _)) = ended.state.ended() else { panic!("{ended:?}") };
+    assert_eq!(why.chars().count(), CAUSE_TEXT_MAX + 1, "and a sign that it was cut");
+}
+
+#[test]
+fn a_runner_that_is_paused_stays_so_when_it_is_started_again() {
+    let paused = changed(&running(RestartPolicy::Always), Input::Pause);
+    let again = changed(&paused, exited(1, Cause::Oom));
+    assert_eq!((again.epoch, again.desired), (2, Desired::Paused));
 }
 
 #[test]

@@ -238,6 +238,28 @@ fn a_runner_that_has_ended_is_told_apart_from_one_that_is_missing() {
 }
 
 #[test]
+fn what_asks_for_too_much_is_told_the_limit() {
+    let world = World::new();
+    world.project("demo");
+    let many = |option: &str, text: &str, times: usize| -> Vec<String> {
+        (0..times).flat_map(|n| [option.to_owned(), format!("{text}{n}")]).collect()
+    };
+    let kinds = [vec!["events".into()], many("--kind", "runner.k", 65)].concat();
+    told(world.run(kinds), 2, &["65 kinds", "limit of 64"]);
+    let kind = "k".repeat(101);
+    told(world.run(["events", "--kind", &kind]), 2, &["101 bytes in a kind", "limit of 100"]);
+    let named = [vec!["recover".into()], (0..1001).map(|n| format!("r{n}")).collect()].concat();
+    told(world.run(named), 2, &["1001 runners", "limit of 1000"]);
+    let long = "x".repeat(66_000);
+    let launch = ["launch", "--project", "demo", "--", "echo", &long, &long];
+    told(world.run(launch), 2, &["bytes of arguments and variables", "limit of 131072"]);
+    let variable = format!("LONG={long}");
+    let launch = ["launch", "--project", "demo", "--env", &variable, "--", "echo", &long];
+    told(world.run(launch), 2, &["limit of 131072"]);
+    assert!(runners(&world).is_empty(), "nothing was launched");
+}
+
+#[test]
 fn a_project_with_live_runners_is_not_put_away() {
     let world = World::new();
     world.project("demo");

@@ -12,7 +12,7 @@ use stratavore_proto::v1::{
     from_agent_socket, output_chunk, socket_hello, to_agent_socket,
 };
 use stratavore_runtime::output::offset_of_last_lines;
-use stratavore_runtime::socket::greeting;
+use stratavore_runtime::socket::{AgentStream, greeting};
 use stratavore_runtime::{Chunk, OutputReader};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,41 +49,54 @@ pub(super) async fn connect(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let stopping = control.supervisor().stopping().clone();
     control.supervisor().spawn(async move {
-        loop {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => {
-                    let gone = Status::unavailable("the daemon is stopping; the runner goes on");
-                    // A client that does not read is not waited for.
-                    sender.try_send(Err(gone)).ok();
-                    return;
-                }
-                frame = incoming.message() => match frame {
-                    Ok(Some(ConnectFrame { kind: Some(connect_frame::Kind::Frame(mut frame)) })) => {
-                        name_viewer(&mut frame, &caller);
-                        if agent.send(frame).await.is_err() {
-                            return;
-                        }
-                    }
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => return,
-                },
-                frame = agent.next() => match frame {
-                    Some(Ok(frame)) => {
-                        if sender.send(Ok(frame)).await.is_err() {
-                            return;
-                        }
-                    }
-                    Some(Err(error)) => {
-                        sender.send(Err(Status::unavailable(error.to_string()))).await.ok();
-                        return;
-                    }
-                    None => return,
-                },
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {
+                let gone = Status::unavailable("the daemon is stopping; the runner goes on");
+                // A client that does not read is not waited for.
+                sender.try_send(Err(gone)).ok();
             }
+            // Nor is an agent that hangs, once the client has gone away.
+            () = sender.closed() => {}
+            () = relay(&mut incoming, &mut agent, &caller, &sender) => {}
         }
     });
     Ok(ReceiverStream::new(receiver))
+}
+
+/// Passes frames both ways until either side ends. What waits in here may be dropped.
+async fn relay(
+    incoming: &mut Incoming<ConnectFrame>,
+    agent: &mut AgentStream,
+    caller: &Caller,
+    sender: &mpsc::Sender<Result<FromAgentSocket, Status>>,
+) {
+    loop {
+        tokio::select! {
+            frame = incoming.message() => match frame {
+                Ok(Some(ConnectFrame { kind: Some(connect_frame::Kind::Frame(mut frame)) })) => {
+                    name_viewer(&mut frame, caller);
+                    if agent.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            },
+            frame = agent.next() => match frame {
+                Some(Ok(frame)) => {
+                    if sender.send(Ok(frame)).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Err(error)) => {
+                    sender.send(Err(Status::unavailable(error.to_string()))).await.ok();
+                    return;
+                }
+                None => return,
+            },
+        }
+    }
 }
 
 /// Other viewers are told who it is by the daemon, not by the client.

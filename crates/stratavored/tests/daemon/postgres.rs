@@ -1,10 +1,13 @@
 //! The whole way on PostgreSQL: launch, crash, adoption, stop, and a database that goes away.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::world::{World, signal, start_time, until};
+
+use crate::{Daemon, until_ready};
 
 fn world(database: &TestPostgres) -> World {
     world_by(database, &database.socket_dir)
@@ -66,6 +69,42 @@ fn an_outage_of_the_database_is_told_once_and_not_for_each_runner() {
         1 => Ok(()),
         several => Err(several),
     });
+}
+
+/// A database that is frozen, as on a host that swaps, does not keep a daemon beyond its grace.
+#[test]
+fn a_frozen_database_does_not_keep_the_daemon() {
+    let database = database();
+    let mut world = world(&database);
+    world.set_env("STRATAVORE_DAEMON__SHUTDOWN_GRACE", "4s");
+    let daemon = Daemon::start(&world, |_| {});
+    until_ready(&world);
+    world.project("demo");
+    let backends = database.query(
+        "SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    let backends: Vec<u32> = backends.lines().filter_map(|pid| pid.trim().parse().ok()).collect();
+    assert!(!backends.is_empty());
+    let frozen = Frozen(backends);
+    frozen.0.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    let began = Instant::now();
+    signal(daemon.pid(), Signal::TERM);
+    let (code, said) = daemon.ended();
+    let took = began.elapsed();
+    drop(frozen);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("without a goodbye"), "it had something to wait for: {said}");
+    assert!(took < Duration::from_secs(10), "{took:?} of a grace of 4 s: {said}");
+}
+
+/// Lets them go on, however the test ends.
+struct Frozen(Vec<u32>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| signal(*pid, Signal::CONT));
+    }
 }
 
 #[test]

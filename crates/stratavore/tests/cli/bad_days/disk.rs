@@ -71,6 +71,14 @@ impl SmallDisk {
         assert_eq!(free(&self.0), 0);
     }
 
+    /// Makes so many bytes free of what is full.
+    fn leave(&self, bytes: u64) {
+        let filler = File::options().write(true).open(self.filler()).unwrap();
+        let length = filler.metadata().unwrap().len();
+        filler.set_len(length - bytes).unwrap();
+        assert!(free(&self.0) >= bytes);
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.filler()).unwrap();
         assert!(free(&self.0) > 1 << 20);
@@ -105,12 +113,24 @@ fn a_full_disk_is_told_and_everything_goes_on_when_there_is_room_again() {
             let runner = world.launch("demo", "one", &["cat"]);
             let daemon = world.daemon_pid();
             disk.fill();
+            // Nearly full is enough to launch nothing: what runs needs the rest.
+            disk.leave(128 << 10);
+            let launch = ["launch", "--project", "demo", "--name", "two", "--", "sleep", "1000"];
+            let state = world.path("state").display().to_string();
+            told(
+                world.run(launch),
+                6,
+                &["no space is left for a launch", &state, "419430 are needed"],
+            );
+            assert!(problems(&world).contains("nothing is launched"), "{}", problems(&world));
+            disk.fill();
 
             // More complaints than the log has room for: not even they end the daemon.
-            let launch = ["launch", "--project", "demo", "--name", "two", "--", "sleep", "1000"];
             for _ in 0..30 {
-                told(world.run(launch), 6, &["no space is left", "free some space"]);
+                let new = ["new", "next", "--directory", "/tmp"];
+                told(world.run(new), 6, &["no space is left", "free some space"]);
             }
+            told(world.run(launch), 6, &["no space is left", "free some space"]);
             told(world.run(["new", "next", "--directory", "/tmp"]), 6, &["no space is left"]);
             told(world.run(["kill", "one"]), 6, &["no space is left"]);
             let problem = world.run(["--format", "json", "kill", "one"]).fails(6).stderr();

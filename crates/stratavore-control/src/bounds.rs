@@ -1,0 +1,38 @@
+//! How much one request may ask for.
+
+use crate::error::Error;
+
+/// The most kinds that an event filter names, and the longest of them.
+const KINDS_MAX: usize = 64;
+const KIND_MAX: usize = 100;
+/// The most runners that one request names.
+const NAMED_MAX: usize = 1000;
+/// The bytes of a launch's arguments and variables together: the kernel takes no longer argument,
+/// and all of it stands in the runner's row.
+const COMMAND_MAX: usize = 128 << 10;
+
+/// Refuses a list of kinds that is too long.
+pub(crate) fn kinds(kinds: &[String]) -> Result<(), Error> {
+    at_most(kinds.len(), KINDS_MAX, "kinds in a filter", "name fewer, or a family: runner.")?;
+    let longest = kinds.iter().map(String::len).max().unwrap_or(0);
+    at_most(longest, KIND_MAX, "bytes in a kind", "see which there are: stratavore events")
+}
+
+/// Refuses too long a list of runners.
+pub(crate) fn named(runners: &[String]) -> Result<(), Error> {
+    at_most(runners.len(), NAMED_MAX, "runners in one request", "name them in several requests")
+}
+
+/// Refuses a command that is too large.
+pub(crate) fn command(args: &[String], env: &[String]) -> Result<(), Error> {
+    let bytes = args.iter().chain(env).map(|text| text.len() + 1).sum();
+    let hint = "put what is long into a file, and name the file";
+    at_most(bytes, COMMAND_MAX, "bytes of arguments and variables", hint)
+}
+
+fn at_most(found: usize, limit: usize, what: &str, hint: &str) -> Result<(), Error> {
+    if found <= limit {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{found} {what} are over the limit of {limit}"), hint))
+}

@@ -135,6 +135,8 @@ impl Agent {
                 crate::log::note(format_args!(
                     "upgrade to {program}: {error:#}; this program goes on"
                 ));
+                *self.runner.upgrade_failed.borrow_mut() = Some(error.to_string());
+                self.runner.told.send_replace(());
                 None
             }
             Wish::Fenced(why) => {

@@ -185,6 +185,10 @@ async fn speak(
             sent = report.seq;
             line.feed(FromAgent { kind: Some(from_agent::Kind::Report(report)) }).await?;
         }
+        let failed = runner.upgrade_failed.borrow_mut().take();
+        if let Some(why) = failed {
+            line.feed(FromAgent { kind: Some(from_agent::Kind::UpgradeFailed(why)) }).await?;
+        }
         line.flush().await?;
         tokio::select! {
             frame = line.next() => {

@@ -73,6 +73,8 @@ pub(crate) struct Runner {
     pub told: watch::Sender<()>,
     /// Since when, on the monotonic clock, no daemon has taken this agent in; `None`: one has.
     pub unlinked_since: Cell<Option<Duration>>,
+    /// Why the latest upgrade failed, until that is told.
+    pub upgrade_failed: RefCell<Option<String>>,
     /// How many connections of the agent's own socket are open.
     pub connections: Cell<usize>,
     /// Somebody wants us to dial the daemon now.

@@ -155,6 +155,7 @@ fn begin(
         changed: watch::Sender::new(()),
         told: watch::Sender::new(()),
         unlinked_since: Some(SystemClock.monotonic()).into(),
+        upgrade_failed: Default::default(),
         connections: 0.into(),
         poked: Default::default(),
         resized: Default::default(),

@@ -289,6 +289,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         changed: watch::Sender::new(()),
         told: watch::Sender::new(()),
         unlinked_since: Some(SystemClock.monotonic()).into(),
+        upgrade_failed: Default::default(),
         connections: 0.into(),
         poked: Default::default(),
         resized: Default::default(),

@@ -27,6 +27,8 @@ pub struct AgentGreeting {
     pub key: Vec<u8>,
     /// Empty once the agent is bound.
     pub join_token: Vec<u8>,
+    /// Of its program.
+    pub version: String,
     pub started: bool,
     /// The pid that the kernel names as the peer.
     pub peer_pid: Option<u32>,
@@ -110,7 +112,11 @@ impl Control {
             Err(_) => Err(for_now("the store is not available")),
         };
         match instructed {
-            Ok(()) => Ok(Welcome { connection, commands }),
+            Ok(()) => {
+                // Whoever waits for an upgrade hears that it has come back, and looks as what.
+                self.inner.links.end_upgrade(runner.id, Ok(greeting.version));
+                Ok(Welcome { connection, commands })
+            }
             Err(refusal) => {
                 self.agent_left(runner.id, connection);
                 Err(refusal)
@@ -207,6 +213,11 @@ impl Control {
         };
         self.apply(runner, input, &Caller::Agent(runner), None).await?;
         Ok(())
+    }
+
+    /// The agent could not replace itself, and goes on as it was.
+    pub fn agent_not_upgraded(&self, runner: RunnerId, why: String) {
+        self.inner.links.end_upgrade(runner, Err(why));
     }
 
     /// How many agents are connected to this daemon.

@@ -23,6 +23,7 @@ mod reconcile;
 mod retention;
 mod runner;
 mod supervisor;
+mod upgrade;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
 pub use control::{AssistantSettings, Control, Parts, Settings};

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stratavore_core::RunnerId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for one agent. An agent that lets more pile up is cut off and has to
 /// connect again, when it is told afresh what is wanted of it.
@@ -20,6 +20,9 @@ pub enum AgentCommand {
     Upgrade { program: String },
 }
 
+/// The version of the program that an agent came back as, or why it stayed what it was.
+pub(crate) type Upgraded = Result<String, String>;
+
 #[derive(Default)]
 pub(crate) struct Links {
     inner: Mutex<Inner>,
@@ -33,6 +36,8 @@ struct Inner {
     /// Which start task of a runner is under way.
     launching: HashMap<RunnerId, u64>,
     watched: HashSet<RunnerId>,
+    /// Who waits for the outcome of an upgrade.
+    upgrades: HashMap<RunnerId, oneshot::Sender<Upgraded>>,
     /// Since when a runner has been seen at a generation, on the monotonic clock.
     seen: HashMap<RunnerId, (i64, Duration)>,
 }
@@ -123,6 +128,25 @@ impl Links {
 
     pub(crate) fn is_launching(&self, runner: RunnerId) -> bool {
         self.lock().launching.contains_key(&runner)
+    }
+
+    /// Waits for the outcome of an upgrade; `None` if somebody does already.
+    pub(crate) fn begin_upgrade(&self, runner: RunnerId) -> Option<oneshot::Receiver<Upgraded>> {
+        let mut inner = self.lock();
+        // One whose waiter has gone away is replaced.
+        if inner.upgrades.get(&runner).is_some_and(|waiting| !waiting.is_closed()) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        inner.upgrades.insert(runner, sender);
+        Some(receiver)
+    }
+
+    pub(crate) fn end_upgrade(&self, runner: RunnerId, outcome: Upgraded) {
+        if let Some(waiting) = self.lock().upgrades.remove(&runner) {
+            // It may have given up.
+            waiting.send(outcome).ok();
+        }
     }
 
     /// Marks the runner as being watched for its agent's return; false if it is already.

@@ -18,7 +18,6 @@ use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 use crate::launch::resolve_directory;
-use crate::links::AgentCommand;
 use crate::project::nearest;
 
 /// The longest that a request waits for something to happen.
@@ -256,20 +255,6 @@ impl Control {
             }
         }
         Ok((recovered, remarks))
-    }
-
-    /// Asks the runner's agent to replace itself by the installed program.
-    pub async fn upgrade_agent(&self, caller: &Caller, id: RunnerId) -> Result<Runner, Error> {
-        self.may_change(caller, "upgrade agents")?;
-        let runner = self.inner.store.runner_get(id).await?;
-        let program = self.inner.runtime.agent_program().display().to_string();
-        if runner.is_terminal() || !self.inner.links.tell(id, AgentCommand::Upgrade { program }) {
-            return Err(Error::invalid(
-                format!("the agent of {} is not connected", runner.name),
-                "only a running runner's agent can be upgraded: stratavore runners show",
-            ));
-        }
-        Ok(runner)
     }
 
     /// Types into a running runner.

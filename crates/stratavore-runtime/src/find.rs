@@ -1,6 +1,8 @@
 //! Finding runners again: by their directories and locks, never by their pids alone.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use stratavore_agent::{identity, kill};
@@ -91,6 +93,13 @@ impl Runtime {
     /// The kernel's id of this boot.
     pub fn boot_id(&self) -> String {
         identity::boot_id()
+    }
+
+    /// True if the agent runs the file that is installed as the agent's program now.
+    pub fn runs_installed_program(&self, agent: &AgentIdentity) -> bool {
+        let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let runs = file(Path::new(&format!("/proc/{}/exe", agent.pid)));
+        runs.is_some() && runs == file(&self.settings.agent)
     }
 
     /// True if the process of `identity` is the one that was meant, and not a later one with the

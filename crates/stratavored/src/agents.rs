@@ -88,7 +88,12 @@ async fn converse(
     let hello =
         match first.ok_or("closed before a greeting")?.map_err(|error| error.to_string())?.kind {
             Some(from_agent::Kind::Hello(hello)) => hello,
-            Some(from_agent::Kind::Report(_) | from_agent::Kind::Heartbeat(_)) | None => {
+            Some(
+                from_agent::Kind::Report(_)
+                | from_agent::Kind::Heartbeat(_)
+                | from_agent::Kind::UpgradeFailed(_),
+            )
+            | None => {
                 return Err("the first frame is no greeting".into());
             }
         };
@@ -163,10 +168,11 @@ fn read_greeting(
         return Err("the greeting's key is too short".into());
     }
     let (epoch, started) = (hello.epoch, hello.started);
+    let version = hello.program_version.chars().take(100).collect();
     Ok((
         runner,
         epoch,
-        AgentGreeting { runner, epoch, identity, key, join_token, started, peer_pid },
+        AgentGreeting { runner, epoch, identity, key, join_token, version, started, peer_pid },
     ))
 }
 
@@ -212,6 +218,9 @@ async fn exchange(
                             send(stream, welcome_at(version, wanted)).await?;
                             told = wanted;
                         }
+                    }
+                    Some(from_agent::Kind::UpgradeFailed(why)) => {
+                        control.agent_not_upgraded(runner, bounded(why));
                     }
                     Some(from_agent::Kind::Hello(_)) => return Err("a second greeting".to_owned().into()),
                     // Something that a newer agent says.

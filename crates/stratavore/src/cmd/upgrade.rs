@@ -53,12 +53,18 @@ pub(crate) fn run(context: &Context, args: Upgrade) -> Result<Exit, Failure> {
                     .await?,
             );
         }
-        let views: Vec<RunnerView> = upgraded.iter().map(RunnerView::from).collect();
+        let views: Vec<RunnerView> = upgraded
+            .iter()
+            .filter_map(|done| Some(RunnerView::from(done.runner.as_ref()?)))
+            .collect();
         context.ui.show(&views, || {
-            for runner in &upgraded {
+            for done in &upgraded {
+                let name = done.runner.as_ref().map_or("", |runner| &runner.name);
+                let (name, version) = (Cell::new(name), Cell::new(&done.version));
+                let (name, version) = (name.text(), version.text());
                 context
                     .ui
-                    .line(format!("upgraded the agent of {}", Cell::new(&runner.name).text()))?;
+                    .line(format!("upgraded the agent of {name}: it runs version {version}"))?;
             }
             Ok(())
         })?;

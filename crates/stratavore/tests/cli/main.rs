@@ -11,6 +11,7 @@ mod journey;
 mod nobody_home;
 mod retention;
 mod screen;
+mod upgrade;
 mod usage;
 mod viewers;
 

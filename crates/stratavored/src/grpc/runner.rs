@@ -240,11 +240,12 @@ impl Runners for Api {
     async fn upgrade_agent(
         &self,
         request: Request<v1::UpgradeAgentRequest>,
-    ) -> Result<Response<v1::Runner>, Status> {
+    ) -> Result<Response<v1::UpgradedAgent>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let id = self.find(&request.runner, &request.project).await?.id;
-        let runner = self.control.upgrade_agent(&caller, id).await.map_err(status)?;
-        Ok(Response::new(self.runner_view(&caller, runner).await?))
+        let (runner, version) = self.control.upgrade_agent(&caller, id).await.map_err(status)?;
+        let runner = Some(self.runner_view(&caller, runner).await?);
+        Ok(Response::new(v1::UpgradedAgent { runner, version }))
     }
 }

@@ -162,6 +162,7 @@ impl World {
             reports: Vec::new(),
             acks: true,
             heartbeats: Vec::new(),
+            failed_upgrades: Vec::new(),
         }
     }
 
@@ -244,6 +245,8 @@ pub(crate) struct Line {
     /// All reports that came, in order.
     pub(crate) reports: Vec<AgentReport>,
     pub(crate) heartbeats: Vec<AgentHeartbeat>,
+    /// Why each upgrade that failed did so.
+    pub(crate) failed_upgrades: Vec<String>,
     /// Whether reports are acknowledged as they come.
     pub(crate) acks: bool,
 }
@@ -306,6 +309,7 @@ impl Line {
                     return what;
                 }
                 Some(from_agent::Kind::Heartbeat(heartbeat)) => self.heartbeats.push(heartbeat),
+                Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
                 other => panic!("no report but {other:?}, after {:?}", self.reports),
             }
         }
@@ -316,6 +320,7 @@ impl Line {
             match self.frame().await {
                 Some(from_agent::Kind::Heartbeat(heartbeat)) => return heartbeat,
                 Some(from_agent::Kind::Report(report)) => self.reports.push(report),
+                Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
                 other => panic!("no heartbeat but {other:?}"),
             }
         }

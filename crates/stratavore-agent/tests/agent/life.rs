@@ -253,7 +253,6 @@ async fn a_final_rejection_ends_what_runs() {
 async fn a_second_welcome_changes_how_often_the_agent_reports() {
     let mut world = World::shell("exec sleep 1000").with(|spec| spec.heartbeat_ms = 3_600_000);
     let mut line = world.launch().await;
-    line.started().await;
     // One came at once; the next would come in an hour.
     let welcome = Welcome { version: 1, acked: 0, heartbeat_ms: 100 };
     line.say(to_agent::Kind::Welcome(welcome)).await;

@@ -86,6 +86,8 @@ async fn a_program_that_cannot_be_executed_changes_nothing() {
     assert_eq!(log.matches("this program goes on").count(), 4, "{log}");
     line.kill().await;
     line.exited().await;
+    let told = line.failed_upgrades.last().expect("the daemon is told");
+    assert_eq!(told, "it is no agent that can take over from this one");
 }
 
 #[tokio::test]

@@ -38,9 +38,24 @@ pub(crate) struct SyntaxError {
     pub message: String,
 }
 
+/// How deep values may be nested. No key of ours is half as deep, and each level costs stack.
+const DEPTH_MAX: usize = 16;
+
+/// How many values and ends of values there may be, those that aliases repeat counted each time.
+const EVENTS_MAX: usize = 20_000;
+
 /// Reads one document. An empty one is [`Content::Null`].
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let tree: Spanned<Tree> = serde_saphyr::from_str(text).map_err(|error| {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: DEPTH_MAX,
+            max_events: EVENTS_MAX,
+            max_recorded_anchor_events: EVENTS_MAX,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: EVENTS_MAX },
+    };
+    let tree = serde_saphyr::from_str_with_options::<Spanned<Tree>>(text, options);
+    let tree = tree.map_err(|error| {
         let place = error.location().map_or(Place { line: 1, column: 1 }, place);
         // The first line: what follows repeats the text around the place.
         let message = error.without_snippet().to_string();
@@ -162,6 +177,38 @@ mod tests {
         for text in ["", "# only a comment\n", "---\n", "null\n"] {
             assert_eq!(parse(text).unwrap().content, Content::Null, "{text:?}");
         }
+    }
+
+    /// On a stack as small as that of a thread, which deep nesting once overflowed.
+    #[test]
+    fn a_text_that_is_too_deep_is_refused_before_it_costs_anything() {
+        let nested = |open: &str, close: &str, depth: usize| {
+            format!("a: {}1{}", open.repeat(depth), close.repeat(depth))
+        };
+        let aliased: String = (1..60).map(|n| format!("a{n}: &a{n} [*a{}]\n", n - 1)).collect();
+        let aliased = format!("a0: &a0 [1]\n{aliased}");
+        let texts = [nested("[", "]", 64), nested("{a: ", "}", 60), nested("[", "]", 20), aliased];
+        let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(move || {
+            for text in texts {
+                let error = parse(&text).unwrap_err();
+                assert!(!error.message.contains('\n'), "{error:?}");
+            }
+            parse(&nested("[", "]", 10)).unwrap();
+        });
+        thread.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn aliases_do_not_make_a_small_text_large() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+        for n in 1..9 {
+            let below = format!("*a{}", n - 1);
+            text.push_str(&format!("a{n}: &a{n} [{}]\n", [below.as_str(); 9].join(", ")));
+        }
+        let began = std::time::Instant::now();
+        assert!(!parse(&text).unwrap_err().message.contains('\n'));
+        assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+        parse("a: &a {log: json}\nb: *a\n").unwrap();
     }
 
     #[test]

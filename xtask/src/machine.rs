@@ -22,6 +22,7 @@ const NEEDS: &[Need] = &[
     Need { what: "vim, a full-screen program", package: "vim", is_met: || on_path("vim") },
     Need { what: "a C compiler", package: "build-essential", is_met: || on_path("cc") },
     Need { what: "setpriv", package: "util-linux", is_met: || on_path("setpriv") },
+    Need { what: "strace", package: "strace", is_met: || on_path("strace") },
     Need { what: "ps", package: "procps", is_met: || on_path("ps") },
 ];
 

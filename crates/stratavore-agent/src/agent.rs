@@ -28,6 +28,10 @@ use crate::{child, drain, link, procfs, pty, socket, upgrade};
 
 /// How long a program has to end when the host wants the agent to end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often the program is tried to be started again when the host has too little for it, and the
+/// first wait; each one is three times as long as the one before.
+const START_TRIES: u32 = 4;
+const START_AGAIN: Duration = Duration::from_millis(100);
 /// How long after TERM a program is hung up on, at most: shells heed that.
 const HANGUP_AFTER: Duration = Duration::from_secs(1);
 
@@ -42,6 +46,8 @@ pub(crate) struct Agent {
     /// The environment for the program, until it is started.
     pub environment: BTreeMap<String, String>,
     pub oom_score: i32,
+    /// How often starting the program was put off.
+    pub put_off: u32,
     /// When waiting for a daemon, or the program's wall time, is over; on the monotonic clock.
     pub deadline: Option<Duration>,
     pub stopping: Option<Stopping>,
@@ -147,31 +153,26 @@ impl Agent {
         }
     }
 
-    /// Starts the program.
+    /// Starts the program, or puts that off for a moment.
     fn go(&mut self, tasks: &mut JoinSet<()>) -> Option<Cause> {
-        let runner = &self.runner;
-        let environment = std::mem::take(&mut self.environment);
-        let size = runner.terminal.borrow().size();
-        let started = pty::open(size)
-            .map_err(|error| {
-                child::ExecError(format!(
-                    "open a terminal: {error}: too many may be open on this host"
-                ))
-            })
-            .and_then(|master| {
-                let master = runner.master.get_or_init(|| master);
-                child::start(
-                    &runner.spec,
-                    &environment,
-                    master.slave(),
-                    &runner.cgroups,
-                    self.oom_score,
-                )
-            });
-        let process = match started {
+        let process = match self.start_program() {
             Ok(process) => process,
-            Err(child::ExecError(why)) => return Some(Cause::ExecError(why)),
+            Err(child::ExecError { why, passing: true }) if self.put_off < START_TRIES => {
+                let wait = START_AGAIN * 3u32.pow(self.put_off);
+                self.put_off += 1;
+                crate::log::note(format_args!("{why}; will try again in {wait:?}"));
+                let wishes = self.runner.wishes.clone();
+                tasks.spawn_local(async move {
+                    tokio::time::sleep(wait).await;
+                    // Without the main loop there is nothing to start.
+                    let _wished = wishes.send(Wish::Go).await;
+                });
+                return None;
+            }
+            Err(child::ExecError { why, .. }) => return Some(Cause::ExecError(why)),
         };
+        self.environment = BTreeMap::new();
+        let runner = &self.runner;
         failpoint("child_started_before_persist");
         *runner.life.borrow_mut() = Life::Running(process);
         record(runner, Some(process));
@@ -184,6 +185,20 @@ impl Agent {
             runner.spec.limits.wall_time().map(|wall| self.monotonic().saturating_add(wall));
         self.run_terminal(tasks);
         None
+    }
+
+    fn start_program(&self) -> Result<ProcessIdentity, child::ExecError> {
+        let runner = &self.runner;
+        let master = match runner.master.get() {
+            Some(master) => master,
+            None => {
+                let size = runner.terminal.borrow().size();
+                let opened = pty::open(size).map_err(|error| child::ExecError::terminal(&error))?;
+                runner.master.get_or_init(|| opened)
+            }
+        };
+        let (slave, cgroups) = (master.slave(), &runner.cgroups);
+        child::start(&runner.spec, &self.environment, slave, cgroups, self.oom_score)
     }
 
     fn run_terminal(&self, tasks: &mut JoinSet<()>) {

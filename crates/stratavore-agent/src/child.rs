@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use stratavore_core::runner::{Command, EnvValue, ProcessIdentity};
 use stratavore_proto::runner_dir::Spec;
 
@@ -24,13 +25,29 @@ use crate::program;
 
 /// Why the program could not be started: what failed, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct ExecError(pub(crate) String);
+#[error("{why}")]
+pub(crate) struct ExecError {
+    pub why: String,
+    /// The host had too little of something, and may have enough soon. Nothing was started.
+    pub passing: bool,
+}
 
 impl ExecError {
-    fn new(what: impl Into<String>) -> Self {
-        Self(what.into())
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), passing: false }
     }
+
+    /// No terminal could be opened.
+    pub(crate) fn terminal(error: &io::Error) -> Self {
+        let none_left = error.kind() == io::ErrorKind::StorageFull;
+        Self { why: why::terminal(error), passing: none_left || is_passing(error) }
+    }
+}
+
+/// True for want of processes, files or memory: others may give some back.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 /// The environment of the program: what the daemon handed over, then what was asked for.
@@ -74,7 +91,10 @@ fn read_regular(path: &str) -> io::Result<String> {
 /// Opens the working directory, and makes sure that it is the one that was meant and not one that
 /// a link of the same name leads to.
 fn open_directory(directory: &str) -> Result<OwnedFd, ExecError> {
-    let failed = |error: io::Error| ExecError::new(why::directory(directory, &error));
+    let failed = |error: io::Error| ExecError {
+        why: why::directory(directory, &error),
+        passing: is_passing(&error),
+    };
     let fd = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| failed(error.into()))?;
     let found = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(failed)?;
@@ -109,7 +129,7 @@ pub(crate) fn start(
     let name = name.ok_or_else(|| ExecError::new("the command is empty: say what to run"))?;
     let env = environment(spec, inherited)?;
     let path = program::find(name, env.get("PATH").map(String::as_str))
-        .map_err(|error| ExecError(format!("{error}: {}", error.remedy())))?;
+        .map_err(|error| ExecError::new(format!("{error}: {}", error.remedy())))?;
     let directory_fd = open_directory(directory)?;
     let environment = env.into_iter().map(|(key, value)| format!("{key}={value}"));
     let plan = fork::Plan {
@@ -121,8 +141,10 @@ pub(crate) fn start(
         cgroups,
         oom_score,
     };
-    let pid = fork::run(&plan).map_err(|(step, error)| {
-        ExecError::new(why::explain(step, &error, &path, directory, &plan))
+    let pid = fork::run(&plan).map_err(|(step, error)| ExecError {
+        why: why::explain(step, &error, &path, directory, &plan),
+        // After the fork the terminal may have had a leader, and is of no use to a second one.
+        passing: matches!(step, fork::Step::Prepare | fork::Step::Fork) && is_passing(&error),
     })?;
     // It is our child and was not waited for, so it is there even if it has ended already.
     let start_time = identity::start_time(pid).unwrap_or(0);
@@ -141,8 +163,8 @@ mod tests {
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
         open_directory(real.to_str().unwrap()).unwrap();
-        assert!(open_directory(link.to_str().unwrap()).unwrap_err().0.contains("is now"));
+        assert!(open_directory(link.to_str().unwrap()).unwrap_err().why.contains("is now"));
         fs::remove_dir(&real).unwrap();
-        assert!(open_directory(real.to_str().unwrap()).unwrap_err().0.contains("does not exist"));
+        assert!(open_directory(real.to_str().unwrap()).unwrap_err().why.contains("does not exist"));
     }
 }

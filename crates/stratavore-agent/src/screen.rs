@@ -291,4 +291,6 @@ impl Model {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -1,18 +1,17 @@
 //! The agent's own socket: whoever may, attaches here, also while no daemon runs.
 //!
 //! Invariant: only the agent's own user, and root, are let in.
-//! Invariant: no program inside a runner types into one, or attaches to one.
+//! Invariant: no program inside a runner types into one, attaches to one, or reads another one.
 //! Invariant: what one connection sends, or does not read, harms no other one.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use stratavore_core::RunnerId;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
     Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused, SocketWelcome,
-    ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
+    ToAgentSocket, from_agent_socket, socket_hello::Wish, to_agent_socket,
 };
 use stratavore_proto::{AGENT_PROTOCOL, common_version};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,9 +19,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
+use crate::inside::Place;
 use crate::runner::{Life, Runner};
 use crate::screen::Picture;
-use crate::{attach, inside, replay};
+use crate::{attach, replay};
 
 /// How many connections there may be at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -78,10 +78,33 @@ fn may_come_in(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
-/// The runner that the other side is part of.
-fn runner_around(runner: &Runner, connection: &Connection) -> Option<RunnerId> {
-    let pid = connection.get_ref().peer_cred().ok()?.pid()?;
-    inside::runner_around(u32::try_from(pid).ok()?, runner.dir.path().parent()?)
+/// Where the other side is. To be asked at once: it is known by the process that connected, which
+/// may hand the connection to another one and end.
+fn place(runner: &Runner, stream: &UnixStream) -> Place {
+    let pid = stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok());
+    match (pid, runner.dir.path().parent()) {
+        (Some(pid), Some(runners)) => Place::of(pid, runners),
+        (None, _) | (_, None) => Place::Unknown,
+    }
+}
+
+/// Why somebody at `place` is not granted `wish`; `None`: it is granted.
+fn refusal(runner: &Runner, place: Place, wish: Option<&Wish>) -> Option<String> {
+    let own = place == Place::Inside(runner.spec.runner);
+    let deed = match wish? {
+        Wish::Attach(_) | Wish::Send(_) => "attach to runners or type into them",
+        Wish::Output(_) | Wish::Screen(_) if !own => "read what other runners print",
+        Wish::Output(_) | Wish::Screen(_) => return None,
+        // It cuts the agent's line to its daemon.
+        Wish::Poke(_) => "make agents dial anew",
+    };
+    match place {
+        Place::Outside => None,
+        Place::Inside(around) => Some(format!("a program inside {around} may not {deed}")),
+        Place::Unknown => Some(format!(
+            "whoever connected is gone, and might have been inside a runner; those may not {deed}: connect and stay"
+        )),
+    }
 }
 
 /// Counts a connection for as long as it lasts.
@@ -104,11 +127,14 @@ impl Drop for Counted {
 async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
     let _counted = Counted::new(&runner);
     let allowed = may_come_in(&stream);
+    let place = place(&runner, &stream);
     let mut connection: Connection = Framed::new(stream, FrameCodec::default());
     // Whatever breaks a connection concerns nobody else. A greeting is read before it is refused, or
     // whoever sends it may not come to read why.
     let _ended = match timeout(GREETING, connection.next()).await {
-        Ok(Some(Ok(first))) if allowed && !crowded => converse(&runner, connection, first).await,
+        Ok(Some(Ok(first))) if allowed && !crowded => {
+            converse(&runner, connection, place, first).await
+        }
         Ok(Some(Ok(_))) if allowed => {
             let why = format!("{CONNECTIONS_MAX} connections to this runner are open: close some");
             refuse(&mut connection, why).await
@@ -122,15 +148,14 @@ async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
 async fn converse(
     runner: &Rc<Runner>,
     mut connection: Connection,
+    place: Place,
     first: ToAgentSocket,
 ) -> Result<(), FrameError> {
     let Some(to_agent_socket::Kind::Hello(hello)) = first.kind else {
         return refuse(&mut connection, "a connection begins with a greeting").await;
     };
     let SocketHello { version_min, version_max, who, wish } = hello;
-    let changes = matches!(wish, Some(socket_hello::Wish::Attach(_) | socket_hello::Wish::Send(_)));
-    if changes && let Some(inside) = runner_around(runner, &connection) {
-        let why = format!("a program inside {inside} may not attach to runners or type into them");
+    if let Some(why) = refusal(runner, place, wish.as_ref()) {
         return refuse(&mut connection, why).await;
     }
     let Some(version) = common_version(version_min, version_max) else {
@@ -149,23 +174,19 @@ async fn converse(
         }))
     };
     match wish {
-        Some(socket_hello::Wish::Attach(wish)) => {
-            attach::run(runner, connection, who, wish, welcome).await
-        }
-        Some(socket_hello::Wish::Output(wish)) => {
+        Some(Wish::Attach(wish)) => attach::run(runner, connection, who, wish, welcome).await,
+        Some(Wish::Output(wish)) => {
             connection.send(welcome(false)).await?;
             replay::run(runner, connection, wish).await
         }
-        Some(socket_hello::Wish::Send(wish)) => {
-            send(runner, connection, welcome(false), wish).await
-        }
-        Some(socket_hello::Wish::Screen(_)) => {
+        Some(Wish::Send(wish)) => send(runner, connection, welcome(false), wish).await,
+        Some(Wish::Screen(_)) => {
             connection.feed(welcome(false)).await?;
             let (offset, picture) = runner.terminal.borrow_mut().picture();
             connection.feed(screen(offset, picture)).await?;
             connection.send(done()).await
         }
-        Some(socket_hello::Wish::Poke(_)) => {
+        Some(Wish::Poke(_)) => {
             runner.poked.notify_one();
             connection.feed(welcome(false)).await?;
             connection.send(done()).await

@@ -176,6 +176,7 @@ fn begin(
         lock,
         environment,
         oom_score,
+        put_off: 0,
         deadline: Some(deadline),
         stopping: None,
         paused: false,

@@ -315,6 +315,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         lock: File::from(adopt(files.lock)?),
         environment: Default::default(),
         oom_score,
+        put_off: 0,
         deadline: state.deadline.map(Duration::from_micros),
         stopping,
         paused: state.paused,

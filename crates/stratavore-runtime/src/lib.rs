@@ -12,9 +12,8 @@ pub mod process;
 pub mod socket;
 
 pub use find::Discovery;
-pub use process::{Runtime, Settings, StartError};
+pub use process::{Agent, Runtime, Settings, StartError};
 pub use stratavore_agent::failpoint::failpoint;
-pub use stratavore_agent::inside::runner_around;
+pub use stratavore_agent::inside::Place;
 pub use stratavore_agent::output::{Chunk, OutputReader};
 pub use stratavore_agent::program;
-pub use tokio::process::Child;

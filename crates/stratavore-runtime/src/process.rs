@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ use stratavore_proto::runner_dir::{Handover, Recording, Resize, RunnerDir, Spec}
 
 /// How long a start waits for the agent of the epoch before to let go of the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// The most of an agent's last words that is told, in bytes.
+const WORDS_MAX: u64 = 400;
 
 /// What every agent of this host is told.
 #[derive(Debug, Clone)]
@@ -39,12 +41,81 @@ pub struct Settings {
 pub enum StartError {
     #[error("prepare the runner's directory {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
-    #[error("start {}: {source}", program.display())]
+    #[error("start {}: {source}{}", program.display(), remedy(source))]
     Spawn { program: PathBuf, source: io::Error },
     #[error("hand the join token over: {0}")]
     Handover(io::Error),
     #[error("an earlier agent of this runner still holds its lock")]
     Locked,
+}
+
+impl StartError {
+    /// True if the host had too little of something, or the program was just being replaced: the
+    /// same start may succeed in a moment.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Spawn { source, .. }
+            | Self::Directory { source, .. }
+            | Self::Handover(source) => is_passing(source),
+            Self::Locked => false,
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let passing = [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::TXTBSY];
+    errno.is_some_and(|errno| passing.contains(&errno))
+}
+
+/// What to do about an error that did not pass.
+fn remedy(error: &io::Error) -> &'static str {
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::AGAIN) => ": end some processes, or raise the limit (ulimit -u, pids.max)",
+        Some(Errno::MFILE | Errno::NFILE) => ": raise the limit of open files (ulimit -n)",
+        Some(Errno::NOMEM) => ": end something, or add memory",
+        Some(Errno::TXTBSY) => ": let whoever writes that file finish",
+        Some(_) | None => "",
+    }
+}
+
+/// An agent that was started and has not connected yet.
+#[derive(Debug)]
+pub struct Agent {
+    process: tokio::process::Child,
+    log: PathBuf,
+    /// Where in its log its own words begin.
+    said_from: u64,
+}
+
+impl Agent {
+    /// Waits for its end. `None`: it ended as it should, with nothing to tell (another one has the
+    /// runner, or it was never let go); else how it ended, with its last words if it had any.
+    pub async fn failed(&mut self) -> Option<String> {
+        let ended = match self.process.wait().await {
+            Ok(status) if status.success() => return None,
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        match last_words(&self.log, self.said_from) {
+            Ok(words) if !words.is_empty() => Some(format!("{ended}: {words}")),
+            Ok(_) | Err(_) => Some(ended),
+        }
+    }
+}
+
+/// The end of what stands in a log after `from`, as one line.
+fn last_words(log: &Path, from: u64) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let end = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(from.max(end.saturating_sub(WORDS_MAX))))?;
+    let mut words = Vec::new();
+    file.take(WORDS_MAX).read_to_end(&mut words)?;
+    let words = String::from_utf8_lossy(&words);
+    let lines: Vec<&str> = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Ok(lines.join("; "))
 }
 
 /// Runs runners as processes of this host.
@@ -104,7 +175,7 @@ impl Runtime {
         env: BTreeMap<String, String>,
         join_token: String,
         join_token_sha256: String,
-    ) -> Result<tokio::process::Child, StartError> {
+    ) -> Result<Agent, StartError> {
         let dir = self.dir(runner.id);
         let spec = self.spec(runner, project, join_token_sha256);
         let (runner_id, epoch) = (runner.id, runner.epoch);
@@ -126,13 +197,14 @@ impl Runtime {
                 command.env(key, value);
             }
         }
+        let said_from = log.metadata().map_err(StartError::Handover)?.len();
         let both = log.try_clone().map_err(StartError::Handover)?;
         command.stdin(Stdio::from(handover)).stdout(Stdio::from(log)).stderr(Stdio::from(both));
         command.current_dir("/");
         // The agent outlives us: when it ends while we live, tokio reaps it.
         command.kill_on_drop(false);
         match command.spawn() {
-            Ok(agent) => Ok(agent),
+            Ok(process) => Ok(Agent { process, log: dir.log(), said_from }),
             Err(source) => Err(StartError::Spawn { program: self.settings.agent.clone(), source }),
         }
     }
@@ -258,4 +330,37 @@ async fn find_scope() -> Option<Scope> {
     let status = tokio::time::timeout(Duration::from_secs(5), probe.status()).await;
     let works = matches!(status, Ok(Ok(status)) if status.success());
     works.then_some(if root { Scope::System } else { Scope::User })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_those_of_this_agent_and_not_too_many() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("agent.log");
+        std::fs::write(&log, "an earlier one\n").unwrap();
+        assert_eq!(last_words(&log, 15).unwrap(), "");
+        std::fs::write(&log, "an earlier one\nthread panicked:\n\n  \u{ff}why\n").unwrap();
+        assert_eq!(last_words(&log, 15).unwrap(), "thread panicked:; \u{ff}why");
+        std::fs::write(&log, "x".repeat(100_000)).unwrap();
+        assert_eq!(last_words(&log, 15).unwrap().len() as u64, WORDS_MAX);
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        let spawn = |errno: i32| StartError::Spawn {
+            program: "/agent".into(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        for (errno, words) in [(11, "ulimit -u"), (24, "ulimit -n"), (12, "memory"), (26, "writes")]
+        {
+            let error = spawn(errno);
+            assert!(error.is_passing() && error.to_string().contains(words), "{error}");
+        }
+        let error = spawn(2);
+        assert!(!error.is_passing() && error.to_string().ends_with("(os error 2)"), "{error}");
+        assert!(!StartError::Locked.is_passing());
+    }
 }

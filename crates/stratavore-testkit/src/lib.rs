@@ -3,6 +3,7 @@
 //! Only tests and `xtask` depend on it; no binary that users get does.
 
 pub mod clock;
+pub mod fuzz;
 pub mod postgres;
 pub mod proxy;
 pub mod terminal;

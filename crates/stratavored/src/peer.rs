@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use stratavore_core::caller::Caller;
-use stratavore_runtime::runner_around;
+use stratavore_runtime::Place;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
@@ -39,18 +39,27 @@ impl Peer {
         }
     }
 
-    /// `runners` is the directory of this daemon's runners.
+    /// `runners` is the directory of this daemon's runners. `None`: whoever connected is gone, and
+    /// another process may have the connection, of which nothing is known.
     pub(crate) fn new(
         stream: UnixStream,
         cred: &tokio::net::unix::UCred,
         user: &str,
         runners: &Path,
-    ) -> Self {
-        let caller = match cred.pid().and_then(|pid| runner_around(pid as u32, runners)) {
-            Some(runner) => Caller::Inside(runner),
-            None => Caller::User { uid: cred.uid(), name: user.into() },
+    ) -> Option<Self> {
+        let place = match cred.pid().and_then(|pid| u32::try_from(pid).ok()) {
+            Some(pid) => Place::of(pid, runners),
+            None => Place::Unknown,
         };
-        Self { stream, caller }
+        let caller = match place {
+            Place::Inside(runner) => Caller::Inside(runner),
+            Place::Outside => Caller::User { uid: cred.uid(), name: user.into() },
+            Place::Unknown => {
+                tracing::warn!("closed a connection whose maker is gone");
+                return None;
+            }
+        };
+        Some(Self { stream, caller })
     }
 }
 

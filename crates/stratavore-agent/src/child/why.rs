@@ -26,6 +26,20 @@ pub(super) fn directory(directory: &str, error: &io::Error) -> String {
     }
 }
 
+/// Explains why no terminal could be opened.
+pub(super) fn terminal(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            format!("open a terminal: {error}: raise the limit (ulimit -n)")
+        }
+        Some(Errno::NOSPC) => {
+            "open a terminal: too many are open on this host: end some, or raise kernel.pty.max"
+                .into()
+        }
+        Some(_) | None => format!("open a terminal: {error}"),
+    }
+}
+
 /// Explains what failed on the way to the program.
 pub(super) fn explain(
     step: Step,

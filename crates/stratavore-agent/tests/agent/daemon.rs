@@ -36,6 +36,10 @@ pub(crate) struct World {
     pub(crate) dir: RunnerDir,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) failpoints: Option<&'static str>,
+    /// Where the agent's own words go instead of its log.
+    pub(crate) words: Option<std::path::PathBuf>,
+    /// What runs the agent's program, for faults from outside.
+    pub(crate) wrapper: Vec<&'static str>,
     pub(crate) agent: Option<Child>,
     listener: Option<UnixListener>,
     home: TempDir,
@@ -97,7 +101,15 @@ impl World {
         };
         let listener = unix::listen(&spec.agents_socket).unwrap();
         let env = BTreeMap::from([("PATH".to_owned(), std::env::var("PATH").unwrap())]);
-        Self { spec, dir, env, failpoints: None, agent: None, listener: Some(listener), home }
+        let listener = Some(listener);
+        let (failpoints, words, wrapper) = (None, None, Vec::new());
+        Self { spec, dir, env, failpoints, words, wrapper, agent: None, listener, home }
+    }
+
+    /// The same among the runners of another one.
+    pub(crate) fn beside(mut self, other: &Self) -> Self {
+        self.dir = RunnerDir::of(other.dir.path().parent().unwrap(), self.spec.runner);
+        self
     }
 
     pub(crate) fn env(mut self, key: &str, value: EnvValue) -> Self {
@@ -115,6 +127,15 @@ impl World {
         self.home.path().canonicalize().unwrap().join(name)
     }
 
+    /// Waits until the agent has noted `text`.
+    pub(crate) async fn until_noted(&self, text: &str) {
+        until(&format!("{text:?} in agent.log"), || {
+            let log = std::fs::read_to_string(self.dir.log()).unwrap_or_default();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
     /// Starts the agent, as a daemon does. It waits for a line to be taken.
     pub(crate) fn start(&mut self) {
         self.dir.create().unwrap();
@@ -129,9 +150,12 @@ impl World {
         serde_json::to_writer(&mut memory, &handover).unwrap();
         memory.flush().unwrap();
         memory.rewind().unwrap();
-        let log = OpenOptions::new().create(true).append(true).open(self.dir.log()).unwrap();
-        let mut command = Command::new(AGENT);
+        let words = self.words.clone().unwrap_or_else(|| self.dir.log());
+        let log = OpenOptions::new().create(true).append(true).open(words).unwrap();
+        let mut program = self.wrapper.iter().chain(&[AGENT]);
+        let mut command = Command::new(program.next().unwrap());
         command
+            .args(program)
             .arg("run")
             .arg("--dir")
             .arg(self.dir.path())
@@ -355,6 +379,11 @@ impl Line {
                 "waited in vain for {what}; last seen: {beat:?}"
             );
         }
+    }
+
+    /// Reads what comes until the line is closed.
+    pub(crate) async fn read_on(&mut self) {
+        while let Some(Ok(_)) = self.frames.next().await {}
     }
 
     /// Waits until the program has ended; other reports may come before.

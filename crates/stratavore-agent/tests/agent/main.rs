@@ -7,11 +7,18 @@
 )]
 
 mod attach;
+mod bytes;
 mod daemon;
+mod disk;
+mod inside;
 mod life;
 mod limits;
 mod output;
+mod part;
+mod scarce;
 mod shapes;
+mod slow;
+mod still;
 mod upgrade;
 mod viewer;
 mod wait;

@@ -1,7 +1,8 @@
 //! Whatever shape a runner takes, a stop leaves nothing of it.
 //!
-//! Every shape is stopped by the agent, and left to `clear_runner` by a killed agent. The negative
-//! control shows that signalling the process group alone, as one might, leaves some of them.
+//! Every shape is stopped by the agent, and left to `clear_runner` by a killed agent. What is left
+//! is looked for by the agent's own ways and by the mark in `/proc`. The negative control shows that
+//! signalling the process group alone, as one might, leaves some of them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,13 +11,15 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use stratavore_agent::identity::start_time;
 use stratavore_agent::kill::{clear_runner, is_populated};
 use stratavore_core::runner::Cause;
+use stratavore_testkit::trial::{Trial, scale};
 
 use crate::daemon::World;
+use crate::part::{PLAY, cast};
 use crate::viewer::{Viewer, attach_wish};
 use crate::wait::until;
 
 /// A name, and a script that writes the pid of what must not be left to `pid`.
-const SHAPES: [(&str, &str); 9] = [
+const SHAPES: [(&str, &str); 11] = [
     ("plain", "echo $$ > pid; exec sleep 1000"),
     ("double fork", "( ( echo $(exec sh -c 'echo $PPID') > pid; exec sleep 1000 ) & ); sleep 1000"),
     ("own session", "setsid sh -c 'echo $$ > pid; exec sleep 1000' & wait"),
@@ -35,7 +38,34 @@ const SHAPES: [(&str, &str); 9] = [
         "many",
         "n=0; while [ $n -lt 200 ]; do setsid sleep 1000 & n=$((n+1)); done; echo $! > pid; wait",
     ),
+    (
+        // Bounded, as there may be hosts on which its limit does not hold.
+        "fork bomb",
+        "bomb() { [ $1 -lt 10 ] || exec sleep 1000; bomb $(($1+1)) & bomb $(($1+1)); }; \
+         sh -c 'echo $$ > pid; exec sleep 1000' & ( bomb 0 ) 2>/dev/null & while :; do sleep 1; done",
+    ),
+    ("waits in vfork", "trap '' TERM HUP; exec sh -c \"$PLAY\""),
 ];
+
+/// The shapes meet this many processes.
+const PROCESSES: u64 = 400;
+
+/// A runner of that shape.
+fn shape(script: &str) -> World {
+    let world = World::shell(script).with(|spec| spec.limits.pids = Some(PROCESSES));
+    let mut world = cast(world, "vfork", Path::new("/"));
+    world.env.insert("PLAY".into(), format!("exec {PLAY}"));
+    world
+}
+
+/// The processes that carry a runner's mark, as anybody can see them.
+fn marked(world: &World) -> usize {
+    let mark = format!("STRATAVORE_RUNNER_ID={}", world.spec.runner);
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let environs = entries.filter_map(|entry| std::fs::read(entry.path().join("environ")).ok());
+    let carries = |environ: &Vec<u8>| environ.split(|b| *b == 0).any(|e| e == mark.as_bytes());
+    environs.filter(carries).count()
+}
 
 /// The pid is that of the same process as before, and it runs.
 fn lives(pid: u32, since: Option<u64>) -> bool {
@@ -48,47 +78,86 @@ fn pid(raw: u32) -> Pid {
     Pid::from_raw(raw.cast_signed()).unwrap()
 }
 
-#[tokio::test]
-async fn a_stop_leaves_nothing_of_any_shape() {
-    for (name, script) in SHAPES {
-        for force in [false, true] {
-            let mut world = World::shell(script);
-            let mut line = world.launch().await;
-            let deepest = world.pid_in("pid").await;
-            let since = start_time(deepest);
-            assert!(lives(deepest, since), "{name}");
-            let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
-            if force {
-                line.kill().await
-            } else {
-                line.stop(200).await
-            }
-            line.exited().await;
-            // Told only when nothing is left, so there is nothing to wait for.
-            assert!(!lives(deepest, since), "{name}: survived, force {force}");
-            assert!(!is_populated(world.spec.runner, &cgroups), "{name}");
-            assert!(world.agent_gone().await.success(), "{name}");
-            assert!(cgroups.iter().all(|dir| !dir.exists()), "{name}: {cgroups:?}");
-        }
+/// What is left of a runner whose deepest process was `deepest`.
+fn left(world: &World, name: &str, deepest: (u32, Option<u64>)) -> Result<(), String> {
+    let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
+    let survives = lives(deepest.0, deepest.1);
+    let (marked, populated) = (marked(world), is_populated(world.spec.runner, &cgroups));
+    if !survives && marked == 0 && !populated {
+        return Ok(());
     }
+    Err(format!("{name}: survives {survives}, marked {marked}, populated {populated}"))
 }
 
 #[tokio::test]
-async fn what_a_killed_agent_leaves_is_cleared() {
-    for (name, script) in SHAPES {
-        let mut world = World::shell(script);
-        let line = world.launch().await;
-        let deepest = world.pid_in("pid").await;
-        let since = start_time(deepest);
-        let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
-        kill_process(pid(world.agent_pid()), Signal::KILL).unwrap();
-        world.agent_gone().await;
-        drop(line);
-        assert!(!world.dir.is_locked().unwrap(), "{name}: no child has the lock");
-        assert_eq!(clear_runner(world.spec.runner, &cgroups).unwrap(), 0, "{name}");
-        assert!(!lives(deepest, since), "{name}");
-        assert!(!is_populated(world.spec.runner, &cgroups), "{name}");
+async fn t_orphan_a_stop_leaves_nothing_of_any_shape() {
+    let mut trial =
+        Trial::new("T-ORPHAN", "after a stop nothing is left of a runner, whatever shape it took");
+    for _ in 0..scale(1, 50) {
+        for (name, script) in SHAPES {
+            for force in [false, true] {
+                let mut world = shape(script);
+                let mut line = world.launch().await;
+                let deepest = world.pid_in("pid").await;
+                let since = start_time(deepest);
+                assert!(lives(deepest, since) && marked(&world) > 0, "{name}");
+                let began = std::time::Instant::now();
+                if force {
+                    line.kill().await
+                } else {
+                    line.stop(200).await
+                }
+                line.exited().await;
+                // Told only when nothing is left, so there is nothing to wait for.
+                trial.measured(if force { "kill" } else { "stop" }, began.elapsed());
+                trial.tried(left(&world, name, (deepest, since)));
+                let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
+                assert!(world.agent_gone().await.success(), "{name}");
+                assert!(cgroups.iter().all(|dir| !dir.exists()), "{name}: {cgroups:?}");
+            }
+        }
     }
+    let caught = signalling_the_group_alone_leaves_survivors().await;
+    trial.control("only the process group is signalled", caught);
+    trial.end();
+}
+
+#[tokio::test]
+async fn t_orphan_what_a_killed_agent_leaves_is_cleared() {
+    let mut trial =
+        Trial::new("T-ORPHAN", "what a killed agent leaves of a runner is cleared, whatever shape");
+    for _ in 0..scale(1, 50) {
+        for (name, script) in SHAPES {
+            let mut world = shape(script);
+            let line = world.launch().await;
+            let deepest = world.pid_in("pid").await;
+            let since = start_time(deepest);
+            let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
+            kill_process(pid(world.agent_pid()), Signal::KILL).unwrap();
+            world.agent_gone().await;
+            drop(line);
+            assert!(!world.dir.is_locked().unwrap(), "{name}: no child has the lock");
+            assert_eq!(clear_runner(world.spec.runner, &cgroups).unwrap(), 0, "{name}");
+            trial.tried(left(&world, name, (deepest, since)));
+        }
+    }
+    trial.end();
+}
+
+#[tokio::test]
+async fn a_shape_that_waits_in_vfork_is_one_that_no_signal_interrupts() {
+    let mut world = shape(SHAPES[10].1);
+    let mut line = world.launch().await;
+    let waiter = world.pid_in("pid").await;
+    until("it to wait", || {
+        let tasks = std::fs::read_dir(format!("/proc/{waiter}/task")).unwrap().flatten();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        let stats: Vec<String> = stats.collect();
+        if stats.iter().any(|stat| stat.contains(") D ")) { Ok(()) } else { Err(stats) }
+    })
+    .await;
+    line.kill().await;
+    line.exited().await;
 }
 
 #[tokio::test]
@@ -108,9 +177,8 @@ async fn without_cgroups_the_mark_finds_what_a_killed_agent_left() {
     }
 }
 
-/// The control: to signal the group is not enough, so the tests above test something.
-#[tokio::test]
-async fn signalling_the_group_alone_leaves_survivors() {
+/// The control: to signal the group is not enough. True if that leaves somebody.
+async fn signalling_the_group_alone_leaves_survivors() -> bool {
     let home = tempfile::tempdir().unwrap();
     let mut shell = Command::new("setsid")
         .args(["sh", "-c", SHAPES[2].1])
@@ -127,8 +195,10 @@ async fn signalling_the_group_alone_leaves_survivors() {
     let since = start_time(deepest);
     kill_process_group(pid(shell.id()), Signal::KILL).unwrap();
     shell.wait().unwrap();
-    assert!(lives(deepest, since), "a session of its own is not in the group");
+    // A session of its own is not in the group.
+    let survives = lives(deepest, since);
     kill_process(pid(deepest), Signal::KILL).unwrap();
+    survives
 }
 
 #[tokio::test]
@@ -145,9 +215,10 @@ async fn what_a_program_leaves_behind_ends_with_it() {
 
 #[tokio::test]
 async fn no_zombie_is_left_while_a_runner_runs() {
-    let mut world = World::shell(
-        "n=0; while [ $n -lt 300 ]; do ( ( : ) & ); n=$((n+1)); done; echo all; exec sleep 1000",
-    );
+    let mut world = World::shell(&format!(
+        "n=0; while [ $n -lt {} ]; do ( ( : ) & ); n=$((n+1)); done; echo all; exec sleep 1000",
+        scale(300, 10_000)
+    ));
     let mut line = world.launch().await;
     world.until_recorded("all").await;
     let agent = world.agent_pid();

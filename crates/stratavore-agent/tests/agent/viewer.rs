@@ -26,6 +26,8 @@ pub(crate) struct Viewer {
     pub(crate) ended: Option<String>,
     pub(crate) lagged: Vec<(u64, u64)>,
     pub(crate) screens: u32,
+    /// How often it was told of another size.
+    pub(crate) sizes: u32,
 }
 
 pub(crate) fn attach_wish(read_only: bool, steal: bool, columns: u32, rows: u32) -> Wish {
@@ -51,6 +53,7 @@ impl Viewer {
             ended: None,
             lagged: Vec::new(),
             screens: 0,
+            sizes: 0,
         }
     }
 
@@ -82,6 +85,20 @@ impl Viewer {
         soon("a frame of the agent", self.frames.next()).await?.ok()?.kind
     }
 
+    /// Takes in the next frame of a replay, and shows nothing. False once it is over.
+    pub(crate) async fn step_unseen(&mut self) -> bool {
+        match self.next().await {
+            Some(Kind::Output(output)) => {
+                assert_eq!(output.offset, self.offset, "output goes on where it was");
+                self.offset += output.data.len() as u64;
+                self.output.extend_from_slice(&output.data);
+                true
+            }
+            Some(Kind::Done(_)) | None => false,
+            Some(other) => panic!("unexpected {other:?}"),
+        }
+    }
+
     /// Takes in the next frame. False once the connection is closed.
     pub(crate) async fn step(&mut self) -> bool {
         match self.next().await {
@@ -98,7 +115,10 @@ impl Viewer {
                 self.offset = lagged.to;
             }
             Some(Kind::Writer(writer)) => self.writer = Some(writer),
-            Some(Kind::Size(size)) => self.resize(size.rows, size.columns),
+            Some(Kind::Size(size)) => {
+                self.sizes += 1;
+                self.resize(size.rows, size.columns);
+            }
             Some(Kind::Ended(ended)) => self.ended = Some(ended.cause),
             Some(Kind::Done(_)) | None => return false,
             Some(other @ (Kind::Welcome(_) | Kind::Refused(_))) => panic!("unexpected {other:?}"),

@@ -193,10 +193,13 @@ fn t_launch_agents_that_die_before_they_are_known_do_not_run_anything() {
         let ((runner, took), seen) = observed(&mark(&world), || {
             let began = Instant::now();
             let refused = launch(&world, &[], &["sleep", "1000"]).fails(10);
-            assert!(refused.stderr().contains("launch_interrupted"), "{}", refused.everything());
+            assert!(refused.stderr().contains("spawn_error"), "{}", refused.everything());
             let known = runners(&world);
             assert_eq!(known.len(), 1, "{point}: {known:?}");
-            assert_eq!(known[0]["cause"], "launch_interrupted", "{point}");
+            let cause = known[0]["cause"].as_str().unwrap_or_default();
+            for words in ["ended before it was known", "SIGKILL", "tried "] {
+                assert!(cause.contains(words), "{point}: {cause}");
+            }
             (known[0]["id"].as_str().expect("it has an id").to_owned(), began.elapsed())
         });
         assert!(took < BOUND, "{point}: {took:?}");
@@ -319,6 +322,22 @@ fn what_cannot_be_started_says_what_was_missing_and_leaves_nothing() {
     assert!(cause.contains("/nowhere/interpreter, which does not exist"), "{shown}");
     until_nothing_is_left(&world, shown["id"].as_str().unwrap());
 
+    // It dies before it can tell anybody: its last words are the cause.
+    let dying = world.work().join("dying");
+    fs::write(&dying, "#!/bin/sh\necho 'no \x1b[31msuch library' >&2\nexit 127\n").unwrap();
+    fs::set_permissions(&dying, fs::Permissions::from_mode(0o755)).unwrap();
+    let yaml = format!("agent:\n  binary: {}\nrunner:\n  launch_timeout: 2s\n", dying.display());
+    let deaf = World::with_config(&yaml);
+    deaf.project("demo");
+    launch(&deaf, &[], &["sleep", "1000"]).fails(10);
+    let shown = deaf.runner("one");
+    let cause = shown["cause"].as_str().unwrap_or_default();
+    assert_eq!(shown["state"], "failed", "{shown}");
+    for words in ["spawn_error", "exit status: 127", "such library", "(tried "] {
+        assert!(cause.contains(words), "no {words:?} in {shown}");
+    }
+    until_nothing_is_left(&deaf, shown["id"].as_str().unwrap());
+
     // The agent's program goes away, or is none.
     for (binary, words) in [("/nowhere/agent", "No such file"), (script.as_str(), "No such file")] {
         let world = World::with_config(&format!("agent:\n  binary: {binary}\n"));
@@ -332,4 +351,38 @@ fn what_cannot_be_started_says_what_was_missing_and_leaves_nothing() {
         assert!(cause.starts_with("spawn_error") && cause.contains(words), "{shown}");
         until_nothing_is_left(&world, shown["id"].as_str().unwrap());
     }
+}
+
+/// An agent's program that is just being written cannot be executed; a moment later it can.
+#[test]
+fn an_agent_that_cannot_be_started_for_a_moment_is_started_later() {
+    let program = tempfile::tempdir().unwrap();
+    let binary = program.path().join("stratavore-agent");
+    fs::copy(World::program("stratavore-agent"), &binary).unwrap();
+    let world = World::with_config(&format!("agent:\n  binary: {}\n", binary.display()));
+    world.project("demo");
+    let writer = fs::OpenOptions::new().append(true).open(&binary).unwrap();
+    let ran = std::thread::scope(|scope| {
+        let launched = scope.spawn(|| launch(&world, &[], &["sleep", "1000"]));
+        until("a start has failed", || {
+            let log = fs::read_to_string(world.path("state/daemon.log")).unwrap_or_default();
+            if log.contains("will try again") { Ok(()) } else { Err(log) }
+        });
+        drop(writer);
+        launched.join().expect("it does not panic")
+    });
+    ran.ok();
+    assert_eq!(world.runner("one")["state"], "running");
+    world.run(["kill", "one", "--force"]).ok();
+
+    // The control: one that stays busy ends the launch, and says what to do.
+    let busy = program.path().join("busy");
+    fs::copy(&binary, &busy).unwrap();
+    let _writer = fs::OpenOptions::new().append(true).open(&busy).unwrap();
+    fs::rename(&busy, &binary).unwrap();
+    let said = world.run(["launch", "--project", "demo", "--name", "two", "--", "sleep", "1000"]);
+    let shown = world.runner("two");
+    let cause = shown["cause"].as_str().unwrap_or_default();
+    assert!(said.code() != 0 && cause.contains("let whoever writes that file finish"), "{shown}");
+    until_nothing_is_left(&world, shown["id"].as_str().unwrap());
 }

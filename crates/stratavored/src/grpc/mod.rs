@@ -52,8 +52,12 @@ pub(crate) async fn serve(
     let incoming = futures_util::stream::unfold(
         (listener, user, runners),
         |(listener, user, runners)| async move {
-            let (stream, cred) = Peer::accept(&listener).await;
-            let peer = Peer::new(stream, &cred, &user, &runners);
+            let peer = loop {
+                let (stream, cred) = Peer::accept(&listener).await;
+                if let Some(peer) = Peer::new(stream, &cred, &user, &runners) {
+                    break peer;
+                }
+            };
             Some((Ok::<_, std::io::Error>(peer), (listener, user, runners)))
         },
     );

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use stratavore_assistants as assistants;
@@ -13,9 +12,9 @@ use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, NameError};
 use stratavore_core::project::Project;
 use stratavore_core::restart::RestartPolicy;
-use stratavore_core::runner::{Command, EnvError, EnvValue, Input, Runner, parse_env};
-use stratavore_core::{RunnerId, SessionId, Timestamp};
-use stratavore_runtime::{Agent, StartError, failpoint, program};
+use stratavore_core::runner::{Command, EnvError, EnvValue, Runner, parse_env};
+use stratavore_core::{RunnerId, SessionId};
+use stratavore_runtime::{failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
 
 use crate::bounds;
@@ -24,14 +23,6 @@ use crate::error::Error;
 
 /// The most runners that one request launches.
 const COUNT_MAX: u32 = 100;
-/// How often it is looked whether a started agent has connected.
-const AGENT_LOOK: Duration = Duration::from_millis(10);
-
-/// How often an agent is started anew when that failed, or it ended before it connected, and the
-/// first wait; each one is four times as long as the one before.
-const START_TRIES: u32 = 4;
-const START_AGAIN: Duration = Duration::from_millis(100);
-
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -46,13 +37,6 @@ pub struct Launch {
     pub directory: Option<String>,
     pub columns: u16,
     pub rows: u16,
-}
-
-/// Why an agent was not started.
-struct Failed {
-    text: String,
-    /// Another try may succeed.
-    passing: bool,
 }
 
 impl Control {
@@ -205,119 +189,8 @@ impl Control {
         }
     }
 
-    /// Starts the runner's agent when it is time to, in a task of its own.
-    pub(crate) fn start_at(&self, runner: &Runner, not_before: Option<Timestamp>) {
-        let id = runner.id;
-        let Some(number) = self.inner.links.begin_launch(id) else { return };
-        let (control, runner) = (self.clone(), runner.clone());
-        let wait = not_before.map_or(Duration::ZERO, |at| {
-            Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
-        });
-        self.inner.supervisor.spawn(async move {
-            let stopping = control.inner.supervisor.stopping();
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(wait), if !wait.is_zero() => control.start_now(&runner).await,
-                () = std::future::ready(()), if wait.is_zero() => control.start_now(&runner).await,
-            }
-            control.inner.links.end_launch(id, number);
-            if !stopping.is_cancelled() && !control.inner.links.is_connected(id) {
-                control.watch(id);
-            }
-        });
-    }
-
-    /// Starts the agent; again and again for a while, if it does not come to be known.
-    async fn start_now(&self, runner: &Runner) {
-        let stopping = self.inner.supervisor.stopping();
-        let until = self.inner.clock.monotonic() + self.inner.settings.launch_timeout;
-        for tried in 0.. {
-            let Some(why) = self.start_once(runner).await else { return };
-            let wait = START_AGAIN * 4u32.pow(tried);
-            let too_late = self.inner.clock.monotonic() + wait > until;
-            if tried == START_TRIES || too_late || !why.passing {
-                return self.start_failed(runner, tried + 1, why.text).await;
-            }
-            tracing::warn!(runner = %runner.id, why = why.text, "could not start an agent; will try again");
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-    }
-
-    /// Starts the agent and waits until it is known. `Some`: it will not be.
-    async fn start_once(&self, runner: &Runner) -> Option<Failed> {
-        // It may have been stopped, or started, while it waited.
-        match self.inner.store.runner_get(runner.id).await {
-            Ok(now) if now.generation == runner.generation => {}
-            Ok(_) => return None,
-            Err(error) => {
-                self.not_done(
-                    runner.id,
-                    "could not look before starting; will look again",
-                    &error.into(),
-                );
-                return None;
-            }
-        }
-        let result = self.start_agent(runner).await;
-        failpoint("L8");
-        match result {
-            Ok(agent) => {
-                let text = self.agent_shows(runner, agent).await?;
-                Some(Failed {
-                    text: format!("the agent ended before it was known: {text}"),
-                    passing: true,
-                })
-            }
-            // Whoever holds the lock is asked who it is by the watch that follows.
-            Err(StartError::Locked) => None,
-            Err(error) => Some(Failed { text: error.to_string(), passing: error.is_passing() }),
-        }
-    }
-
-    async fn start_failed(&self, runner: &Runner, tries: u32, why: String) {
-        let why = if tries > 1 { format!("{why} (tried {tries} times)") } else { why };
-        tracing::error!(runner = %runner.id, why, "could not start an agent");
-        let input = Input::SpawnFailed { epoch: runner.epoch, why };
-        if let Err(error) = self.apply(runner.id, input, &Caller::Daemon, None).await {
-            tracing::error!(runner = %runner.id, %error, "could not record the failed start");
-        }
-    }
-
-    async fn start_agent(&self, runner: &Runner) -> Result<Agent, StartError> {
-        let project = self.project_name(runner.project).await;
-        let token = [self.entropy(), self.entropy()].concat();
-        let digest = sha256(&token);
-        let token = hex(&token);
-        failpoint("L6");
-        let env = self.inherited_env(&runner.command);
-        self.inner.runtime.start(runner, &project, env, token, digest).await
-    }
-
-    /// Waits until the agent has connected, has ended, or has had the time that one may take.
-    /// Until then nobody else starts one. `Some`: it ended, and how.
-    async fn agent_shows(&self, runner: &Runner, mut agent: Agent) -> Option<String> {
-        let stopping = self.inner.supervisor.stopping();
-        let connected = async {
-            while !self.inner.links.is_connected_at(runner.id, runner.epoch) {
-                tokio::time::sleep(AGENT_LOOK).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stopping.cancelled() => None,
-            () = connected => None,
-            ended = agent.failed() => ended,
-            () = tokio::time::sleep(self.inner.settings.launch_timeout) => None,
-        }
-    }
-
     /// What a runner inherits from the daemon's environment, with what its variables refer to.
-    fn inherited_env(&self, command: &Command) -> BTreeMap<String, String> {
+    pub(crate) fn inherited_env(&self, command: &Command) -> BTreeMap<String, String> {
         let settings = &self.inner.settings;
         let own = settings.assistants.get(command.assistant.as_str());
         let passed = |key: &str| {

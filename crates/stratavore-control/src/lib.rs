@@ -22,6 +22,7 @@ mod project;
 mod reconcile;
 mod retention;
 mod runner;
+mod start;
 mod supervisor;
 mod upgrade;
 

@@ -1,0 +1,141 @@
+//! Starting the agent of an admitted runner, until it is known or cannot be.
+//!
+//! Invariant: an agent that ended before it was known has run nothing, so another one may follow.
+
+use std::time::Duration;
+
+use stratavore_core::Timestamp;
+use stratavore_core::caller::Caller;
+use stratavore_core::runner::{Input, Runner};
+use stratavore_runtime::{Agent, StartError, failpoint};
+
+use crate::control::Control;
+use crate::launch::{hex, sha256};
+
+/// How often it is looked whether a started agent has connected.
+const AGENT_LOOK: Duration = Duration::from_millis(10);
+
+/// How often an agent is started anew when that failed, or it ended before it connected, and the
+/// first wait; each one is four times as long as the one before.
+const START_TRIES: u32 = 4;
+const START_AGAIN: Duration = Duration::from_millis(100);
+
+/// Why an agent was not started.
+struct Failed {
+    text: String,
+    /// Another try may succeed.
+    passing: bool,
+}
+
+impl Control {
+    /// Starts the runner's agent when it is time to, in a task of its own.
+    pub(crate) fn start_at(&self, runner: &Runner, not_before: Option<Timestamp>) {
+        let id = runner.id;
+        let Some(number) = self.inner.links.begin_launch(id) else { return };
+        let (control, runner) = (self.clone(), runner.clone());
+        let wait = not_before.map_or(Duration::ZERO, |at| {
+            Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
+        });
+        self.inner.supervisor.spawn(async move {
+            let stopping = control.inner.supervisor.stopping();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(wait), if !wait.is_zero() => control.start_now(&runner).await,
+                () = std::future::ready(()), if wait.is_zero() => control.start_now(&runner).await,
+            }
+            control.inner.links.end_launch(id, number);
+            if !stopping.is_cancelled() && !control.inner.links.is_connected(id) {
+                control.watch(id);
+            }
+        });
+    }
+
+    /// Starts the agent; again and again for a while, if it does not come to be known.
+    async fn start_now(&self, runner: &Runner) {
+        let stopping = self.inner.supervisor.stopping();
+        let until = self.inner.clock.monotonic() + self.inner.settings.launch_timeout;
+        for tried in 0.. {
+            let Some(why) = self.start_once(runner).await else { return };
+            let wait = START_AGAIN * 4u32.pow(tried);
+            let too_late = self.inner.clock.monotonic() + wait > until;
+            if tried == START_TRIES || too_late || !why.passing {
+                return self.start_failed(runner, tried + 1, why.text).await;
+            }
+            tracing::warn!(runner = %runner.id, why = why.text, "could not start an agent; will try again");
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Starts the agent and waits until it is known. `Some`: it will not be.
+    async fn start_once(&self, runner: &Runner) -> Option<Failed> {
+        // It may have been stopped, or started, while it waited.
+        match self.inner.store.runner_get(runner.id).await {
+            Ok(now) if now.generation == runner.generation => {}
+            Ok(_) => return None,
+            Err(error) => {
+                self.not_done(
+                    runner.id,
+                    "could not look before starting; will look again",
+                    &error.into(),
+                );
+                return None;
+            }
+        }
+        let result = self.start_agent(runner).await;
+        failpoint("L8");
+        match result {
+            Ok(agent) => {
+                let text = self.agent_shows(runner, agent).await?;
+                Some(Failed {
+                    text: format!("the agent ended before it was known: {text}"),
+                    passing: true,
+                })
+            }
+            // Whoever holds the lock is asked who it is by the watch that follows.
+            Err(StartError::Locked) => None,
+            Err(error) => Some(Failed { text: error.to_string(), passing: error.is_passing() }),
+        }
+    }
+
+    async fn start_failed(&self, runner: &Runner, tries: u32, why: String) {
+        let why = if tries > 1 { format!("{why} (tried {tries} times)") } else { why };
+        tracing::error!(runner = %runner.id, why, "could not start an agent");
+        let input = Input::SpawnFailed { epoch: runner.epoch, why };
+        if let Err(error) = self.apply(runner.id, input, &Caller::Daemon, None).await {
+            tracing::error!(runner = %runner.id, %error, "could not record the failed start");
+        }
+    }
+
+    async fn start_agent(&self, runner: &Runner) -> Result<Agent, StartError> {
+        let project = self.project_name(runner.project).await;
+        let token = [self.entropy(), self.entropy()].concat();
+        let digest = sha256(&token);
+        let token = hex(&token);
+        failpoint("L6");
+        let env = self.inherited_env(&runner.command);
+        self.inner.runtime.start(runner, &project, env, token, digest).await
+    }
+
+    /// Waits until the agent has connected, has ended, or has had the time that one may take.
+    /// Until then nobody else starts one. `Some`: it ended, and how.
+    async fn agent_shows(&self, runner: &Runner, mut agent: Agent) -> Option<String> {
+        let stopping = self.inner.supervisor.stopping();
+        let connected = async {
+            while !self.inner.links.is_connected_at(runner.id, runner.epoch) {
+                tokio::time::sleep(AGENT_LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => None,
+            () = connected => None,
+            ended = agent.failed() => ended,
+            () = tokio::time::sleep(self.inner.settings.launch_timeout) => None,
+        }
+    }
+}

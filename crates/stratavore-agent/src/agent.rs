@@ -155,6 +155,7 @@ impl Agent {
 
     /// Starts the program, or puts that off for a moment.
     fn go(&mut self, tasks: &mut JoinSet<()>) -> Option<Cause> {
+        failpoint("L11");
         let process = match self.start_program() {
             Ok(process) => process,
             Err(child::ExecError { why, passing: true }) if self.put_off < START_TRIES => {

@@ -28,6 +28,22 @@ pub fn failpoint(name: &str) {
     }
 }
 
+/// Whether a check is to be left out, so that a test can show what it is for:
+/// `STRATAVORE_FAILPOINTS="identity=off"`.
+#[cfg(debug_assertions)]
+pub(crate) fn is_off(check: &str) -> bool {
+    std::env::var("STRATAVORE_FAILPOINTS").is_ok_and(|points| {
+        points.split(';').any(|point| point.split_once('=') == Some((check, "off")))
+    })
+}
+
+/// No check of a release build can be left out.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn is_off(_check: &str) -> bool {
+    false
+}
+
 /// Does nothing: a release build has no failpoints.
 #[cfg(not(debug_assertions))]
 #[inline(always)]

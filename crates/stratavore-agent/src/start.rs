@@ -167,6 +167,7 @@ fn begin(
         identity,
     };
     record(&runner, None);
+    failpoint("L7");
     let deadline = clock.monotonic() + Duration::from_millis(runner.spec.launch_timeout_ms);
     Ok(Agent {
         runner: Rc::new(runner),

@@ -132,6 +132,7 @@ impl Control {
     ) -> Result<Runner, WelcomeError> {
         let refuse = |why: &str| WelcomeError { why: why.into(), is_final: false };
         let (control, id, epoch) = (self.clone(), runner.id, runner.epoch);
+        let _turn = self.inner.links.turn(id).await;
         let found =
             tokio::task::spawn_blocking(move || control.inner.runtime.find(id, Some(epoch)));
         let token = match found.await {

@@ -86,6 +86,8 @@ pub(crate) struct Inner {
     pub(crate) links: Links,
     pub(crate) supervisor: Supervisor,
     pub(crate) outage: Outage,
+    /// When it was built, by both clocks.
+    began: (Timestamp, Duration),
     /// The latest heartbeats, of which the store gets a batch now and then.
     pub(crate) liveness: Mutex<HashMap<RunnerId, Liveness>>,
     pub(crate) relay_wake: Arc<Notify>,
@@ -95,6 +97,7 @@ pub(crate) struct Inner {
 impl Control {
     pub fn new(parts: Parts) -> Self {
         let supervisor = Supervisor::new(parts.clock.clone());
+        let began = (parts.clock.now(), parts.clock.monotonic());
         let inner = Inner {
             store: parts.store,
             bus: parts.bus,
@@ -108,6 +111,7 @@ impl Control {
             links: Links::default(),
             supervisor,
             outage: Outage::default(),
+            began,
             liveness: Mutex::default(),
             relay_wake: Arc::new(Notify::new()),
             relay_lease: tokio::sync::Mutex::new(None),
@@ -125,6 +129,14 @@ impl Control {
 
     pub fn now(&self) -> Timestamp {
         self.inner.clock.now()
+    }
+
+    /// Now, for what expires: since this daemon began no more time has passed than the monotonic
+    /// clock has counted, so a clock that is set forward makes nothing expire.
+    pub(crate) fn now_for_expiry(&self) -> Timestamp {
+        let (wall, monotonic) = self.inner.began;
+        let passed = self.inner.clock.monotonic().saturating_sub(monotonic);
+        self.now().min(wall.checked_add(passed).unwrap_or(Timestamp::MAX))
     }
 
     pub(crate) fn entropy(&self) -> [u8; 16] {
@@ -165,7 +177,9 @@ impl Control {
         key: Option<&Idempotency>,
     ) -> Result<Option<T>, Error> {
         match key {
-            Some(key) => Ok(self.inner.store.idempotency_answer(key, self.now()).await?),
+            Some(key) => {
+                Ok(self.inner.store.idempotency_answer(key, self.now_for_expiry()).await?)
+            }
             None => Ok(None),
         }
     }
@@ -226,7 +240,7 @@ impl Control {
             return;
         }
         match &runner.state {
-            RunnerState::Pending { not_before } => self.start_at(runner, *not_before),
+            RunnerState::Pending { .. } => self.start_when_due(runner),
             RunnerState::Stopping { stop, .. } => {
                 let grace = Duration::from_millis(stop.grace_ms);
                 // From now on its patience counts.

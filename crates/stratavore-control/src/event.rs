@@ -117,7 +117,7 @@ impl Control {
     }
 
     pub(crate) async fn purge(&self) -> Result<String, Error> {
-        let purged = self.inner.store.idempotency_purge(self.now()).await?;
+        let purged = self.inner.store.idempotency_purge(self.now_for_expiry()).await?;
         Ok(format!("{purged} idempotency records expired"))
     }
 }

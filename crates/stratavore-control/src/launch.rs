@@ -53,6 +53,7 @@ impl Control {
         if let Some(answer) = self.answered(key.as_ref()).await? {
             return Ok(answer);
         }
+        failpoint("L1");
         let project = self.project(project).await?;
         let count = launch.count.max(1);
         if count > COUNT_MAX {
@@ -106,6 +107,7 @@ impl Control {
                 None => self.changed(runner),
             }
         }
+        failpoint("L13");
         Ok(runners)
     }
 

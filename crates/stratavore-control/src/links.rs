@@ -1,6 +1,7 @@
 //! The agents that are connected to this daemon.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(crate) type Upgraded = Result<String, String>;
 #[derive(Default)]
 pub(crate) struct Links {
     inner: Mutex<Inner>,
+    /// Runners share them by chance, and then only wait for each other.
+    turns: [tokio::sync::Mutex<()>; 32],
 }
 
 #[derive(Default)]
@@ -51,6 +54,15 @@ struct Link {
 impl Links {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who starts an agent, and who binds one, has its turn first. Otherwise one that has died by now
+    /// could be bound just when another was started in its place.
+    pub(crate) async fn turn(&self, runner: RunnerId) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        runner.hash(&mut hasher);
+        let place = hasher.finish() as usize % self.turns.len();
+        self.turns[place].lock().await
     }
 
     /// Registers a connection; an earlier one of the same runner is forgotten and so ends.

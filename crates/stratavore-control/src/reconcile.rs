@@ -207,14 +207,10 @@ impl Control {
 
     fn context(&self, row: Option<&Runner>, id: RunnerId, disconnected_for: Duration) -> Context {
         let now = self.now();
-        let due = match row.map(|row| &row.state) {
-            Some(RunnerState::Pending { not_before: Some(at) }) => *at <= now,
-            Some(_) | None => true,
-        };
         Context {
             connected: self.inner.links.is_connected(id),
             launching: self.inner.links.is_launching(id),
-            due,
+            due: row.is_none_or(|row| row.due_in(now).is_zero()),
             unchanged_for: row.map_or(Duration::ZERO, |row| self.unstarted_for(row)),
             disconnected_for,
             launch_timeout: self.inner.settings.launch_timeout,
@@ -254,9 +250,7 @@ impl Control {
         match action {
             Action::Nothing => match row {
                 Some(row) if matches!(row.state, RunnerState::Pending { .. }) => {
-                    if let RunnerState::Pending { not_before } = row.state {
-                        self.start_at(row, not_before);
-                    }
+                    self.start_when_due(row);
                     Ok((None, Next::Done))
                 }
                 Some(row) if !row.is_terminal() => Ok((None, Next::LookAgain)),
@@ -264,7 +258,7 @@ impl Control {
             },
             Action::Start => {
                 if let Some(row) = row {
-                    self.start_at(row, None);
+                    self.start_when_due(row);
                 }
                 Ok((Some("starting its agent".into()), Next::Done))
             }

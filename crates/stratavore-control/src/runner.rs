@@ -238,7 +238,13 @@ impl Control {
         let mut recovered = Vec::new();
         for runner in lost {
             if dry_run {
-                recovered.push(runner);
+                if let Some(by) = self.inner.store.runner_successor(runner.id).await? {
+                    if !wanted.is_empty() {
+                        remarks.push(format!("{} was carried on as {by} before", runner.name));
+                    }
+                } else {
+                    recovered.push(runner);
+                }
                 continue;
             }
             // One key for many: each runner gets one of its own, derived from it.

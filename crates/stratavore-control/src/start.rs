@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::runner::{Input, Runner};
 use stratavore_runtime::{Agent, StartError, failpoint};
@@ -29,13 +28,11 @@ struct Failed {
 
 impl Control {
     /// Starts the runner's agent when it is time to, in a task of its own.
-    pub(crate) fn start_at(&self, runner: &Runner, not_before: Option<Timestamp>) {
+    pub(crate) fn start_when_due(&self, runner: &Runner) {
         let id = runner.id;
         let Some(number) = self.inner.links.begin_launch(id) else { return };
         let (control, runner) = (self.clone(), runner.clone());
-        let wait = not_before.map_or(Duration::ZERO, |at| {
-            Duration::try_from(at.duration_since(self.now())).unwrap_or_default()
-        });
+        let wait = runner.due_in(self.now());
         self.inner.supervisor.spawn(async move {
             let stopping = control.inner.supervisor.stopping();
             tokio::select! {
@@ -73,6 +70,7 @@ impl Control {
 
     /// Starts the agent and waits until it is known. `Some`: it will not be.
     async fn start_once(&self, runner: &Runner) -> Option<Failed> {
+        let turn = self.inner.links.turn(runner.id).await;
         // It may have been stopped, or started, while it waited.
         match self.inner.store.runner_get(runner.id).await {
             Ok(now) if now.generation == runner.generation => {}
@@ -87,6 +85,7 @@ impl Control {
             }
         }
         let result = self.start_agent(runner).await;
+        drop(turn);
         failpoint("L8");
         match result {
             Ok(agent) => {

@@ -86,8 +86,10 @@ impl Restarts {
     /// that runners that failed together do not all come back together.
     pub fn next(&self, now: Timestamp, dice: u32) -> Verdict {
         let window = jiff::SignedDuration::try_from(CRASH_LOOP_WINDOW).unwrap_or_default();
-        let mut recent: Vec<_> =
-            self.recent.iter().copied().filter(|at| now.duration_since(*at) < window).collect();
+        // A restart of a later time than now: the clock was set back since. It counts as one of
+        // just now, or a runner would be in a crash loop for as long as the clock was set back.
+        let mut recent: Vec<_> = self.recent.iter().map(|at| (*at).min(now)).collect();
+        recent.retain(|at| now.duration_since(*at) < window);
         if recent.len() >= CRASH_LOOP_LIMIT {
             return Verdict::CrashLoop;
         }
@@ -123,6 +125,25 @@ mod tests {
             prop_assert_eq!(restarts.next(now, dice), Verdict::CrashLoop);
             let later = now.checked_add(CRASH_LOOP_WINDOW).unwrap();
             prop_assert!(matches!(restarts.next(later, dice), Verdict::Again(..)), "the window passes");
+        }
+
+        #[test]
+        fn a_clock_that_is_set_back_makes_no_crash_loop(back in 1_i64..100_000_000, dice: u32) {
+            let mut now = Timestamp::UNIX_EPOCH;
+            let mut restarts = Restarts::default();
+            for _ in 0..CRASH_LOOP_LIMIT - 1 {
+                let Verdict::Again(next, not_before) = restarts.next(now, dice) else {
+                    return Err(TestCaseError::fail("a crash loop too early"));
+                };
+                (restarts, now) = (next, not_before);
+            }
+            now -= jiff::SignedDuration::from_secs(back);
+            let Verdict::Again(next, _) = restarts.next(now, dice) else {
+                return Err(TestCaseError::fail("the fifth is one too early"));
+            };
+            prop_assert_eq!(next.next(now, dice), Verdict::CrashLoop, "they still count");
+            let later = now.checked_add(CRASH_LOOP_WINDOW).unwrap();
+            prop_assert!(matches!(next.next(later, dice), Verdict::Again(..)), "and only for the window");
         }
     }
 }

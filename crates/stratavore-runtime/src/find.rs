@@ -66,7 +66,7 @@ impl Runtime {
         let record = dir.agent().ok().flatten();
         let spec = dir.spec().ok().flatten();
         let same_boot =
-            record.as_ref().is_none_or(|record| record.identity.boot_id == identity::boot_id());
+            record.as_ref().is_none_or(|record| identity::is_this_boot(&record.identity.boot_id));
         let cgroups = record.as_ref().map(|record| record.cgroups.clone()).unwrap_or_default();
         let populated =
             same_boot && dir.exists() && !lock_held && kill::has_leftovers(runner, &cgroups);

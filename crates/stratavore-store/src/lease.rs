@@ -18,7 +18,8 @@ use crate::value::{DbTime, without_nul};
 use crate::{Store, StoreError};
 
 // The clock is read when the row is locked and not when the transaction began: a wait may lie
-// between the two.
+// between the two. A lease that lasts longer than any does was taken before the clock was set back;
+// its holder may be gone, and where it is not, the term fences it off.
 
 const ACQUIRE_POSTGRES: &str = "INSERT INTO leases AS lease (name, holder, term, expires_at)
     VALUES ($1, $2, 1, clock_timestamp() + $3 * interval '1 microsecond')
@@ -27,6 +28,7 @@ const ACQUIRE_POSTGRES: &str = "INSERT INTO leases AS lease (name, holder, term,
         holder = excluded.holder,
         expires_at = clock_timestamp() + $3 * interval '1 microsecond'
     WHERE lease.holder = excluded.holder OR lease.expires_at <= clock_timestamp()
+        OR lease.expires_at > clock_timestamp() + $3 * interval '1 microsecond'
     RETURNING term, expires_at";
 
 const ACQUIRE_SQLITE: &str = "INSERT INTO leases AS lease (name, holder, term, expires_at)
@@ -37,6 +39,7 @@ const ACQUIRE_SQLITE: &str = "INSERT INTO leases AS lease (name, holder, term, e
         expires_at = CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $3
     WHERE lease.holder = excluded.holder
         OR lease.expires_at <= CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+        OR lease.expires_at > CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $3
     RETURNING term, expires_at";
 
 const RENEW_POSTGRES: &str = "UPDATE leases

@@ -42,7 +42,7 @@ pub mod testing;
 mod tx;
 mod value;
 
-pub use admit::{NameWish, NewRunner};
+pub use admit::{NameWish, NewRunner, PASSING};
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};

@@ -229,6 +229,8 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
     let runtime = Runtime::new(setup.runtime_settings()?).await;
+    #[cfg(debug_assertions)]
+    stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     let now = clock.now();
     let node = Node {

@@ -13,6 +13,8 @@
 //! Invariant: the epoch never shrinks, and a process exists only for the current one.
 //! Invariant: every change raises the generation by one and makes exactly one event.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -174,6 +176,17 @@ impl Runner {
     /// True once there is nothing to be done for it any more.
     pub fn is_terminal(&self) -> bool {
         self.state.is_terminal()
+    }
+
+    /// How long it is until an agent may be started for it: nothing but for a planned restart.
+    ///
+    /// Never longer than was planned, wherever the clock has been set since.
+    pub fn due_in(&self, now: Timestamp) -> Duration {
+        let RunnerState::Pending { not_before: Some(at) } = self.state else {
+            return Duration::ZERO;
+        };
+        let left = at.duration_since(now).min(at.duration_since(self.updated_at));
+        Duration::try_from(left).unwrap_or_default()
     }
 
     fn changed(

@@ -212,6 +212,8 @@ on_both_databases! {
         let won: Vec<_> = answers.iter().filter_map(|a| a.as_ref().ok()).collect();
         assert_eq!(won.len(), 1, "{answers:?}");
         let successor = won[0][0].id;
+        assert_eq!(store.runner_successor(first.id).await.unwrap(), Some(successor));
+        assert_eq!(store.runner_successor(successor).await.unwrap(), None);
         for answer in &answers {
             match answer {
                 Ok(_) => {}

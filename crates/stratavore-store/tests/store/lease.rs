@@ -26,6 +26,23 @@ async fn expire(db: &TestStore) {
 }
 
 on_both_databases! {
+    async fn one_of_before_the_clock_was_set_back_does_not_outlast_its_time(db: TestStore) {
+        let store = db.store();
+        let (ours, theirs) = (daemon(), daemon());
+        store.lease_acquire("relay", ours, LONG).await.unwrap().unwrap();
+        // As if the database's clock had stood a year later then.
+        let later = if db.file().is_some() {
+            "UPDATE leases SET expires_at = expires_at + 31536000000000"
+        } else {
+            "UPDATE leases SET expires_at = expires_at + interval '1 year'"
+        };
+        assert_eq!(raw::execute(&db, later).await, Ok(1));
+        let taken = store.lease_acquire("relay", theirs, LONG).await.unwrap().unwrap();
+        assert_eq!((taken.holder, taken.term), (theirs, 2));
+        // The control: it is held for its time.
+        assert_eq!(store.lease_acquire("relay", ours, LONG).await.unwrap(), None);
+    }
+
     async fn one_holds_it_until_it_is_given_back(db: TestStore) {
         let store = db.store();
         let (ours, theirs) = (daemon(), daemon());

@@ -69,6 +69,10 @@ async fn runner_of(
             Ok(runner) => return Ok(runner),
             // Someone else carries it on already, or it cannot be: a new one then.
             Err(failure) if matches!(failure.exit, Exit::Conflict | Exit::Refused) => {
+                let live = resolve::runners(api, &project.id, false, 0).await?;
+                if !live.is_empty() {
+                    return Ok(most_wanted(&live).clone());
+                }
                 context.ui.note(format!("not resumed: {failure}"));
             }
             Err(failure) => return Err(failure),

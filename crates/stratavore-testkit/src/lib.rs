@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod fuzz;
+pub mod netns;
 pub mod postgres;
 pub mod proxy;
 pub mod terminal;

@@ -22,7 +22,7 @@ const MARK: &str = "LAUNCH_TEST";
 
 /// The processes that carried the mark, at one look after the other.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     most_at_once: BTreeSet<Process>,
     ever: BTreeSet<Process>,
 }
@@ -45,7 +45,7 @@ impl Seen {
     }
 
     /// Whether never more than one lived at a time, and never more than `ever` in all.
-    fn held(&self, ever: usize) -> Result<(), String> {
+    pub(crate) fn held(&self, ever: usize) -> Result<(), String> {
         match (self.most_at_once.len(), self.ever.len()) {
             (0 | 1, all) if all <= ever => Ok(()),
             _ => {
@@ -56,7 +56,7 @@ impl Seen {
 }
 
 /// Does `act` while the observer looks, and answers what it saw besides.
-fn observed<T>(mark: &str, act: impl FnOnce() -> T) -> (T, Seen) {
+pub(crate) fn observed<T>(mark: &str, act: impl FnOnce() -> T) -> (T, Seen) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let observer = scope.spawn(|| {
@@ -78,7 +78,7 @@ fn observed<T>(mark: &str, act: impl FnOnce() -> T) -> (T, Seen) {
     })
 }
 
-fn mark(world: &World) -> String {
+pub(crate) fn mark(world: &World) -> String {
     format!("{MARK}={}", world.path("").display())
 }
 
@@ -92,7 +92,7 @@ fn launch(world: &World, options: &[&str], argv: &[&str]) -> stratavore_testkit:
 }
 
 /// A world whose launches are given up after a while.
-fn impatient(launch_timeout: &str) -> World {
+pub(crate) fn impatient(launch_timeout: &str) -> World {
     let world =
         World::with_config(&format!("runner:\n  launch_timeout: {launch_timeout}\n  grace: 1s\n"));
     world.project("demo");
@@ -119,7 +119,7 @@ fn runners(world: &World) -> Vec<Value> {
     world.json(&["runners", "--all"]).as_array().expect("a list").clone()
 }
 
-fn until_nothing_is_left(world: &World, runner: &str) {
+pub(crate) fn until_nothing_is_left(world: &World, runner: &str) {
     until("nothing is left of it", || match (world.left_of(runner), world.agents()) {
         (left, agents) if left.is_empty() && agents.is_empty() => Ok(()),
         left => Err(left),
@@ -298,11 +298,16 @@ fn the_observer_notices_a_second_process() {
             if seen.ever.len() == 2 { Ok(()) } else { Err(seen) }
         });
     });
-    assert!(seen.held(2).expect_err("two at once").contains("at once"));
+    let mut trial = Trial::new("T-LAUNCH", "the observer of processes");
+    trial.control(
+        "two processes at once",
+        seen.held(2).is_err_and(|found| found.contains("at once")),
+    );
     let one_after_the_other =
         Seen { most_at_once: seen.ever.iter().take(1).copied().collect(), ever: seen.ever };
     one_after_the_other.held(2).expect("one at a time");
-    one_after_the_other.held(1).expect_err("there was a second one");
+    trial.control("one process after the other", one_after_the_other.held(1).is_err());
+    trial.end();
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use stratavore_testkit::trace::Process;
-use stratavore_testkit::world::{World, until};
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::world::{World, signal, until};
 
 use crate::printing::Printing;
 
@@ -56,4 +58,52 @@ fn an_agent_that_is_upgraded_keeps_its_process_its_log_and_its_screen() {
             left => Err(left),
         });
     }
+}
+
+/// The agent, if the same process is back under the new program, and its runner has lost nothing.
+fn upgraded(world: &World, of: &Printing, agent: Option<Process>) -> Result<(), String> {
+    let now = world.agents_of(&of.runner).first().and_then(|pid| Process::of(*pid));
+    if now != agent {
+        return Err(format!("the agent was {agent:?} and is {now:?}"));
+    }
+    of.held(world)
+}
+
+/// There is no program of an earlier version yet: each is replaced by the same one, and daemons as
+/// well in between.
+#[test]
+fn t_upg_agents_are_replaced_again_and_again_and_no_session_is_lost() {
+    let mut trial = Trial::new("T-UPG", "agents and daemons are replaced, and no session is lost");
+    let world = World::new();
+    world.project("demo");
+    let names = ["one", "two", "three"];
+    let runners = names.map(|name| Printing::launch(&world, name, &["--every", "20"]));
+    let agents = runners.each_ref().map(|runner| {
+        let [agent] = world.agents_of(&runner.runner)[..] else { panic!("it has one agent") };
+        Process::of(agent)
+    });
+    for round in 0..scale(5, 100) {
+        let began = std::time::Instant::now();
+        for runner in &runners {
+            world.run(["upgrade", &runner.runner]).ok();
+        }
+        if round % 2 == 1 {
+            world.kill_daemon();
+            world.run(["daemon", "start"]).ok();
+        }
+        for (runner, agent) in runners.iter().zip(agents) {
+            until("its agent is back", || {
+                let shown = world.runner(&runner.runner);
+                if shown["connected"] == true { Ok(()) } else { Err(shown) }
+            });
+            until("nothing of it is lost", || upgraded(&world, runner, agent));
+            trial.measured("all agents back after an upgrade", began.elapsed());
+            trial.tried(Ok(()));
+        }
+    }
+    // The control: an agent that does not come back as itself.
+    signal(agents[0].expect("it lived").pid, Signal::KILL);
+    world.until_state(&runners[0].runner, &["lost"]);
+    trial.control("an agent that was killed", upgraded(&world, &runners[0], agents[0]).is_err());
+    trial.end();
 }

@@ -1,0 +1,121 @@
+//! T-DRAIN: daemons are replaced one by the other while clients ask, and no client sees an error.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use stratavore_proto::client::Client;
+use stratavore_proto::v1::{ListRunners, StatusRequest};
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::wire::on_runtime;
+use stratavore_testkit::world::{World, signal, until};
+
+use crate::printing::Printing;
+
+/// Longer than a daemon has to end: 5 s for requests, and what is left to write.
+const ENDS: Duration = Duration::from_secs(10);
+
+/// Asks by the command line, again and again; answers how often, and what failed.
+fn ask(world: &World, done: &AtomicBool, commands: &[&[&str]]) -> (u64, Vec<String>) {
+    let (mut asked, mut failed) = (0, Vec::new());
+    for command in commands.iter().cycle() {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        let ran = world.run(command.iter());
+        asked += 1;
+        if ran.code() != 0 {
+            failed.push(format!("{command:?}: {}", ran.everything()));
+        }
+    }
+    (asked, failed)
+}
+
+/// Asks without asking again, on a connection that it makes once: how often it failed.
+async fn ask_once_each(world: &World, done: &AtomicBool, failed: &AtomicU64) {
+    let mut client = Client::connect(&world.path("run/d.sock")).await;
+    while !done.load(Ordering::Relaxed) {
+        let answered = match &client {
+            Ok(client) => client.runners().list(ListRunners::default()).await.is_ok(),
+            Err(_) => false,
+        };
+        if !answered {
+            failed.fetch_add(1, Ordering::Relaxed);
+            client = Client::connect(&world.path("run/d.sock")).await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn t_drain_daemons_are_replaced_and_no_client_sees_an_error() {
+    let mut trial = Trial::new(
+        "T-DRAIN",
+        "a daemon is replaced while clients ask: no error, no runner touched",
+    );
+    let world = World::new();
+    world.project("demo");
+    let runner = Printing::launch(&world, "one", &["--every", "20"]);
+    world.launch("demo", "two", &["cat"]);
+    let (done, unaided) = (AtomicBool::new(false), AtomicU64::new(0));
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let askers: [&[&[&str]]; 2] = [
+            &[&["runners"], &["projects"], &["events", "list"]],
+            // These change something.
+            &[&["pause", "two"], &["unpause", "two"], &["send", "two", "words"]],
+        ];
+        for commands in askers {
+            let (world, done, results) = (&world, &done, &results);
+            scope.spawn(move || {
+                let asked = ask(world, done, commands);
+                results.lock().expect("no asker panics").push(asked);
+            });
+        }
+        scope.spawn(|| on_runtime(ask_once_each(&world, &done, &unaided)));
+        let restarts = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..scale(10, 200) {
+                let pid = until("a daemon runs", || world.daemon_pid().ok_or("none"));
+                let began = Instant::now();
+                signal(pid, Signal::TERM);
+                until("it is gone", || match world.daemon_pid() {
+                    Some(now) if now == pid => Err(now),
+                    _ => Ok(()),
+                });
+                trial.measured("a daemon's end", began.elapsed());
+                world.run(["daemon", "start"]).ok();
+                trial.measured("from the end of one to the answer of the next", began.elapsed());
+                let on_time = trial.longest("a daemon's end") < ENDS;
+                trial.tried(if on_time { Ok(()) } else { Err("it ended too late".into()) });
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        restarts.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let results = results.into_inner().expect("no asker panics");
+    let asked: u64 = results.iter().map(|(asked, _)| asked).sum();
+    for words in results.into_iter().flat_map(|(_, failed)| failed) {
+        trial.tried_times(0, Err(words));
+    }
+    trial.counted("requests", asked);
+    until("its log has all that it printed", || runner.held(&world));
+    assert_eq!(world.process_of(&runner.runner), runner.process);
+    let unaided = unaided.into_inner();
+    trial.control("a client that does not ask again", unaided > 0);
+    trial.end();
+}
+
+/// A wish to end that comes with requests under way lets them finish.
+#[test]
+fn a_request_under_way_is_answered_by_a_daemon_that_ends() {
+    let world = World::new();
+    world.project("demo");
+    on_runtime(async {
+        let client = stratavore_testkit::wire::client(&world).await;
+        let mut daemon = client.daemon();
+        let asked = daemon.status(StatusRequest::default());
+        signal(world.daemon_pid().expect("it runs"), Signal::TERM);
+        asked.await.expect("it is answered");
+    });
+}

@@ -1,0 +1,177 @@
+//! T-CLOCK: the system's clock is set forward and back, and nothing expires for it.
+//!
+//! The real programs run with a wall clock of their own: a small library, loaded before the others,
+//! adds to the kernel's what a file says. Their monotonic clock is the kernel's.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::wire::{client, new_runner, on_runtime};
+use stratavore_testkit::world::{Ran, World, until};
+
+use crate::printing::{Printing, events};
+
+const SHIM: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *shift;
+
+__attribute__((constructor)) static void begin(void) {
+    const char *path = getenv("TIMESHIFT_FILE");
+    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    void *memory = file < 0 ? MAP_FAILED : mmap(0, sizeof *shift, PROT_READ, MAP_SHARED, file, 0);
+    if (memory != MAP_FAILED) shift = memory;
+    if (file >= 0) close(file);
+}
+
+int clock_gettime(clockid_t id, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, id, time);
+    if (result == 0 && id == CLOCK_REALTIME && shift) time->tv_sec += *shift;
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict time, void *restrict zone) {
+    struct timespec now;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &now);
+    time->tv_sec = now.tv_sec;
+    time->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+"#;
+
+const HOUR: i64 = 3600;
+const YEAR: i64 = 365 * 24 * HOUR;
+/// How long an answer is kept for its key.
+const KEPT: i64 = 24 * HOUR;
+
+/// Makes a world whose programs have a wall clock that can be set.
+fn world_with_a_clock() -> World {
+    let mut world = World::new();
+    let (source, shim) = (world.path("shim.c"), world.path("shim.so"));
+    fs::write(&source, SHIM).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source);
+    Ran::of(cc).ok();
+    set_clock(&world, 0);
+    // What is started gets no environment of the daemon's; agents get the library so.
+    let (agent, file) = (World::program("stratavore-agent"), world.path("shift"));
+    let wrapper = world.path("agent-with-a-clock");
+    let script = format!(
+        "#!/bin/sh\nexport TIMESHIFT_FILE={}\nLD_PRELOAD={} exec {} \"$@\"\n",
+        file.display(),
+        shim.display(),
+        agent.display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700)).unwrap();
+    let config = format!(
+        "agent:\n  binary: {}\n  heartbeat: 200ms\nrunner:\n  unresponsive_after: 10s\n",
+        wrapper.display()
+    );
+    let path = world.path("stratavore.yaml");
+    fs::write(&path, config).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    world.set_env("LD_PRELOAD", &shim.display().to_string());
+    world.set_env("TIMESHIFT_FILE", &file.display().to_string());
+    world.project("demo");
+    world
+}
+
+fn set_clock(world: &World, seconds: i64) {
+    use std::io::Write;
+    let path = world.path("shift");
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    file.and_then(|mut file| file.write_all(&seconds.to_ne_bytes())).expect("it can be set");
+}
+
+/// The id and the time of creation (seconds) of the runner that a launch with this key answers.
+fn launched(world: &World, key: &str) -> (String, i64) {
+    on_runtime(async {
+        let client = client(world).await;
+        let answer = client.runners().launch(new_runner("demo", key.into())).await;
+        let runner = answer.expect("it is answered").into_inner().runners.remove(0);
+        (runner.id, runner.created_at_us / 1_000_000)
+    })
+}
+
+/// A runner that fails, and is to start again after about a second.
+fn failing(world: &World, name: &str) -> String {
+    let script = "if [ -e \"$0\" ]; then exec sleep 1000; fi; : > \"$0\"; exit 1";
+    let mark = world.path(&format!("{name}-failed")).display().to_string();
+    let options = ["--restart", "on-failure"];
+    let argv = ["sh", "-c", script, &mark];
+    let arguments =
+        [&["launch", "--project", "demo", "--name", name][..], &options, &["--"], &argv];
+    // It may be told that it has ended; it has not.
+    world.run(arguments.concat());
+    let id = world.runner(name)["id"].as_str().expect("it has an id").to_owned();
+    until("its next start is planned", || match world.runner(&id) {
+        shown if shown["epoch"] == 2 => Ok(()),
+        shown => Err(shown),
+    });
+    id
+}
+
+#[test]
+fn t_clock_a_clock_that_is_set_makes_nothing_expire() {
+    let mut trial = Trial::new("T-CLOCK", "the clock is set forward and back, and nothing expires");
+    let world = world_with_a_clock();
+    let printing = Printing::launch(&world, "printing", &["--every", "20"]);
+    let limited = world.launch_with("demo", "limited", &["--wall", "30m"], &["sleep", "1000"]);
+    let mut seen = Vec::new();
+    for round in 0..scale(1, 25) {
+        for (step, shift) in [HOUR, -HOUR, YEAR, -YEAR].into_iter().enumerate() {
+            let name = format!("failing-{round}-{step}");
+            // While it waits for its next start.
+            let failing = failing(&world, &name);
+            let (first, at) = launched(&world, &format!("{name}-kept"));
+            set_clock(&world, shift);
+            // The same daemon still knows its answers.
+            let (again, _) = launched(&world, &format!("{name}-kept"));
+            trial.tried(match again == first {
+                true => Ok(()),
+                false => Err(format!("{shift} s: a repeated launch was a second one")),
+            });
+            seen.push(launched(&world, &name).1 - at);
+            // The next daemon begins with that clock.
+            world.kill_daemon();
+            world.run(["daemon", "start"]).ok();
+            let shown = world.until_state(&failing, &["running", "failed", "lost"]);
+            trial.tried(match (&shown["state"], &shown["epoch"]) {
+                (state, epoch) if state == "running" && epoch == 2 => Ok(()),
+                _ => Err(format!("{shift} s: a restart that was planned: {shown}")),
+            });
+            until("events are relayed", || match world.json(&["daemon", "status"]) {
+                status if status["outbox_pending"] == 0 => Ok(()),
+                status => Err(status),
+            });
+            for runner in [&printing.runner, &limited] {
+                let shown = world.until_state(runner, &["running", "exited", "failed", "lost"]);
+                trial.tried(match shown["state"] == "running" && shown["epoch"] == 1 {
+                    true => Ok(()),
+                    false => Err(format!("{shift} s: {shown}")),
+                });
+            }
+            set_clock(&world, 0);
+            world.kill_daemon();
+            world.run(["daemon", "start"]).ok();
+        }
+    }
+    until("its log has all that it printed", || printing.held(&world));
+    assert_eq!(world.process_of(&printing.runner), printing.process);
+    assert_eq!(events(&world, "runner.unresponsive"), 0);
+    // The control: by the wall clock of the same daemon the time of the first answer was over.
+    trial.control("an expiry by the wall clock", seen.iter().any(|passed| *passed > KEPT));
+    trial.end();
+}

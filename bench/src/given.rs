@@ -9,7 +9,8 @@ use stratavore_core::liveness::Liveness;
 use stratavore_core::name::Name;
 use stratavore_core::project::Project;
 use stratavore_core::quota::Quota;
-use stratavore_core::restart::RestartPolicy;
+
+use stratavore_core::restart::{Backoff, RestartPolicy};
 use stratavore_core::runner::{Cause, Command, Exit, Input, Outcome, Runner};
 use stratavore_core::{DaemonId, NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 use stratavore_store::{NameWish, NewRunner, Store};
@@ -115,7 +116,9 @@ pub(crate) async fn ended(store: &Store, project: ProjectId, count: usize) -> an
         for runner in admitted {
             let exit = Exit { cause: Cause::Exit(0), at: at(millis + 1) };
             let input = Input::Exited { epoch: runner.epoch, exit };
-            if let Outcome::Changed(next, event) = runner.apply(input, at(millis + 2), 0)? {
+            if let Outcome::Changed(next, event) =
+                runner.apply(input, at(millis + 2), &Backoff::default())?
+            {
                 store.runner_write(&runner, &next, event, "bench", None).await?;
             }
         }

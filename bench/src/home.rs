@@ -108,6 +108,7 @@ impl<'l> Home<'l> {
             runner: runner.into(),
             states: states.iter().map(|&state| state.into()).collect(),
             timeout_ms: 120_000,
+            ..WaitRunner::default()
         };
         let waited = async { client.runners().wait(wait).await };
         Ok(self.lab.runtime.block_on(waited)?.into_inner())

@@ -243,8 +243,12 @@ fn delegate(dir: &Path) {
 }
 
 /// Makes `parent/name`. Another agent may remove an empty parent at any time.
+///
+/// An empty one of an earlier epoch is not used again: some kernels kill whatever is born into a
+/// cgroup that was killed once.
 fn make(parent: &Path, name: &str) -> io::Result<PathBuf> {
     let dir = parent.join(name);
+    let _removed = fs::remove_dir(&dir);
     let mut tries = 0;
     loop {
         match fs::create_dir_all(&dir) {

@@ -180,6 +180,10 @@ pub struct Runner {
     pub unresponsive_after: Duration,
     pub launch_timeout: Duration,
     pub keep_ended: Duration,
+    pub restart_backoff: Duration,
+    pub restart_backoff_max: Duration,
+    pub crash_loop_limit: u32,
+    pub crash_loop_window: Duration,
     pub env_pass: Vec<String>,
     pub env_allow: Vec<String>,
 }
@@ -191,6 +195,10 @@ impl Default for Runner {
             unresponsive_after: Duration::from_secs(30),
             launch_timeout: Duration::from_secs(60),
             keep_ended: Duration::from_secs(30 * 24 * 3600),
+            restart_backoff: Duration::from_secs(1),
+            restart_backoff_max: Duration::from_secs(300),
+            crash_loop_limit: 5,
+            crash_loop_window: Duration::from_secs(600),
             env_pass: Vec::new(),
             env_allow: Vec::new(),
         }

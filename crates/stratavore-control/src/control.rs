@@ -13,6 +13,7 @@ use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
+use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
@@ -44,6 +45,7 @@ pub struct Settings {
     pub launch_timeout: Duration,
     /// How long the directory of a runner that has ended is kept.
     pub keep_ended: Duration,
+    pub backoff: Backoff,
     pub assistants: HashMap<String, AssistantSettings>,
     /// Further variables of the daemon's environment that all runners inherit.
     pub env_pass: Vec<String>,
@@ -143,9 +145,9 @@ impl Control {
         (self.inner.entropy)()
     }
 
-    pub(crate) fn dice(&self) -> u32 {
+    fn backoff(&self) -> Backoff {
         let [a, b, c, d, ..] = self.entropy();
-        u32::from_be_bytes([a, b, c, d])
+        Backoff { dice: u32::from_be_bytes([a, b, c, d]), ..self.inner.settings.backoff }
     }
 
     /// A program inside a runner may look, and change nothing.
@@ -202,7 +204,7 @@ impl Control {
         let mut last = None;
         for _ in 0..CONFLICTS {
             let seen = self.inner.store.runner_get(id).await?;
-            let (next, event) = match seen.apply(input.clone(), self.now(), self.dice())? {
+            let (next, event) = match seen.apply(input.clone(), self.now(), &self.backoff())? {
                 Outcome::Unchanged => {
                     return Ok(match key {
                         Some(key) => {

@@ -11,6 +11,7 @@ use stratavore_store::{PoolStatus, RunnerFilter};
 use crate::control::Control;
 use crate::disk;
 use crate::error::Error;
+use crate::runner::WaitFor;
 use crate::supervisor::chain;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -181,13 +182,9 @@ impl Control {
         let until = self.inner.clock.monotonic() + limit;
         for (runner, _) in &live {
             let left = until.saturating_sub(self.inner.clock.monotonic());
-            let wait = crate::runner::WaitFor { states: Vec::new(), timeout: Some(left) };
-            match self.wait(runner.id, wait).await {
-                Ok(_) => {}
-                Err(Error::Timeout { .. }) => {
-                    return Ok(self.inner.store.runner_list(&filter).await?.len());
-                }
-                Err(error) => return Err(error),
+            let wait = WaitFor { timeout: Some(left), ..WaitFor::default() };
+            if !self.wait(runner.id, wait).await?.is_terminal() {
+                return Ok(self.inner.store.runner_list(&filter).await?.len());
             }
         }
         Ok(0)

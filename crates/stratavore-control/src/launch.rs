@@ -150,8 +150,25 @@ impl Control {
             columns: if columns == 0 { 80 } else { columns.min(1000) },
             rows: if rows == 0 { 24 } else { rows.min(1000) },
         };
+        self.check_variables(&command)?;
         self.check_program(&command)?;
         Ok(command)
+    }
+
+    /// A variable that the daemon should hand on and does not have is told, not left out.
+    pub(crate) fn check_variables(&self, command: &Command) -> Result<(), Error> {
+        for (key, value) in &command.env {
+            if let EnvValue::Daemon(name) = value
+                && !self.inner.env.contains_key(name)
+            {
+                let name = name.escape_debug();
+                return Err(Error::invalid(
+                    format!("{key} refers to {name}, which is not in the daemon's environment"),
+                    format!("write {key}=file:PATH, or set {name} and: stratavore daemon restart"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// A slip in the program's name is told before anything is admitted. Only the agent can tell
@@ -168,13 +185,6 @@ impl Control {
 
     fn env_variable(&self, text: &str) -> Result<(String, EnvValue), Error> {
         match parse_env(text) {
-            Ok((key, EnvValue::Daemon(name))) if !self.inner.env.contains_key(&name) => {
-                let name = name.escape_debug();
-                Err(Error::invalid(
-                    format!("{key} refers to {name}, which is not in the daemon's environment"),
-                    format!("write {key}=file:PATH, or set {name} and: stratavore daemon restart"),
-                ))
-            }
             Ok(parsed) => Ok(parsed),
             Err(EnvError::Forbidden(key)) if self.inner.settings.env_allow.contains(&key) => {
                 let value = text.split_once('=').map_or("", |(_, value)| value);

@@ -37,7 +37,7 @@ struct Inner {
     next: u64,
     links: HashMap<RunnerId, Link>,
     /// Which start task of a runner is under way.
-    launching: HashMap<RunnerId, u64>,
+    launching: HashMap<RunnerId, Launching>,
     watched: HashSet<RunnerId>,
     /// Who waits for the outcome of an upgrade.
     upgrades: HashMap<RunnerId, oneshot::Sender<Upgraded>>,
@@ -49,6 +49,12 @@ struct Link {
     number: u64,
     epoch: i64,
     commands: mpsc::Sender<AgentCommand>,
+}
+
+struct Launching {
+    number: u64,
+    /// It waits for its time, and gives way to one that does not have to.
+    waits: bool,
 }
 
 impl Links {
@@ -118,22 +124,30 @@ impl Links {
         false
     }
 
-    /// Marks the runner as being started; `None` if it is already. The number ends this launch,
-    /// and not a later one.
-    pub(crate) fn begin_launch(&self, runner: RunnerId) -> Option<u64> {
+    /// Marks the runner as being started; `None` if it is already, but for a start that `waits`
+    /// for its time, whose place one takes that need not. The number ends this launch, and not a
+    /// later one.
+    pub(crate) fn begin_launch(&self, runner: RunnerId, waits: bool) -> Option<u64> {
         let mut inner = self.lock();
-        if inner.launching.contains_key(&runner) {
+        if inner.launching.get(&runner).is_some_and(|other| waits || !other.waits) {
             return None;
         }
         inner.next += 1;
         let number = inner.next;
-        inner.launching.insert(runner, number);
+        inner.launching.insert(runner, Launching { number, waits });
         Some(number)
+    }
+
+    /// The time to start has come; false if another start has taken this one's place.
+    pub(crate) fn is_due(&self, runner: RunnerId, number: u64) -> bool {
+        let mut inner = self.lock();
+        let own = inner.launching.get_mut(&runner).filter(|launch| launch.number == number);
+        own.map(|launch| launch.waits = false).is_some()
     }
 
     pub(crate) fn end_launch(&self, runner: RunnerId, number: u64) {
         let mut inner = self.lock();
-        if inner.launching.get(&runner) == Some(&number) {
+        if inner.launching.get(&runner).is_some_and(|launch| launch.number == number) {
             inner.launching.remove(&runner);
         }
     }

@@ -40,6 +40,17 @@ pub struct WaitFor {
     /// Any of these states; an end always answers.
     pub states: Vec<String>,
     pub timeout: Option<Duration>,
+    /// The epoch that the states are waited for in; a later one answers too. 0 is whichever.
+    pub epoch: i64,
+}
+
+impl WaitFor {
+    fn is_met(&self, runner: &Runner) -> bool {
+        let in_state = self.states.iter().any(|state| state == runner.state.as_str());
+        runner.is_terminal()
+            || (in_state && runner.epoch >= self.epoch)
+            || (self.epoch != 0 && runner.epoch > self.epoch)
+    }
 }
 
 impl Control {
@@ -143,6 +154,7 @@ impl Control {
         let runner = self.inner.store.runner_get(id).await?;
         // A runner that could not start again is not stopped for it.
         resolve_directory(Path::new(&runner.command.directory))?;
+        self.check_variables(&runner.command)?;
         if runner.is_terminal() {
             return self.succeed(caller, &runner, key).await;
         }
@@ -290,7 +302,7 @@ impl Control {
         }
     }
 
-    /// Waits until the runner is in one of the states, has ended, or the time is over.
+    /// Waits until the runner is as wished, has ended, or the time is over; answers how it is then.
     pub async fn wait(&self, id: RunnerId, wait: WaitFor) -> Result<Runner, Error> {
         known_states(&wait.states)?;
         let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
@@ -300,19 +312,14 @@ impl Control {
         loop {
             // Asked to the end: only the waiting for a change is cut short.
             let runner = self.inner.store.runner_get(id).await?;
-            if runner.is_terminal()
-                || wait.states.iter().any(|state| state == runner.state.as_str())
-            {
+            if wait.is_met(&runner) || Instant::now() >= until {
                 return Ok(runner);
             }
             let stopping = self.inner.supervisor.stopping();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Err(Error::Stopping),
-                () = tokio::time::sleep_until(until) => {
-                    let waited_for = format!("{id} is {}", wait.states.join(" or "));
-                    return Err(Error::Timeout { waited_for });
-                }
+                () = tokio::time::sleep_until(until) => {}
                 () = of_interest(&mut subscription, id) => {}
                 // Another daemon may have published.
                 () = tokio::time::sleep(WAIT_LOOK) => {}

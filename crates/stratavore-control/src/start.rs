@@ -30,19 +30,28 @@ impl Control {
     /// Starts the runner's agent when it is time to, in a task of its own.
     pub(crate) fn start_when_due(&self, runner: &Runner) {
         let id = runner.id;
-        let Some(number) = self.inner.links.begin_launch(id) else { return };
-        let (control, runner) = (self.clone(), runner.clone());
         let wait = runner.due_in(self.now());
+        let Some(number) = self.inner.links.begin_launch(id, !wait.is_zero()) else { return };
+        let (control, runner) = (self.clone(), runner.clone());
         self.inner.supervisor.spawn(async move {
             let stopping = control.inner.supervisor.stopping();
-            tokio::select! {
+            let start = async {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                let is_due = control.inner.links.is_due(id, number);
+                if is_due {
+                    control.start_now(&runner).await;
+                }
+                is_due
+            };
+            let is_due = tokio::select! {
                 biased;
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(wait), if !wait.is_zero() => control.start_now(&runner).await,
-                () = std::future::ready(()), if wait.is_zero() => control.start_now(&runner).await,
-            }
+                () = stopping.cancelled() => false,
+                is_due = start => is_due,
+            };
             control.inner.links.end_launch(id, number);
-            if !stopping.is_cancelled() && !control.inner.links.is_connected(id) {
+            if is_due && !control.inner.links.is_connected(id) {
                 control.watch(id);
             }
         });
@@ -83,6 +92,9 @@ impl Control {
                 );
                 return None;
             }
+        }
+        if let Err(error) = self.check_variables(&runner.command) {
+            return Some(Failed { text: error.to_string(), passing: false });
         }
         let result = self.start_agent(runner).await;
         drop(turn);

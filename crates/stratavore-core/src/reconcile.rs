@@ -3,6 +3,10 @@
 //! The table is total: every combination has an answer. It decides nothing on heartbeats or on the
 //! clock of another host; a local agent is alive if, and only if, its lock is held.
 //!
+//! After a reboot the exit record, where there is one, is the truth: the runner had ended before the
+//! host did, and its restart policy holds. Without one it was cut off: lost, until someone recovers
+//! it. A pending runner had nothing running, so a reboot takes nothing from it.
+//!
 //! Invariant: nothing is signalled that belongs to another boot.
 //! Invariant: no agent is started while the lock is held.
 //! Invariant: a runner is never called dead while the lock is held, nor before what is left of it
@@ -22,7 +26,8 @@ pub struct Found {
     pub directory: bool,
     /// Its agent's lifetime lock is held.
     pub lock_held: bool,
-    /// The boot that the directory speaks of is this one; true where it does not say.
+    /// The agent of the row's epoch wrote down this boot, or nothing. What an earlier epoch wrote
+    /// says nothing of this one.
     pub same_boot: bool,
     /// The end that the agent wrote down for the row's epoch.
     pub exit: Option<Exit>,
@@ -83,7 +88,8 @@ pub fn decide(row: Option<&Runner>, found: &Found, context: &Context) -> Action 
         };
     };
     let epoch = row.epoch;
-    if !found.same_boot {
+    let has_run = !matches!(row.state, RunnerState::Pending { .. });
+    if !found.same_boot && has_run {
         return match (&row.state, &found.exit) {
             (state, _) if state.is_terminal() => Action::Nothing,
             // It had ended before the reboot, and nobody was there to hear of it.

@@ -332,6 +332,9 @@ pub struct Runner {
     /// Counts the changes; equals the sequence number of the runner's latest event.
     pub generation: i64,
     pub restarts: Restarts,
+    /// How the epoch before this one ended.
+    #[serde(default)]
+    pub last_end: Option<Exit>,
     pub session: Option<SessionId>,
     /// The ended runner that this one carries on. At most one runner carries on another.
     pub successor_of: Option<RunnerId>,

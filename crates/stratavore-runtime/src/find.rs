@@ -2,14 +2,14 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use stratavore_agent::{identity, kill};
 use stratavore_core::RunnerId;
 use stratavore_core::reconcile::Found;
 use stratavore_core::runner::AgentIdentity;
-use stratavore_proto::runner_dir::RunnerDir;
+use stratavore_proto::runner_dir::{AgentRecord, RunnerDir};
 
 use crate::process::Runtime;
 
@@ -65,9 +65,10 @@ impl Runtime {
         let lock_held = dir.is_locked()?;
         let record = dir.agent().ok().flatten();
         let spec = dir.spec().ok().flatten();
-        let same_boot =
-            record.as_ref().is_none_or(|record| identity::is_this_boot(&record.identity.boot_id));
-        let cgroups = record.as_ref().map(|record| record.cgroups.clone()).unwrap_or_default();
+        let same_boot = record.as_ref().is_none_or(|record| {
+            identity::is_this_boot(&record.identity.boot_id) || !wanted(record.epoch)
+        });
+        let cgroups = cgroups(record.as_ref());
         let populated =
             same_boot && dir.exists() && !lock_held && kill::has_leftovers(runner, &cgroups);
         let found = Found {
@@ -107,6 +108,12 @@ impl Runtime {
     pub fn is_same_process(&self, identity: &AgentIdentity) -> bool {
         identity::is_same_process(identity)
     }
+}
+
+/// What an agent of this boot wrote down; of another boot, they are somebody else's by now.
+pub(crate) fn cgroups(record: Option<&AgentRecord>) -> Vec<PathBuf> {
+    let record = record.filter(|record| identity::is_this_boot(&record.identity.boot_id));
+    record.map(|record| record.cgroups.clone()).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "file times are the system clock's")]

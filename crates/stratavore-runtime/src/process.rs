@@ -15,6 +15,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::{AgentIdentity, Runner};
 use stratavore_proto::runner_dir::{Handover, Recording, Resize, RunnerDir, Spec};
 
+use crate::find;
+
 /// How long a start waits for the agent of the epoch before to let go of the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// The most of an agent's last words that is told, in bytes.
@@ -266,11 +268,11 @@ impl Runtime {
     /// Ends all that a dead agent left of `runner`: its cgroup, then every process that carries
     /// its mark. Returns how many processes are still there.
     ///
-    /// The caller has seen that the lock is free and that the boot is this one.
+    /// The caller has seen that the lock is free.
     pub async fn clear(&self, runner: RunnerId) -> io::Result<usize> {
         // Without a record that can be read, the marks are what is left to find processes by.
         let record = self.dir(runner).agent().ok().flatten();
-        let cgroups = record.map(|record| record.cgroups).unwrap_or_default();
+        let cgroups = find::cgroups(record.as_ref());
         tokio::task::spawn_blocking(move || kill::clear_runner(runner, &cgroups))
             .await
             .map_err(io::Error::other)?

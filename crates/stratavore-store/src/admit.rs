@@ -185,6 +185,7 @@ async fn decide(
         epoch: 1,
         generation: 1,
         restarts: Restarts::default(),
+        last_end: None,
         session: Some(wanted.session),
         successor_of: wanted.successor_of,
         agent_key: None,

@@ -75,13 +75,26 @@ pub async fn wait(client: &Client, runner: &str, states: &[&str]) -> Runner {
         runner: runner.into(),
         states: states.iter().map(|state| (*state).to_owned()).collect(),
         timeout_ms: 20_000,
+        epoch: 0,
     };
-    let waited = client.runners().wait(wait).await;
-    waited.expect("the runner comes to the state that is waited for").into_inner()
+    let waited = client.runners().wait(wait).await.expect("it is answered").into_inner();
+    let ended = ["exited", "failed", "lost"];
+    let reached = states.iter().chain(&ended).any(|state| waited.state == *state);
+    assert!(reached, "waited in vain for {states:?}: {waited:?}");
+    waited
 }
 
 /// Every runner that there is, ended ones too.
 pub async fn all_runners(client: &Client) -> Vec<Runner> {
-    let list = ListRunners { all: true, limit: 10_000, ..ListRunners::default() };
-    client.runners().list(list).await.expect("runners are listed").into_inner().runners
+    let mut list = ListRunners { all: true, ..ListRunners::default() };
+    let mut runners = Vec::new();
+    loop {
+        let page = client.runners().list(list.clone()).await.expect("runners are listed");
+        let page = page.into_inner();
+        runners.extend(page.runners);
+        if page.next.is_empty() {
+            return runners;
+        }
+        list.before = page.next;
+    }
 }

@@ -11,6 +11,7 @@ use stratavore_config as config;
 use stratavore_control::{AssistantSettings, Control, Parts, Settings, chain};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::restart::Backoff;
 use stratavore_core::{DaemonId, NodeId};
 use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
 use stratavore_proto::version::VERSION;
@@ -216,6 +217,13 @@ impl Setup {
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
             keep_ended: runner.keep_ended,
+            backoff: Backoff {
+                first: runner.restart_backoff,
+                max: runner.restart_backoff_max,
+                limit: runner.crash_loop_limit,
+                window: runner.crash_loop_window,
+                dice: 0,
+            },
             assistants: assistants.collect(),
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),

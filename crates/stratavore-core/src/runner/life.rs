@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::event::NewEvent;
-use crate::restart::{Restarts, Verdict};
+use crate::restart::{Backoff, Restarts, Verdict};
 use crate::runner::{
     Activity, After, AgentIdentity, Cause, Desired, Exit, ProcessIdentity, Runner, RunnerState,
     Stop,
@@ -116,11 +116,16 @@ pub enum Refusal {
 }
 
 impl Runner {
-    /// Takes `input` into account at `now`. `dice` is random and spreads restarts.
+    /// Takes `input` into account at `now`; `backoff` spaces restarts.
     ///
     /// Inputs from agents and from reconciling are never refused: what is late or repeated is
     /// [`Outcome::Unchanged`]. Wishes of people can be refused.
-    pub fn apply(&self, input: Input, now: Timestamp, dice: u32) -> Result<Outcome, Refusal> {
+    pub fn apply(
+        &self,
+        input: Input,
+        now: Timestamp,
+        backoff: &Backoff,
+    ) -> Result<Outcome, Refusal> {
         if let Some((cause, _)) = self.state.ended() {
             return match input {
                 Input::Pause | Input::Unpause => {
@@ -148,9 +153,11 @@ impl Runner {
         Ok(match input {
             Input::AgentRegistered { agent, key, .. } => self.agent_registered(agent, key, now),
             Input::Started { process, .. } => self.started(process, now),
-            Input::Exited { exit, .. } => self.ended(exit.cause, exit.at, now, dice),
+            Input::Exited { exit, .. } => self.ended(exit.cause, exit.at, now, backoff),
             Input::SpawnFailed { why, .. } => match self.state {
-                RunnerState::Pending { .. } => self.ended(Cause::SpawnError(why), now, now, dice),
+                RunnerState::Pending { .. } => {
+                    self.ended(Cause::SpawnError(why), now, now, backoff)
+                }
                 RunnerState::Starting { .. }
                 | RunnerState::Running { .. }
                 | RunnerState::Unresponsive { .. }
@@ -159,10 +166,12 @@ impl Runner {
                 | RunnerState::Failed { .. }
                 | RunnerState::Lost { .. } => Outcome::Unchanged,
             },
-            Input::LaunchInterrupted { .. } => self.ended(Cause::LaunchInterrupted, now, now, dice),
-            Input::AgentDied { .. } => self.ended(Cause::AgentDied, now, now, dice),
-            Input::StateMissing { .. } => self.ended(Cause::StateMissing, now, now, dice),
-            Input::HostRebooted { .. } => self.ended(Cause::HostReboot, now, now, dice),
+            Input::LaunchInterrupted { .. } => {
+                self.ended(Cause::LaunchInterrupted, now, now, backoff)
+            }
+            Input::AgentDied { .. } => self.ended(Cause::AgentDied, now, now, backoff),
+            Input::StateMissing { .. } => self.ended(Cause::StateMissing, now, now, backoff),
+            Input::HostRebooted { .. } => self.ended(Cause::HostReboot, now, now, backoff),
             Input::Silent { .. } => self.silent(now),
             Input::Heard { .. } => self.heard(now),
             Input::Activity { activity, .. } => self.activity_changed(activity, now),
@@ -249,13 +258,13 @@ impl Runner {
     }
 
     /// The one way out of life: an end, or the next epoch.
-    fn ended(&self, cause: Cause, at: Timestamp, now: Timestamp, dice: u32) -> Outcome {
+    fn ended(&self, cause: Cause, at: Timestamp, now: Timestamp, backoff: &Backoff) -> Outcome {
         let cause = cause.bounded();
         if let RunnerState::Stopping { stop, .. } = &self.state {
             // After a reboot nothing is started unasked, not even what was to be restarted.
             let host_ends = matches!(cause, Cause::HostReboot | Cause::AgentTerminated);
             if stop.after == After::Restart && !host_ends {
-                return self.again(self.restarts.clone(), now, now, &cause);
+                return self.again(self.restarts.clone(), now, now, cause, at);
             }
             let state = match cause {
                 Cause::HostReboot | Cause::StateMissing => RunnerState::Lost { cause, at },
@@ -294,9 +303,9 @@ impl Runner {
             | Cause::LaunchInterrupted => self.restart.wants_restart(cause.is_success()),
         };
         if restartable && self.desired != Desired::Stopped {
-            return match self.restarts.next(now, dice) {
+            return match self.restarts.next(now, backoff) {
                 Verdict::Again(restarts, not_before) => {
-                    self.again(restarts, not_before, now, &cause)
+                    self.again(restarts, not_before, now, cause, at)
                 }
                 Verdict::CrashLoop => self.terminal(
                     RunnerState::Failed { cause: Cause::CrashLoop(cause.to_string()), at },
@@ -327,11 +336,14 @@ impl Runner {
         restarts: Restarts,
         not_before: Timestamp,
         now: Timestamp,
-        cause: &Cause,
+        cause: Cause,
+        at: Timestamp,
     ) -> Outcome {
         let data = json!({ "cause": cause.to_string(), "not_before": not_before, "restarts": restarts.total });
         let next = Runner {
             state: RunnerState::Pending { not_before: Some(not_before) },
+            // One that was paused is paused again as soon as it runs: nobody has let it go on.
+            last_end: Some(Exit { cause, at }),
             activity: Activity::Unknown,
             epoch: self.epoch + 1,
             restarts,
@@ -407,6 +419,16 @@ impl Runner {
     fn stop(&self, stop: Stop, now: Timestamp) -> Outcome {
         let (agent, process) = match &self.state {
             // No agent is bound yet. One that comes later finds this state and goes away.
+            // Whoever asks for a restart does not want to wait for the one that is planned.
+            RunnerState::Pending { not_before: Some(at) }
+                if stop.after == After::Restart && *at > now =>
+            {
+                let data =
+                    json!({ "by": stop.by, "not_before": now, "restarts": self.restarts.total });
+                let state = RunnerState::Pending { not_before: None };
+                let next = Runner { state, desired: Desired::Running, ..self.clone() };
+                return self.changed(next, now, "runner.restarting", data);
+            }
             RunnerState::Pending { .. } if stop.after == After::Restart => {
                 return Outcome::Unchanged;
             }

@@ -40,6 +40,7 @@ pub(crate) fn runner(restart: RestartPolicy) -> Runner {
         epoch: 1,
         generation: 1,
         restarts: Restarts::default(),
+        last_end: None,
         session: None,
         successor_of: None,
         agent_key: None,

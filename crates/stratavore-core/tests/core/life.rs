@@ -1,7 +1,7 @@
 //! T-MONO, the pure part: no order of messages makes an illegal step.
 
 use proptest::prelude::*;
-use stratavore_core::restart::{CRASH_LOOP_LIMIT, RestartPolicy};
+use stratavore_core::restart::{Backoff, RestartPolicy};
 use stratavore_core::runner::{
     After, CAUSE_TEXT_MAX, Cause, Desired, Exit, Input, Outcome, ProcessIdentity, Refusal, Runner,
     RunnerState, Stop,
@@ -70,7 +70,7 @@ proptest! {
     ) {
         let mut now = runner(policy);
         for (i, (input, dice)) in inputs.into_iter().enumerate() {
-            match now.apply(input.clone(), at(i as i64), dice) {
+            match now.apply(input.clone(), at(i as i64), &Backoff { dice, ..Backoff::default() }) {
                 Ok(Outcome::Changed(next, event)) => {
                     prop_assert!(event.kind.starts_with("runner."));
                     if let Err(why) = check(&now, &input, &next) {
@@ -89,8 +89,8 @@ proptest! {
     fn a_repeated_message_changes_nothing(policy in policy(), inputs in proptest::collection::vec(input(), 1..20)) {
         let mut now = runner(policy);
         for (i, input) in inputs.into_iter().enumerate() {
-            let Ok(Outcome::Changed(next, _)) = now.apply(input.clone(), at(i as i64), 0) else { continue };
-            let again = next.apply(input.clone(), at(i as i64), 0);
+            let Ok(Outcome::Changed(next, _)) = now.apply(input.clone(), at(i as i64), &Backoff::default()) else { continue };
+            let again = next.apply(input.clone(), at(i as i64), &Backoff::default());
             // The state and the epoch stay; only a wish can be repeated into a refusal.
             if let Ok(Outcome::Changed(twice, _)) = again {
                 prop_assert_eq!(twice.epoch, next.epoch, "{:?} twice", input);
@@ -112,7 +112,7 @@ fn the_check_catches_a_machine_that_changes_an_end() {
 }
 
 fn changed(runner: &Runner, input: Input) -> Runner {
-    match runner.apply(input.clone(), at(10), 0) {
+    match runner.apply(input.clone(), at(10), &Backoff::default()) {
         Ok(Outcome::Changed(next, _)) => *next,
         other => panic!("{input:?} on {runner:?} gave {other:?}"),
     }
@@ -179,7 +179,10 @@ fn a_restart_goes_to_the_next_epoch_and_never_over_an_end() {
     let again = changed(&stopping, exited(1, Cause::Signal(15)));
     assert_eq!((again.epoch, again.state.as_str(), again.restarts.total), (2, "pending", 0));
     assert!(
-        matches!(again.apply(exited(1, Cause::Exit(0)), at(11), 0), Ok(Outcome::Unchanged)),
+        matches!(
+            again.apply(exited(1, Cause::Exit(0)), at(11), &Backoff::default()),
+            Ok(Outcome::Unchanged)
+        ),
         "late exit"
     );
 }
@@ -187,7 +190,7 @@ fn a_restart_goes_to_the_next_epoch_and_never_over_an_end() {
 #[test]
 fn a_crashing_runner_is_given_up_after_five_restarts() {
     let mut now = running(RestartPolicy::OnFailure);
-    for n in 0..CRASH_LOOP_LIMIT {
+    for n in 0..Backoff::default().limit {
         now = changed(&now, exited(now.epoch, Cause::Exit(1)));
         assert_eq!(now.state.as_str(), "pending", "after {n} restarts");
         let epoch = now.epoch;
@@ -200,6 +203,26 @@ fn a_crashing_runner_is_given_up_after_five_restarts() {
     let given_up = changed(&now, exited(now.epoch, Cause::Exit(1)));
     assert_eq!(given_up.state.as_str(), "failed");
     assert_eq!(given_up.state.ended().unwrap().0.to_string(), "crash_loop: exit 1");
+}
+
+#[test]
+fn a_restart_by_hand_ends_the_wait_for_the_planned_one() {
+    let waiting = changed(&running(RestartPolicy::OnFailure), exited(1, Cause::Exit(1)));
+    assert_eq!(waiting.last_end.as_ref().map(|end| &end.cause), Some(&Cause::Exit(1)));
+    let due = changed(&waiting, stop(After::Restart));
+    assert_eq!((due.epoch, &due.state), (2, &RunnerState::Pending { not_before: None }));
+    // And once is enough.
+    let again = due.apply(stop(After::Restart), at(10), &Backoff::default());
+    assert_eq!(again, Ok(Outcome::Unchanged));
+}
+
+#[test]
+fn what_was_paused_comes_back_paused_unless_someone_asks_for_the_restart() {
+    let paused = changed(&running(RestartPolicy::OnFailure), Input::Pause);
+    let again = changed(&paused, exited(1, Cause::Signal(9)));
+    assert_eq!((again.epoch, again.desired), (2, Desired::Paused));
+    let by_hand = changed(&changed(&paused, stop(After::Restart)), exited(1, Cause::Signal(15)));
+    assert_eq!((by_hand.epoch, by_hand.desired), (2, Desired::Running));
 }
 
 #[test]

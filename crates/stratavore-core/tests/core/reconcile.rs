@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use stratavore_core::reconcile::{Action, Context, Found, QUARANTINE, decide};
-use stratavore_core::restart::RestartPolicy;
-use stratavore_core::runner::{Cause, Exit, Input, Outcome, Runner};
+use stratavore_core::restart::{Backoff, RestartPolicy};
+use stratavore_core::runner::{Cause, Exit, Input, Outcome, Runner, RunnerState};
 
-use crate::given::{at, input, runner};
+use crate::given::{agent, at, input, runner};
 
 fn found() -> impl Strategy<Value = Found> {
     (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0..1200u64)
@@ -40,7 +40,7 @@ fn row() -> impl Strategy<Value = Option<Runner>> {
     let reached = proptest::collection::vec(input(), 0..12).prop_map(|inputs| {
         let mut now = runner(RestartPolicy::OnFailure);
         for input in inputs {
-            if let Ok(Outcome::Changed(next, _)) = now.apply(input, at(1), 0) {
+            if let Ok(Outcome::Changed(next, _)) = now.apply(input, at(1), &Backoff::default()) {
                 now = *next;
             }
         }
@@ -72,7 +72,9 @@ fn check(row: Option<&Runner>, found: &Found, action: &Action) -> Result<(), Str
     {
         ensure(!says_dead(input), "what a dead agent left is left to itself")?;
     }
+    let waits = row.is_some_and(|row| matches!(row.state, RunnerState::Pending { .. }));
     if !found.same_boot {
+        // One that nothing has run of may start; nothing is left of it that could be touched.
         let touches = matches!(
             action,
             Action::Start
@@ -81,7 +83,8 @@ fn check(row: Option<&Runner>, found: &Found, action: &Action) -> Result<(), Str
                 | Action::Clear(_)
                 | Action::CallUnresponsive(_)
         );
-        ensure(!touches, "something of another boot is touched")?;
+        let begins = waits && *action == Action::Start;
+        ensure(begins || !touches, "something of another boot is touched")?;
     }
     let input = match action {
         Action::Apply(input) | Action::CallUnresponsive(input) | Action::Clear(Some(input)) => {
@@ -119,9 +122,44 @@ proptest! {
         }
         // What it wants written is something that the state machine takes.
         if let (Action::Apply(input), Some(row)) = (&action, &row) {
-            let outcome = row.apply(input.clone(), at(2), 0);
+            let outcome = row.apply(input.clone(), at(2), &Backoff::default());
             prop_assert!(matches!(outcome, Ok(Outcome::Changed(..))), "{:?} does nothing to {:?}", input, row);
         }
+    }
+}
+
+/// The rule for what is found after a reboot, whichever of its files was written last.
+#[test]
+fn after_a_reboot_the_exit_record_is_the_truth_and_without_one_it_is_lost() {
+    let context = Context {
+        connected: false,
+        launching: false,
+        due: true,
+        unchanged_for: Duration::ZERO,
+        disconnected_for: Duration::ZERO,
+        launch_timeout: Duration::from_secs(60),
+        unresponsive_after: Duration::from_secs(30),
+    };
+    let exit = Exit { cause: Cause::Exit(3), at: at(1) };
+    let found = |same_boot, exit: Option<&Exit>| Found {
+        directory: true,
+        lock_held: false,
+        same_boot,
+        exit: exit.cloned(),
+        populated: false,
+        age: Duration::ZERO,
+    };
+    let pending = runner(RestartPolicy::OnFailure);
+    let state = RunnerState::Starting { agent: agent(1) };
+    let starting = Runner { state, ..pending.clone() };
+
+    let ended = Action::Apply(Input::Exited { epoch: 1, exit: exit.clone() });
+    let lost = Action::Apply(Input::HostRebooted { epoch: 1 });
+    assert_eq!(decide(Some(&starting), &found(false, Some(&exit)), &context), ended);
+    assert_eq!(decide(Some(&starting), &found(false, None), &context), lost);
+    // A restart that was decided stands, on whichever side of the reboot its agent gets ready.
+    for found in [found(false, None), found(false, Some(&exit)), found(true, None)] {
+        assert_eq!(decide(Some(&pending), &found, &context), Action::Start);
     }
 }
 

@@ -9,7 +9,7 @@ use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, Reference};
 use stratavore_core::project::Project;
 use stratavore_core::quota::Quota;
-use stratavore_core::restart::RestartPolicy;
+use stratavore_core::restart::{Backoff, RestartPolicy};
 use stratavore_core::runner::{Cause, Command, Exit, Input, Outcome, Runner};
 use stratavore_core::{DaemonId, NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 use stratavore_store::{NameWish, NewRunner, Store};
@@ -128,7 +128,7 @@ pub(crate) async fn runner(store: &Store, project: &Project, node: NodeId, calle
 
 /// What comes of `input`, which must change the runner.
 pub(crate) fn changed(runner: &Runner, input: Input, now: Timestamp) -> (Runner, NewEvent) {
-    match runner.apply(input, now, 0) {
+    match runner.apply(input, now, &Backoff::default()) {
         Ok(Outcome::Changed(next, event)) => (*next, event),
         other => panic!("{other:?} is no change of {runner:?}"),
     }

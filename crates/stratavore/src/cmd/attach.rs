@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use stratavore_core::clock::Clock;
+use stratavore_core::runner::RunnerState;
 use stratavore_proto::v1::Runner;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,6 +14,7 @@ use crate::attach::{Ending, Options, Summary, Target, session, tty};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::units;
+use crate::view::time;
 
 /// Attach the terminal to a runner
 #[derive(Debug, Args)]
@@ -66,30 +69,49 @@ pub(crate) async fn to(
     runner: Runner,
     attachment: Attachment,
 ) -> Result<Exit, Failure> {
-    let id = runner.id.clone();
+    let (id, epoch) = (runner.id.clone(), runner.epoch);
     let attached = async {
         let target = resolve::target_of(context, api, runner).await?;
         stay(context, target, attachment).await
     };
     match attached.await {
-        Err(failure) => last_words(context, &id, failure).await,
+        Err(failure) => last_words(context, &id, epoch, failure).await,
         ended => ended,
     }
 }
 
 /// What a runner printed that ended before the terminal was attached; `failure` if it did not end.
-async fn last_words(context: &Context, id: &str, failure: Failure) -> Result<Exit, Failure> {
-    if !matches!(failure.exit, Exit::Unavailable | Exit::Refused | Exit::Conflict) {
+async fn last_words(
+    context: &Context,
+    id: &str,
+    epoch: i64,
+    failure: Failure,
+) -> Result<Exit, Failure> {
+    let kinds = [Exit::Unavailable, Exit::Refused, Exit::Conflict, Exit::RunnerFailed];
+    if !kinds.contains(&failure.exit) {
         return Err(failure);
     }
     let Some(mut api) = Api::connect_if_running(context).await? else { return Err(failure) };
-    let runner = resolve::wait_for(&mut api, id, &resolve::ENDED, LEARNS).await?;
+    let runner = resolve::wait_at(&mut api, id, epoch, &resolve::ENDED, LEARNS).await?;
+    if runner.epoch > epoch && !resolve::has_ended(&runner) {
+        return crashed(context, &mut api, &runner).await;
+    }
     if !resolve::has_ended(&runner) {
         return Err(failure);
     }
     output::print_recorded(context, &mut api, id).await?;
     context.ui.note(format!("runner {} ended: {}", runner.name, shown(&runner.cause)));
     Ok(if resolve::ended_well(&runner.cause) { Exit::Ok } else { Exit::RunnerFailed })
+}
+
+/// What a runner printed that ended at once and is started again, and that it did.
+pub(crate) async fn crashed(
+    context: &Context,
+    api: &mut Api<'_>,
+    runner: &Runner,
+) -> Result<Exit, Failure> {
+    output::print_recorded(context, api, &runner.id).await?;
+    Err(resolve::crashed(runner))
 }
 
 pub(crate) fn need_terminal() -> Result<(), Failure> {
@@ -148,8 +170,12 @@ async fn stay(
                 After::Ended(told) => {
                     let cause = told.unwrap_or(cause);
                     context.ui.note(format!("runner {} ended: {}", target.name(), shown(&cause)));
-                    let well = resolve::ended_well(&cause);
-                    return Ok(if well { Exit::Ok } else { Exit::RunnerFailed });
+                    if resolve::ended_well(&cause) {
+                        return Ok(Exit::Ok);
+                    }
+                    let name = target.name();
+                    context.ui.note(format!("stratavore logs {name} shows what it printed"));
+                    return Ok(Exit::RunnerFailed);
                 }
                 After::Interrupted => return Ok(Exit::Interrupted),
             },
@@ -170,11 +196,21 @@ async fn after_end<'c>(context: &'c Context, id: &str, epoch: i64) -> After<'c> 
     let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return After::Ended(None) };
     let finding_out = async {
         let mut api = Api::connect_if_running(context).await.ok()??;
-        let not_running = ["pending", "starting", "exited", "failed", "lost"];
-        let mut runner = resolve::wait_for(&mut api, id, &not_running, LEARNS).await.ok()?;
-        if matches!(runner.state.as_str(), "pending" | "starting") {
-            context.ui.note(format!("runner {} is being restarted", runner.name));
-            runner = resolve::wait_for(&mut api, id, &["running"], RESTARTS).await.ok()?;
+        // Until the daemon has heard of the end it says `running` of the epoch that is over.
+        let any = RunnerState::NAMES;
+        let mut runner = resolve::wait_at(&mut api, id, epoch + 1, &any, LEARNS).await.ok()?;
+        if runner.epoch > epoch && matches!(runner.state.as_str(), "pending" | "starting") {
+            let now = context.clock.now();
+            let due = time(runner.not_before_us).map_or(now, |at| at.max(now));
+            let wait = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+            let (name, span) = (&runner.name, units::span(wait));
+            if wait > RESTARTS {
+                context.ui.note(format!("runner {name} is to be restarted in {span}"));
+                return Some(After::Ended(Some(runner.last_cause)));
+            }
+            context.ui.note(format!("runner {name} is being restarted"));
+            let again = runner.epoch;
+            runner = resolve::wait_at(&mut api, id, again, &["running"], RESTARTS).await.ok()?;
         }
         if resolve::has_ended(&runner) {
             return Some(After::Ended(Some(runner.cause)));

@@ -121,8 +121,9 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
                 .unwrap_or_default(),
             ..sized()
         };
-        let launched = launch(context, &mut api, request).await?;
+        let mut launched = launch(context, &mut api, request).await?;
         if !attach {
+            resolve::settle(&mut api, &mut launched).await?;
             return report(context, &launched);
         }
         let [runner] = launched.as_slice() else {
@@ -131,6 +132,9 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
                 launched.len()
             )));
         };
+        if !runner.last_cause.is_empty() && !resolve::has_ended(runner) {
+            return attach::crashed(context, &mut api, runner).await;
+        }
         attach::to(context, api, runner.clone(), Attachment::default()).await
     })
 }
@@ -157,7 +161,7 @@ pub(crate) async fn launch(
     }
     let mut launched = Vec::new();
     for runner in list.runners {
-        launched.push(resolve::wait_for(api, &runner.id, &["running"], LAUNCH).await?);
+        launched.push(resolve::wait_at(api, &runner.id, runner.epoch, &["running"], LAUNCH).await?);
     }
     Ok(launched)
 }
@@ -169,6 +173,7 @@ fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
         for runner in launched {
             let (name, project) = (Cell::new(&runner.name), Cell::new(&runner.project));
             let what = match runner.state.as_str() {
+                _ if !runner.last_cause.is_empty() => "restarting",
                 "running" => "launched",
                 // Its error says why.
                 other => other,
@@ -194,8 +199,13 @@ fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
         .collect();
     match failed.as_slice() {
         [] => {
+            let ended = launched.iter().find(|runner| !runner.last_cause.is_empty());
+            if let Some(runner) = ended.filter(|runner| !resolve::ended_well(&runner.last_cause)) {
+                return Err(resolve::crashed(runner));
+            }
             if let Some(late) = launched
                 .iter()
+                .filter(|runner| runner.last_cause.is_empty())
                 .find(|runner| ["pending", "starting"].contains(&runner.state.as_str()))
             {
                 return Err(resolve::too_slow(late));

@@ -69,10 +69,16 @@ pub(crate) async fn target_of<'c>(
     mut api: Api<'c>,
     runner: Runner,
 ) -> Result<Target<'c>, Failure> {
+    let wanted = runner.epoch;
     let runner = match runner.state.as_str() {
-        "pending" | "starting" => wait_for(&mut api, &runner.id, &["running"], LAUNCH).await?,
+        "pending" | "starting" => {
+            wait_at(&mut api, &runner.id, wanted, &["running"], LAUNCH).await?
+        }
         _ => runner,
     };
+    if runner.epoch > wanted && !has_ended(&runner) {
+        return Err(crashed(&runner));
+    }
     if matches!(runner.state.as_str(), "pending" | "starting") {
         return Err(too_slow(&runner));
     }
@@ -104,16 +110,26 @@ pub(crate) async fn wait_for(
     states: &[&str],
     patience: Duration,
 ) -> Result<Runner, Failure> {
+    wait_at(api, runner, 0, states, patience).await
+}
+
+/// The same for the epoch that a launch or restart leads to. That a later epoch has begun is an
+/// answer as well: the runner has ended since, and is being restarted.
+pub(crate) async fn wait_at(
+    api: &mut Api<'_>,
+    runner: &str,
+    epoch: i64,
+    states: &[&str],
+    patience: Duration,
+) -> Result<Runner, Failure> {
     let wait = WaitRunner {
         runner: runner.into(),
         states: states.iter().map(|state| (*state).into()).collect(),
         timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        epoch,
     };
     let answer = patience + Duration::from_secs(10);
-    match api.call_within(answer, async |client| client.runners().wait(wait.clone()).await).await {
-        Err(failure) if failure.exit == Exit::Timeout => get(api, runner).await,
-        other => other,
-    }
+    api.call_within(answer, async |client| client.runners().wait(wait.clone()).await).await
 }
 
 /// The runner as it is now.
@@ -127,6 +143,31 @@ pub(crate) fn too_slow(runner: &Runner) -> Failure {
     let Runner { name, state, .. } = runner;
     Failure::new(Exit::Timeout, "timeout", format!("runner {name} is still {state}"))
         .next(format!("stratavore runners show {name}; stratavore doctor"))
+}
+
+/// How long a runner that its policy would start again is watched before it counts as launched.
+const SETTLES: Duration = Duration::from_secs(1);
+
+/// Looks a little longer at runners that run and would be started again if they ended: of those a
+/// crash at once is most likely a mistake, and would be told nowhere else.
+pub(crate) async fn settle(api: &mut Api<'_>, runners: &mut [Runner]) -> Result<(), Failure> {
+    let until = tokio::time::Instant::now() + SETTLES;
+    for runner in runners.iter_mut().filter(|r| r.state == "running" && r.restart != "never") {
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        // A wait of no time at all is one of the usual time.
+        let left = left.max(Duration::from_millis(1));
+        *runner = wait_at(api, &runner.id, runner.epoch, &[], left).await?;
+    }
+    Ok(())
+}
+
+/// The failure of a runner that ended before anybody saw it run, and is started again.
+pub(crate) fn crashed(runner: &Runner) -> Failure {
+    let Runner { name, last_cause, restart, .. } = runner;
+    let message =
+        format!("runner {name} ended: {last_cause}; its policy ({restart}) starts it again");
+    Failure::new(Exit::RunnerFailed, "runner_failed", message)
+        .next(format!("stratavore logs {name}; to end it: stratavore kill {name}"))
 }
 
 fn ambiguous(reference: &str, several: &[LocalRunner]) -> Failure {
@@ -230,7 +271,26 @@ pub(crate) async fn runners(
     limit: u32,
 ) -> Result<Vec<Runner>, Failure> {
     let list = ListRunners { project: project.into(), all, limit, ..ListRunners::default() };
-    Ok(api.call(async |client| client.runners().list(list.clone()).await).await?.runners)
+    runner_list(api, list).await
+}
+
+/// The runners that match, newest first: as many as were asked for, page by page.
+pub(crate) async fn runner_list(
+    api: &mut Api<'_>,
+    mut list: ListRunners,
+) -> Result<Vec<Runner>, Failure> {
+    let limit = if list.limit == 0 { 500 } else { list.limit as usize };
+    let mut runners = Vec::new();
+    loop {
+        list.limit = u32::try_from(limit - runners.len()).unwrap_or(u32::MAX);
+        let page = api.call(async |client| client.runners().list(list.clone()).await).await?;
+        runners.extend(page.runners);
+        runners.truncate(limit);
+        if page.next.is_empty() || runners.len() == limit {
+            return Ok(runners);
+        }
+        list.before = page.next;
+    }
 }
 
 #[cfg(test)]

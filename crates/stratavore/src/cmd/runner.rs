@@ -94,11 +94,12 @@ async fn list(context: &Context, api: &mut Api<'_>, filter: Filter) -> Result<()
         limit: filter.limit.unwrap_or(0),
         before: String::new(),
     };
-    let runners = api.call(async |client| client.runners().list(list.clone()).await).await?.runners;
+    let all = list.all;
+    let runners = resolve::runner_list(api, list).await?;
     let views: Vec<RunnerView> = runners.iter().map(RunnerView::from).collect();
     context.ui.show(&views, || {
         if runners.is_empty() {
-            let what = if list.all { "no runner" } else { "no runner lives" };
+            let what = if all { "no runner" } else { "no runner lives" };
             context.ui.note(format!("{what}; launch one: stratavore launch"));
             return Ok(());
         }
@@ -135,7 +136,7 @@ pub(crate) fn table(runners: &[Runner], now: Timestamp) -> Table {
         table.row([
             Cell::toned(&runner.name, Tone::Strong),
             Cell::new(&runner.project),
-            Cell::toned(state_text(runner, now), state_tone(runner)),
+            Cell::toned(shortened(&state_text(runner, now)), state_tone(runner)),
             Cell::toned(activity, activity_tone),
             Cell::new(ago(now, since)),
             Cell::new(or_dash(usage.map(|u| units::bytes(u.memory)))),
@@ -145,6 +146,15 @@ pub(crate) fn table(runners: &[Runner], now: Timestamp) -> Table {
         ]);
     }
     table
+}
+
+/// Enough of a state to know what it is about; a cause may be a whole sentence.
+fn shortened(state: &str) -> String {
+    const MOST: usize = 48;
+    match state.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &state[..end]),
+        None => state.to_owned(),
+    }
 }
 
 /// Enough of an id to name one of many thousands.
@@ -160,7 +170,11 @@ pub(crate) fn state_text(runner: &Runner, now: Timestamp) -> String {
     match time(runner.not_before_us).filter(|at| *at > now && state == "pending") {
         Some(at) => {
             let wait = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-            format!("{state} (restart in {})", units::span(wait))
+            let after = match runner.last_cause.as_str() {
+                "" => String::new(),
+                cause => format!(" after {cause}"),
+            };
+            format!("{state} (restart in {}{after})", units::span(wait))
         }
         None if desired == "paused" && !resolve::has_ended(runner) => format!("{state} (paused)"),
         None => state.clone(),
@@ -228,6 +242,7 @@ fn show(context: &Context, runner: &Runner) -> Result<(), Failure> {
             ("session", runner.session_id.clone()),
             ("successor of", runner.successor_of.clone()),
             ("node", runner.node_id.clone()),
+            ("last end", runner.last_cause.clone()),
             ("created", at(runner.created_at_us)),
             ("started", at(runner.started_at_us)),
             ("ended", at(runner.ended_at_us)),

@@ -4,9 +4,9 @@ use clap::Args;
 use jiff::Timestamp;
 use stratavore_core::clock::Clock;
 use stratavore_core::terminal::Untrusted;
-use stratavore_proto::v1::{DaemonStatus, ListRunners, Runner, StatusRequest};
+use stratavore_proto::v1::{DaemonStatus, Runner, StatusRequest};
 
-use super::{daemon, runner, watch};
+use super::{daemon, resolve, runner, watch};
 use crate::api::Api;
 use crate::clock::ago;
 use crate::context::Context;
@@ -56,8 +56,7 @@ pub(crate) async fn look(
     project: &str,
 ) -> Result<(DaemonStatus, Vec<Runner>), Failure> {
     let daemon = api.call(async |client| client.daemon().status(StatusRequest {}).await).await?;
-    let list = ListRunners { project: project.into(), ..ListRunners::default() };
-    let runners = api.call(async |client| client.runners().list(list.clone()).await).await?.runners;
+    let runners = resolve::runners(api, project, false, 0).await?;
     Ok((daemon, runners))
 }
 

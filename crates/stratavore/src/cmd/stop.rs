@@ -188,12 +188,19 @@ pub(crate) fn restart(context: &Context, args: Restart) -> Result<Exit, Failure>
         if context.ui.is_watched() {
             context.ui.note(format!("restarting {}", asked.name));
         }
-        let runner = restarted(context, &mut api, &asked).await?;
+        let patience = context.config.runner.grace + LAUNCH;
+        let epoch = next_epoch(&asked);
+        let mut runner =
+            resolve::wait_at(&mut api, &asked.id, epoch, &["running"], patience).await?;
+        resolve::settle(&mut api, std::slice::from_mut(&mut runner)).await?;
         let view = RunnerView::from(&runner);
         context.ui.show(&view, || {
             let name = Cell::new(&runner.name);
             context.ui.line(format!("restarted {} ({}): {}", name.text(), runner.id, runner.state))
         })?;
+        if runner.epoch > epoch && !resolve::has_ended(&runner) {
+            return Err(resolve::crashed(&runner));
+        }
         if runner.state == "running" {
             return Ok(Exit::Ok);
         }
@@ -210,24 +217,10 @@ pub(crate) fn restart(context: &Context, args: Restart) -> Result<Exit, Failure>
     })
 }
 
-/// Waits until the runner runs in the epoch after its stop.
-async fn restarted(
-    context: &Context,
-    api: &mut Api<'_>,
-    asked: &Runner,
-) -> Result<Runner, Failure> {
-    let patience = context.config.runner.grace + LAUNCH;
-    // A live one is `stopping` first; it must not be taken for running before it has stopped.
-    let stopped = if asked.state == "stopping" {
-        let over = ["pending", "starting", "running", "exited", "failed", "lost"];
-        resolve::wait_for(api, &asked.id, &over, patience).await?
-    } else {
-        asked.clone()
-    };
-    if resolve::has_ended(&stopped) {
-        return Ok(stopped);
-    }
-    resolve::wait_for(api, &asked.id, &["running"], patience).await
+/// The epoch that a restart leads to. The one before it runs until it has stopped, and must not be
+/// taken for it.
+fn next_epoch(asked: &Runner) -> i64 {
+    if asked.state == "stopping" { asked.epoch + 1 } else { asked.epoch }
 }
 
 pub(crate) fn pause(context: &Context, args: Paused, paused: bool) -> Result<Exit, Failure> {

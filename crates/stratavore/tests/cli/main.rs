@@ -4,11 +4,15 @@
 
 mod bad_days;
 mod config;
+mod crash;
 mod events;
 mod help;
 mod input;
 mod journey;
+mod many;
 mod nobody_home;
+mod recover;
+mod restart;
 mod retention;
 mod screen;
 mod upgrade;

@@ -5,11 +5,11 @@
 
 mod agentkill;
 mod cancel;
+mod drain;
+mod dupe;
 mod idem;
 mod launch;
 mod lost;
-mod drain;
-mod dupe;
 mod matrix;
 mod pgdown;
 mod pgkill;

@@ -105,7 +105,8 @@ async fn launch(world: &World, mark: &str) -> Result<String, Problem> {
 /// Waits until the runner is in one of `states`, or has ended.
 async fn reached(world: &World, runner: &str, states: &[&str]) -> Runner {
     let states = states.iter().map(|state| (*state).to_owned()).collect();
-    let wait = WaitRunner { runner: runner.into(), states, timeout_ms: 20_000 };
+    let wait =
+        WaitRunner { runner: runner.into(), states, timeout_ms: 20_000, ..WaitRunner::default() };
     let waited = insist(world, async |client| client.runners().wait(wait.clone()).await).await;
     waited.expect("the runner comes to the state that is waited for")
 }

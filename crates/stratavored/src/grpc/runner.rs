@@ -15,6 +15,9 @@ use tonic::{Request, Response, Status, Streaming as Incoming};
 use super::problem::status;
 use super::{Api, Streaming, caller, connect, given, keyed, view};
 
+/// The most runners in one page of a list. Each may have a mebibyte of arguments.
+const PAGE: u32 = 200;
+
 impl Api {
     async fn runner_view(&self, caller: &Caller, runner: Runner) -> Result<v1::Runner, Status> {
         Ok(view::runner(self.control.runner_view(caller, runner).await.map_err(status)?))
@@ -67,8 +70,8 @@ impl Runners for Api {
         let (control, by, project) = (self.control.clone(), caller.clone(), request.project);
         let launched = async move { control.launch(&by, &project, launch, key).await };
         let runners = self.control.supervisor().detached(launched).await.map_err(status)?;
-        let runners = self.runner_views(&caller, runners).await?;
-        Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
+        let runners = view::shortened(self.runner_views(&caller, runners).await?);
+        Ok(Response::new(v1::RunnerList { runners, ..v1::RunnerList::default() }))
     }
 
     async fn get(&self, request: Request<v1::GetRunner>) -> Result<Response<v1::Runner>, Status> {
@@ -104,17 +107,25 @@ impl Runners for Api {
             }
             None => None,
         };
+        let limit = if request.limit == 0 { 500 } else { request.limit };
         let filter = RunnerFilter {
             project,
             live_only: !request.all && request.states.is_empty(),
             states: request.states,
-            limit: Some(if request.limit == 0 { 500 } else { request.limit.min(10_000) }),
+            // One more than are answered tells whether there are more.
+            limit: Some(limit.min(PAGE) + 1),
             before,
             ..RunnerFilter::default()
         };
         let listed = self.control.runner_list(&caller, &filter).await.map_err(status)?;
-        let runners = listed.into_iter().map(view::runner).collect();
-        Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new() }))
+        let found = listed.len();
+        let mut runners = view::page(listed.into_iter().map(view::runner).collect());
+        runners.truncate(limit.min(PAGE) as usize);
+        let next = match runners.last() {
+            Some(last) if runners.len() < found => last.id.clone(),
+            Some(_) | None => String::new(),
+        };
+        Ok(Response::new(v1::RunnerList { runners, remarks: Vec::new(), next }))
     }
 
     async fn stop(&self, request: Request<v1::StopRunner>) -> Result<Response<v1::Runner>, Status> {
@@ -172,8 +183,8 @@ impl Runners for Api {
         };
         let (runners, remarks) =
             self.control.supervisor().detached(recovered).await.map_err(status)?;
-        let runners = self.runner_views(&caller, runners).await?;
-        Ok(Response::new(v1::RunnerList { runners, remarks }))
+        let runners = view::shortened(self.runner_views(&caller, runners).await?);
+        Ok(Response::new(v1::RunnerList { runners, remarks, next: String::new() }))
     }
 
     async fn wait(&self, request: Request<v1::WaitRunner>) -> Result<Response<v1::Runner>, Status> {
@@ -183,7 +194,7 @@ impl Runners for Api {
         let timeout = (request.timeout_ms != 0).then(|| Duration::from_millis(request.timeout_ms));
         let runner = self
             .control
-            .wait(id, WaitFor { states: request.states, timeout })
+            .wait(id, WaitFor { states: request.states, timeout, epoch: request.epoch })
             .await
             .map_err(status)?;
         Ok(Response::new(self.runner_view(&caller, runner).await?))

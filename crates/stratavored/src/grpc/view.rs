@@ -1,5 +1,6 @@
 //! The nouns of the core as messages, and back.
 
+use prost::Message;
 use stratavore_control::{DaemonStatus, ReconcileReport, RunnerView};
 use stratavore_core::Timestamp;
 use stratavore_core::event::Event;
@@ -75,6 +76,7 @@ pub(super) fn project(project: Project, live_runners: u32) -> v1::Project {
 pub(super) fn runner(view: RunnerView) -> v1::Runner {
     let RunnerView { runner, project, liveness, connected } = view;
     let ended = runner.state.ended().map(|(cause, at)| (cause.to_string(), at));
+    let last_end = runner.last_end;
     let not_before = match &runner.state {
         RunnerState::Pending { not_before } => *not_before,
         RunnerState::Starting { .. }
@@ -132,7 +134,43 @@ pub(super) fn runner(view: RunnerView) -> v1::Runner {
             viewers: liveness.viewers,
         }),
         connected,
+        last_cause: last_end.as_ref().map(|end| end.cause.to_string()).unwrap_or_default(),
+        last_ended_at_us: micros(last_end.map(|end| end.at)),
+        shortened: false,
     }
+}
+
+/// The most bytes of runners in one message; gRPC's clients take 4 MiB.
+const MESSAGE_MAX: usize = 3 << 20;
+
+/// The first of `runners` that go into one message, which is at least one.
+pub(super) fn page(mut runners: Vec<v1::Runner>) -> Vec<v1::Runner> {
+    let mut bytes = 0;
+    let fitting = runners.iter().take_while(|runner| {
+        bytes += runner.encoded_len();
+        bytes <= MESSAGE_MAX
+    });
+    let fitting = fitting.count().max(1);
+    runners.truncate(fitting);
+    runners
+}
+
+/// All of `runners`, without the arguments and variables of the longest if they are too long for
+/// one message.
+pub(super) fn shortened(mut runners: Vec<v1::Runner>) -> Vec<v1::Runner> {
+    let mut bytes: usize = runners.iter().map(Message::encoded_len).sum();
+    let mut by_length: Vec<usize> = (0..runners.len()).collect();
+    by_length.sort_by_key(|i| std::cmp::Reverse(runners[*i].encoded_len()));
+    for i in by_length {
+        if bytes <= MESSAGE_MAX {
+            break;
+        }
+        let runner = &mut runners[i];
+        bytes -= runner.encoded_len();
+        (runner.argv, runner.env, runner.shortened) = (Vec::new(), Vec::new(), true);
+        bytes += runner.encoded_len();
+    }
+    runners
 }
 
 pub(super) fn event(event: Event) -> v1::Event {

@@ -102,7 +102,7 @@ messages! {
     TaskStatus ReconcileRequest ReconcileReport ShutdownRequest ShutdownReply Problem EnvVariable
     Runner Usage LaunchRunners RunnerList GetRunner ListRunners StopRunner RestartRunner
     PauseRunner RecoverRunners WaitRunner SendToRunner Sent ReadOutputRequest OutputChunk
-    ConnectFrame UpgradeAgentRequest
+    ConnectFrame UpgradeAgentRequest UpgradedAgent
 }
 
 #[test]

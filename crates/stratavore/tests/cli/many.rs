@@ -58,10 +58,10 @@ fn what_does_not_fit_into_one_message_is_refused_at_the_launch() {
     world.project("demo");
     on_runtime(async {
         let client = client(&world).await;
-        let args = [vec!["true".into()], vec!["x".repeat(LONG); 11]].concat();
+        let args = [vec!["true".into()], vec!["x".repeat(LONG); 2]].concat();
         let refused = refusal(client.runners().launch(launch(args, 1)).await);
-        assert!(refused.message.contains("1100016 bytes"), "{refused:?}");
-        assert!(refused.message.contains("at most 1048576"), "{refused:?}");
+        assert!(refused.message.contains("bytes of arguments and variables"), "{refused:?}");
+        assert!(refused.message.contains("over the limit of 131072"), "{refused:?}");
         assert!(all_runners(&client).await.is_empty());
     });
 }

@@ -124,12 +124,14 @@ impl Agent {
             let acked = seq.is_some_and(|seq| runner.spool.borrow().is_acked(seq));
             let unreachable_at = runner.unlinked_since.get().map(|since| since + UNREACHABLE);
             let unreachable = unreachable_at.is_some_and(|at| now >= at);
-            let known = acked || (*recorded && (unreachable || now >= until));
+            // A directory that is gone is one that nobody will look into.
+            let written = *recorded || !runner.dir.exists();
+            let known = acked || (written && (unreachable || now >= until));
             let read = runner.connections.get() == 0 || now >= until;
             if self.fenced || (known && read) {
                 return;
             }
-            let wake = if *recorded || acked {
+            let wake = if written || acked {
                 unreachable_at.unwrap_or(until).clamp(now, until)
             } else {
                 now + RETRY

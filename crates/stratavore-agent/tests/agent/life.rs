@@ -289,6 +289,20 @@ async fn the_host_may_end_the_agent() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_directory_is_gone_does_not_stay_for_ever() {
+    let mut world = World::shell("echo $$ > pid; exec sleep 1000");
+    let line = world.launch().await;
+    let program = world.pid_in("pid").await;
+    world.daemon_down();
+    drop(line);
+    // In one step: the agent may be writing into it.
+    std::fs::rename(world.dir.path(), world.path("gone")).unwrap();
+    let program = rustix::process::Pid::from_raw(program.cast_signed()).unwrap();
+    rustix::process::kill_process(program, rustix::process::Signal::KILL).unwrap();
+    world.agent_gone().await;
+}
+
+#[tokio::test]
 async fn wall_time_ends_a_runner() {
     let mut world = World::shell("exec sleep 1000").with(|spec| spec.limits.wall_seconds = Some(1));
     let mut line = world.launch().await;

@@ -24,9 +24,9 @@ Several may be attached to one runner; one of them types. The detach key (ctrl-q
 this host.
 
 Examples:
-  stratavore attach claude-1
-  stratavore attach claude-1 --read-only   Watch, and do not disturb
-  stratavore attach claude-1 --steal       Take typing over from whoever has it")]
+  stratavore attach claude
+  stratavore attach claude --read-only   Watch, and do not disturb
+  stratavore attach claude --steal       Take typing over from whoever has it")]
 pub(crate) struct Attach {
     /// The runner, by id, the beginning of one, or name
     runner: String,

@@ -30,9 +30,9 @@ Without options it is everything that is kept, as plain text. --raw is byte for 
 printed; a terminal gets it without what would reach past its screen.
 
 Examples:
-  stratavore logs claude-1 --lines 50
-  stratavore logs claude-1 --since 10m --follow
-  stratavore logs claude-1 --raw > session.log")]
+  stratavore logs claude --lines 50
+  stratavore logs claude --since 10m --follow
+  stratavore logs claude --raw > session.log")]
 pub(crate) struct Logs {
     /// The runner, by id, the beginning of one, or name
     runner: String,
@@ -57,8 +57,8 @@ pub(crate) struct Logs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  stratavore screen claude-1
-  stratavore screen claude-1 --format json | jq -r .title")]
+  stratavore screen claude
+  stratavore screen claude --format json | jq -r .title")]
 pub(crate) struct Screen {
     /// The runner, by id, the beginning of one, or name
     runner: String,

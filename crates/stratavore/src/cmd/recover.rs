@@ -20,7 +20,7 @@ which carries its session on.
 Examples:
   stratavore recover --dry-run
   stratavore recover
-  stratavore recover claude-1")]
+  stratavore recover claude")]
 pub(crate) struct Recover {
     /// These runners [default: all that were lost and should run]
     runners: Vec<String>,

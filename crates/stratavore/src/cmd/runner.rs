@@ -25,7 +25,7 @@ Examples:
   stratavore runners                        Those that live
   stratavore runners --all --project api    Ended ones too
   stratavore runners --state failed
-  stratavore runners show claude-1
+  stratavore runners show claude
   stratavore runners --format json | jq -r '.[].name'")]
 pub(crate) struct Runners {
     #[command(subcommand)]

@@ -21,9 +21,9 @@ the standard input is dropped when enter is pressed. Several lines are best sent
 programs that know pasting take as one piece.
 
 Examples:
-  stratavore send claude-1 \"run the tests, please\"
-  stratavore send claude-1 --file prompt.md --paste
-  git diff | stratavore send claude-1 --stdin --paste
+  stratavore send claude \"run the tests, please\"
+  stratavore send claude --file prompt.md --paste
+  git diff | stratavore send claude --stdin --paste
   stratavore send shell-1 --no-enter \"$(printf '\\003')\"    Ctrl-C")]
 pub(crate) struct Send {
     /// The runner, by id, the beginning of one, or name

@@ -21,7 +21,7 @@ A runner is asked to end, and killed with everything that it started if it has n
 period. What it printed and its session are kept.
 
 Examples:
-  stratavore kill claude-1
+  stratavore kill claude
   stratavore kill --project api --timeout 30s
   stratavore kill --all --force")]
 pub(crate) struct Kill {
@@ -46,8 +46,8 @@ pub(crate) struct Kill {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  stratavore restart claude-1
-  stratavore restart claude-1 --force   Kill it first, without asking")]
+  stratavore restart claude
+  stratavore restart claude --force   Kill it first, without asking")]
 pub(crate) struct Restart {
     /// The runner, by id, the beginning of one, or name
     runner: String,

@@ -17,7 +17,7 @@ use crate::view::RunnerView;
 The runner's process, its terminal and whoever is attached stay.
 
 Examples:
-  stratavore upgrade claude-1
+  stratavore upgrade claude
   stratavore upgrade --all")]
 pub(crate) struct Upgrade {
     /// The runners, by id, the beginning of one, or name

@@ -16,6 +16,7 @@ mod pgkill;
 mod pidreuse;
 mod printing;
 mod quota;
+mod soak;
 mod surv;
 mod timeshift;
 mod upg;

@@ -115,7 +115,11 @@ fn a_secret_is_in_the_runners_environment_and_nowhere_else() {
     let found = canaries.files(&world.path("state"));
     assert!(!found.is_empty() && found.iter().all(|path| path.to_string_lossy().contains(".db")));
     let mut argument = Command::new("sleep").arg("1000").arg0(&canaries.by_file).spawn().unwrap();
-    assert_eq!(canaries.processes("cmdline"), [argument.id()]);
+    // A process that has just begun may not have its arguments yet.
+    until("its arguments are found", || match canaries.processes("cmdline") {
+        found if found == [argument.id()] => Ok(()),
+        found => Err(found),
+    });
     argument.kill().unwrap();
     argument.wait().unwrap();
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -50,6 +51,8 @@ pub struct Trial {
     /// What was broken on purpose, and whether the check noticed.
     controls: Vec<(String, bool)>,
     ended: bool,
+    /// Takes the line.
+    report: Option<PathBuf>,
 }
 
 impl Trial {
@@ -65,6 +68,9 @@ impl Trial {
             counted: BTreeMap::new(),
             controls: Vec::new(),
             ended: false,
+            report: std::env::var_os(REPORT_VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
         }
     }
 
@@ -179,11 +185,9 @@ impl Drop for Trial {
     fn drop(&mut self) {
         let line = self.line();
         eprintln!("trial: {line}");
-        let Some(path) = std::env::var_os(REPORT_VARIABLE).filter(|path| !path.is_empty()) else {
-            return;
-        };
+        let Some(path) = &self.report else { return };
         // One write a line: several processes append to the same file.
-        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = OpenOptions::new().create(true).append(true).open(path);
         if let Err(error) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()))
         {
             eprintln!("trial: cannot write {}: {error}", path.display());
@@ -247,6 +251,13 @@ impl Dice {
 mod tests {
     use super::*;
 
+    /// One that says nothing to whoever counts the real ones.
+    fn made_up() -> Trial {
+        let mut trial = Trial::new("T-NAME", "nothing is lost");
+        trial.report = None;
+        trial
+    }
+
     #[test]
     fn the_same_seed_gives_the_same_throws() {
         let throws = |mut dice: Dice| (0..20).map(|_| dice.below(1000)).collect::<Vec<_>>();
@@ -256,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_trial_tells_what_it_counted() {
-        let mut trial = Trial::new("T-NAME", "nothing is lost");
+        let mut trial = made_up();
         trial.tried_times(3, Ok(()));
         trial.tried(Ok(()));
         for millis in 1..=100 {
@@ -273,7 +284,7 @@ mod tests {
     #[test]
     fn a_broken_promise_and_a_control_that_was_missed_fail() {
         let fails = |change: fn(&mut Trial)| {
-            let mut trial = Trial::new("T-NAME", "nothing is lost");
+            let mut trial = made_up();
             change(&mut trial);
             let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| trial.end()));
             *said.expect_err("it fails").downcast::<String>().expect("it says why")

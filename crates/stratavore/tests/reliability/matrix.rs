@@ -98,7 +98,10 @@ fn interrupted(
         match deed {
             Deed::KillDaemon => drop(world.kill_daemon()),
             Deed::KillAgent => {
-                let [agent] = world.agents()[..] else { panic!("{point}: there is one agent") };
+                let agent = until("there is one agent", || match world.agents()[..] {
+                    [agent] => Ok(agent),
+                    _ => Err((point, world.agents())),
+                });
                 signal(agent, Signal::KILL);
             }
             Deed::CutClient => {

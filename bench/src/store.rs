@@ -124,8 +124,8 @@ SELECT count(*) FROM runners WHERE project_id = 'prj_bare_' || :round || '_' || 
 INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation, created_at, updated_at, record)
  VALUES ('run_' || gen_random_uuid(), 'prj_bare_' || :round || '_' || :client_id, gen_random_uuid()::text, 'node_bare',
   '{}', 'pending', 1, 1, now(), now(), repeat('x', 700));
-INSERT INTO events (id, entity, entity_id, seq, kind, at, caused_by, data)
- VALUES ('evt_' || gen_random_uuid(), 'runner', gen_random_uuid()::text, 1, 'runner.accepted', now(), 'bench', repeat('x', 100));
+INSERT INTO events (id, entity, entity_id, name, seq, kind, at, caused_by, data)
+ VALUES ('evt_' || gen_random_uuid(), 'runner', gen_random_uuid()::text, 'bare', 1, 'runner.accepted', now(), 'bench', repeat('x', 100));
 COMMIT;
 ";
 

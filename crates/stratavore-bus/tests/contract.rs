@@ -19,6 +19,7 @@ fn event(position: i64) -> Event {
         position: Some(position),
         entity: Entity::Runner,
         entity_id: "run_1".into(),
+        name: "one".into(),
         project: None,
         seq: position,
         kind: "runner.started".into(),

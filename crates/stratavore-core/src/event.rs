@@ -42,6 +42,8 @@ pub struct Event {
     pub entity: Entity,
     /// The id of the entity.
     pub entity_id: String,
+    /// What the entity was called then.
+    pub name: String,
     pub project: Option<ProjectId>,
     /// The number of this event among those of its entity, from 1.
     pub seq: i64,

@@ -33,7 +33,7 @@ const NODE_SEEN: &str = "UPDATE nodes SET seen_at = $1
     WHERE id = (SELECT node_id FROM daemons WHERE id = $2) AND seen_at < $1";
 
 /// Holds the node's row, so that two events of it never get the same number.
-const NODE_HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1";
+const NODE_HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1 RETURNING hostname";
 
 const NODE_NEXT: &str = "SELECT COALESCE(MAX(seq), 0) + 1 FROM events WHERE entity_id = $1";
 
@@ -171,20 +171,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            let held = on!(tx, |conn| sqlx::query(NODE_HOLD)
+            let held: Option<String> = on!(tx, |conn| sqlx::query_scalar(NODE_HOLD)
                 .bind(Text(id))
-                .execute(conn)
-                .await
-                .map(|done| done.rows_affected()))
+                .fetch_optional(conn)
+                .await)
             .map_err(doing("holding a node"))?;
-            if held == 0 {
+            let Some(name) = held.as_deref() else {
                 return Err(StoreError::NotFound { noun: "node", wanted: id.to_string() });
-            }
+            };
             let seq: i64 =
                 on!(tx, |conn| sqlx::query_scalar(NODE_NEXT).bind(Text(id)).fetch_one(conn).await)
                     .map_err(doing("counting the events of a node"))?;
             let entity_id = id.to_string();
-            let about = About { entity: Entity::Node, entity_id, project: None, seq, at, by };
+            let about = About { entity: Entity::Node, entity_id, name, project: None, seq, at, by };
             event::append(&mut tx, about, event).await?;
             tx.commit().await
         })

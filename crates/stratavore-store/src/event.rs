@@ -11,19 +11,20 @@ use crate::value::{DbTime, from_json, random, to_json, without_nul};
 use crate::{Store, StoreError};
 
 pub(crate) const COLUMNS: &str =
-    "id, position, entity, entity_id, project_id, seq, kind, at, caused_by, data";
+    "id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data";
 
 const INSERT: &str = "INSERT INTO events
-    (id, entity, entity_id, project_id, seq, kind, at, caused_by, data)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 
 const QUEUE: &str = "INSERT INTO outbox (destination, event_id, created_at)
     SELECT 'bus', id, at FROM events WHERE id = $1";
 
 /// Both at once: to PostgreSQL each statement is a round trip, within a lock that others wait for.
 const INSERT_AND_QUEUE: &str = "WITH event AS (
-        INSERT INTO events (id, entity, entity_id, project_id, seq, kind, at, caused_by, data)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        INSERT INTO events
+            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
         RETURNING id, at
     )
     INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
@@ -34,6 +35,8 @@ const LAST_POSITION: &str = "SELECT last FROM event_positions WHERE name = 'even
 pub(crate) struct About<'a> {
     pub(crate) entity: Entity,
     pub(crate) entity_id: String,
+    /// What the entity is called now.
+    pub(crate) name: &'a str,
     pub(crate) project: Option<ProjectId>,
     /// The entity's generation after the change.
     pub(crate) seq: i64,
@@ -57,6 +60,7 @@ pub(crate) async fn append(
         .bind(id)
         .bind(about.entity.as_str())
         .bind(about.entity_id)
+        .bind(about.name)
         .bind(about.project.map(Text))
         .bind(about.seq)
         .bind(event.kind)
@@ -82,6 +86,7 @@ pub(crate) struct EventRow {
     position: Option<i64>,
     entity: String,
     entity_id: String,
+    name: String,
     project_id: Option<Text<ProjectId>>,
     seq: i64,
     kind: String,
@@ -101,6 +106,7 @@ impl EventRow {
             position: self.position,
             entity,
             entity_id: self.entity_id,
+            name: self.name,
             project: self.project_id.map(|id| id.0),
             seq: self.seq,
             kind: self.kind,

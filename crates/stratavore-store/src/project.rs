@@ -269,10 +269,11 @@ fn name_taken(name: &Name, error: sqlx::Error, what: &'static str) -> StoreError
     }
 }
 
-fn about<'a>(project: &Project, by: &'a str) -> event::About<'a> {
+fn about<'a>(project: &'a Project, by: &'a str) -> event::About<'a> {
     event::About {
         entity: Entity::Project,
         entity_id: project.id.to_string(),
+        name: project.name.as_str(),
         project: Some(project.id),
         seq: project.generation,
         at: project.updated_at,

@@ -260,10 +260,11 @@ fn check(seen: &Runner, next: &Runner) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub(crate) fn about<'a>(runner: &Runner, by: &'a str) -> event::About<'a> {
+pub(crate) fn about<'a>(runner: &'a Runner, by: &'a str) -> event::About<'a> {
     event::About {
         entity: Entity::Runner,
         entity_id: runner.id.to_string(),
+        name: runner.name.as_str(),
         project: Some(runner.project),
         seq: runner.generation,
         at: runner.updated_at,

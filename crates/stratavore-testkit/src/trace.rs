@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::world::{World, is_zombie, start_time};
+use crate::world::{World, is_zombie, of_process, start_time};
 
 /// One process and no later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ impl World {
     /// The pids of the agents of one runner: one, or none.
     pub fn agents_of(&self, runner: &str) -> Vec<u32> {
         let names_it = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = of_process(*pid, "cmdline");
             line.windows(runner.len()).any(|window| window == runner.as_bytes())
         };
         self.agents().into_iter().filter(names_it).collect()

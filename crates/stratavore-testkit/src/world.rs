@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::terminal::Terminal;
@@ -194,7 +196,7 @@ impl World {
     pub fn agents(&self) -> Vec<u32> {
         let home = self.home.as_os_str().as_encoded_bytes();
         let is_agent = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = of_process(*pid, "cmdline");
             let program = line.split(|&byte| byte == 0).next().unwrap_or_default();
             program.ends_with(b"stratavore-agent")
                 && line.windows(home.len()).any(|window| window == home)
@@ -337,6 +339,27 @@ pub fn processes() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// What was found, if it is there.
+fn looked<T>(found: io::Result<T>) -> Option<T> {
+    let is_blind = |error: &io::Error| {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    };
+    match found {
+        Ok(found) => Some(found),
+        Err(error) if is_blind(&error) => panic!("cannot look: {error}"),
+        Err(_) => None,
+    }
+}
+
+/// A file of a process, empty if the process is gone.
+///
+/// Whoever cannot look must not pass for one who saw nothing: an observer that has no file
+/// descriptor left would find no process at all.
+pub fn of_process(pid: u32, file: &str) -> Vec<u8> {
+    looked(fs::read(format!("/proc/{pid}/{file}"))).unwrap_or_default()
+}
+
 /// Start time in clock ticks after boot: with the pid, the identity of a process.
 pub fn start_time(pid: u32) -> Option<u64> {
     stat(pid)?.split_whitespace().nth(19)?.parse().ok()
@@ -353,19 +376,18 @@ pub fn is_zombie(pid: u32) -> bool {
 /// True if the process has let go of all that it held. One that was killed is a zombie already
 /// while its other threads still hold its locks and sockets.
 pub fn is_gone(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let threads = looked(fs::read_dir(format!("/proc/{pid}/task"))).map_or(0, Iterator::count);
     threads == 0 || (threads == 1 && is_zombie(pid))
 }
 
 /// `/proc/PID/stat` from the state on: the name before it may hold anything.
 fn stat(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&of_process(pid, "stat")).into_owned();
     Some(stat.rsplit_once(')')?.1.trim_start().to_owned())
 }
 
 fn has_env(pid: u32, entry: &str) -> bool {
-    let environ =
-        fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).unwrap_or_default();
+    let environ = of_process(pid, "environ");
     environ.split(|&byte| byte == 0).any(|found| found == entry.as_bytes())
 }
 

@@ -222,6 +222,8 @@ pub(crate) struct EventView {
     pub kind: String,
     pub entity: String,
     pub entity_id: String,
+    /// What the entity was called then.
+    pub name: String,
     pub project_id: Option<String>,
     pub seq: i64,
     pub at: Option<Timestamp>,
@@ -239,6 +241,7 @@ impl From<&v1::Event> for EventView {
             kind: event.kind.clone(),
             entity: event.entity.clone(),
             entity_id: event.entity_id.clone(),
+            name: event.name.clone(),
             project_id: given(&event.project_id),
             seq: event.seq,
             at: time(event.at_us),

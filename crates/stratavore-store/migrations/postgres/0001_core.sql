@@ -102,6 +102,7 @@ CREATE TABLE events (
     position   bigint UNIQUE,
     entity     text COLLATE "C" NOT NULL,
     entity_id  text COLLATE "C" NOT NULL,
+    name       text NOT NULL,
     project_id text COLLATE "C",
     seq        bigint NOT NULL,
     kind       text COLLATE "C" NOT NULL,
@@ -153,8 +154,8 @@ CREATE TRIGGER runners_kept BEFORE DELETE ON runners FOR EACH ROW
 
 CREATE TRIGGER events_immutable BEFORE UPDATE ON events FOR EACH ROW
     WHEN (OLD.position IS NOT NULL OR NEW.position IS NULL
-        OR (NEW.id, NEW.entity, NEW.entity_id, NEW.seq, NEW.kind, NEW.at, NEW.caused_by, NEW.data)
-            <> (OLD.id, OLD.entity, OLD.entity_id, OLD.seq, OLD.kind, OLD.at, OLD.caused_by, OLD.data)
+        OR (NEW.id, NEW.entity, NEW.entity_id, NEW.name, NEW.seq, NEW.kind, NEW.at, NEW.caused_by, NEW.data)
+            <> (OLD.id, OLD.entity, OLD.entity_id, OLD.name, OLD.seq, OLD.kind, OLD.at, OLD.caused_by, OLD.data)
         OR NEW.project_id IS DISTINCT FROM OLD.project_id)
     EXECUTE FUNCTION refuse('an event never changes; its position is given once');
 CREATE TRIGGER events_kept BEFORE DELETE ON events FOR EACH ROW

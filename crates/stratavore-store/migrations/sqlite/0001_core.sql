@@ -94,6 +94,7 @@ CREATE TABLE events (
     position   INTEGER UNIQUE,
     entity     TEXT NOT NULL,
     entity_id  TEXT NOT NULL,
+    name       TEXT NOT NULL,
     project_id TEXT,
     seq        INTEGER NOT NULL,
     kind       TEXT NOT NULL,
@@ -144,8 +145,8 @@ END;
 
 CREATE TRIGGER events_immutable BEFORE UPDATE ON events
     WHEN OLD.position IS NOT NULL OR NEW.position IS NULL
-        OR (NEW.id, NEW.entity, NEW.entity_id, NEW.seq, NEW.kind, NEW.at, NEW.caused_by, NEW.data)
-            <> (OLD.id, OLD.entity, OLD.entity_id, OLD.seq, OLD.kind, OLD.at, OLD.caused_by, OLD.data)
+        OR (NEW.id, NEW.entity, NEW.entity_id, NEW.name, NEW.seq, NEW.kind, NEW.at, NEW.caused_by, NEW.data)
+            <> (OLD.id, OLD.entity, OLD.entity_id, OLD.name, OLD.seq, OLD.kind, OLD.at, OLD.caused_by, OLD.data)
         OR NEW.project_id IS NOT OLD.project_id
 BEGIN
     SELECT RAISE(ABORT, 'an event never changes; its position is given once');

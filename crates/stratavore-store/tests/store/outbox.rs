@@ -145,8 +145,9 @@ on_both_databases! {
     }
 }
 
-const LATE: &str = "INSERT INTO events (id, entity, entity_id, seq, kind, at, caused_by, data)
-    VALUES ($1, 'node', 'node_late', 1, 'node.late', now(), 'ada', '{}')";
+const LATE: &str =
+    "INSERT INTO events (id, entity, entity_id, name, seq, kind, at, caused_by, data)
+    VALUES ($1, 'node', 'node_late', 'late', 1, 'node.late', now(), 'ada', '{}')";
 const QUEUE: &str =
     "INSERT INTO outbox (destination, event_id, created_at) VALUES ('bus', $1, now())";
 

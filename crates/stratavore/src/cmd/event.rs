@@ -115,6 +115,7 @@ fn show(context: &Context, events: &[Event]) -> Result<(), Failure> {
             Column::new("POSITION").right(),
             Column::new("TIME"),
             Column::new("KIND"),
+            Column::new("NAME"),
             Column::new("ENTITY"),
             Column::new("BY").shrinks(),
             Column::new("DATA").shrinks(),
@@ -124,7 +125,8 @@ fn show(context: &Context, events: &[Event]) -> Result<(), Failure> {
                 Cell::new(event.position.to_string()),
                 Cell::toned(at(event), Tone::Dim),
                 Cell::toned(&event.kind, tone(&event.kind)),
-                Cell::new(&event.entity_id),
+                Cell::new(&event.name),
+                Cell::toned(&event.entity_id, Tone::Dim),
                 Cell::new(&event.by),
                 Cell::toned(&event.data, Tone::Dim),
             ]);
@@ -186,11 +188,12 @@ async fn subscribe(
 
 fn line(event: &Event) -> String {
     format!(
-        "{}  {}  {}  {}  {}  {}",
+        "{}  {}  {}  {}  {}  {}  {}",
         Tone::Dim.paint(&at(event)),
         event.position,
         tone(&event.kind).paint(&Untrusted(&event.kind).to_string()),
-        Untrusted(&event.entity_id),
+        Untrusted(&event.name),
+        Tone::Dim.paint(&Untrusted(&event.entity_id).to_string()),
         Untrusted(&event.by),
         Tone::Dim.paint(&Untrusted(&event.data).to_string()),
     )

@@ -83,6 +83,7 @@ fn an_event_as_json() {
         position: 1042,
         entity: "runner".into(),
         entity_id: "run_7k3m9x0000000000000a".into(),
+        name: "brisk-otter".into(),
         project_id: "prj_00000000000000000000".into(),
         seq: 3,
         kind: "runner.started".into(),

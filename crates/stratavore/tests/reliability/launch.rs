@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::world::{World, is_zombie, processes, until};
+use stratavore_testkit::world::{World, is_zombie, of_process, processes, until};
 
 /// Where a launch ends, at the latest this long after its daemon was back.
 const BOUND: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ pub(crate) struct Seen {
 impl Seen {
     fn look(&mut self, mark: &str) {
         let has_mark = |pid: &u32| {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let environ = of_process(*pid, "environ");
             environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
         };
         let now: BTreeSet<Process> = processes()

@@ -6,7 +6,6 @@
 //! in the flesh.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use stratavore_testkit::postgres::database;
 use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::{all_runners, client, fresh_key, new_runner, on_runtime};
-use stratavore_testkit::world::{World, processes, until};
+use stratavore_testkit::world::{World, of_process, processes, until};
 use tonic::{Response, Status};
 
 const QUOTA: usize = 5;
@@ -40,7 +39,7 @@ fn look(mark: &str) -> Seen {
     let mut seen = Seen::new();
     for pid in processes() {
         let process = Process::of(pid);
-        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environ = of_process(pid, "environ");
         let mut entries = environ.split(|&byte| byte == 0).map(String::from_utf8_lossy);
         let (mut runner, mut here) = (None, false);
         for entry in &mut entries {

@@ -1,11 +1,9 @@
 //! T-UPG: agents are replaced in place, and daemons by other versions, and no session is lost.
 
-use std::fs;
-
 use rustix::process::Signal;
 use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::world::{World, signal, until};
+use stratavore_testkit::world::{World, of_process, signal, until};
 
 use crate::printing::Printing;
 
@@ -26,7 +24,7 @@ fn an_agent_that_is_upgraded_keeps_its_process_its_log_and_its_screen() {
         world.run(["upgrade", runner]).ok();
         until("the agent executes the new program", || {
             let pid = agent.map(|agent| agent.pid).unwrap_or_default();
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = of_process(pid, "cmdline");
             let line = String::from_utf8_lossy(&line).into_owned();
             if line.contains("resume") { Ok(()) } else { Err(line) }
         });

@@ -179,6 +179,7 @@ pub(super) fn event(event: Event) -> v1::Event {
         position: event.position.unwrap_or(0),
         entity: event.entity.as_str().into(),
         entity_id: event.entity_id,
+        name: event.name,
         project_id: event.project.map(|id| id.to_string()).unwrap_or_default(),
         seq: event.seq,
         kind: event.kind,

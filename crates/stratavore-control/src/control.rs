@@ -26,7 +26,7 @@ use crate::outage::Outage;
 use crate::supervisor::Supervisor;
 
 /// How often a decision is made anew because another one got in between.
-const CONFLICTS: usize = 8;
+pub(crate) const CONFLICTS: usize = 8;
 
 /// How one assistant is started on this host, where that differs from the usual.
 #[derive(Debug, Clone, Default)]

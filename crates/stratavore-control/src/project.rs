@@ -15,7 +15,7 @@ use stratavore_core::{ProjectId, Timestamp};
 use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
 
-use crate::control::Control;
+use crate::control::{CONFLICTS, Control};
 use crate::error::Error;
 use crate::launch::{parse_name, resolve_directory};
 
@@ -170,6 +170,8 @@ impl Control {
         Ok(name)
     }
 
+    /// Reads a project and writes what `change` makes of it; if somebody else wrote in between,
+    /// decides anew on what is there now.
     async fn project_change(
         &self,
         caller: &Caller,
@@ -181,16 +183,22 @@ impl Control {
         if let Some(answer) = self.answered(key.as_ref()).await? {
             return Ok(answer);
         }
-        let seen = self.project(wanted).await?;
-        let (next, event) = change(&seen, self.now());
-        let written = self
-            .inner
-            .store
-            .project_write(&seen, &next, event, &caller.to_string(), key.as_ref())
-            .await?;
-        failpoint("project_committed");
-        self.inner.relay_wake.notify_one();
-        Ok(written)
+        let by = caller.to_string();
+        let mut last = None;
+        for _ in 0..CONFLICTS {
+            let seen = self.project(wanted).await?;
+            let (next, event) = change(&seen, self.now());
+            match self.inner.store.project_write(&seen, &next, event, &by, key.as_ref()).await {
+                Ok(written) => {
+                    failpoint("project_committed");
+                    self.inner.relay_wake.notify_one();
+                    return Ok(written);
+                }
+                Err(error @ StoreError::Conflict { .. }) => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.map_or_else(|| Error::internal("no attempt was made"), Error::from))
     }
 }
 

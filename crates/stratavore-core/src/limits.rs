@@ -32,7 +32,36 @@ impl Limits {
         }
     }
 
+    /// These limits after `edit`.
+    pub fn edited(self, edit: LimitsEdit) -> Limits {
+        Limits {
+            memory: edited(self.memory, edit.memory),
+            cpu_millis: edited(self.cpu_millis, edit.cpu_millis),
+            pids: edited(self.pids, edit.pids),
+            wall_seconds: edited(self.wall_seconds, edit.wall_seconds),
+        }
+    }
+
     pub fn wall_time(&self) -> Option<Duration> {
         self.wall_seconds.map(Duration::from_secs)
     }
+}
+
+/// What to change of limits: `None` leaves one as it is, and 0 lifts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitsEdit {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_seconds: Option<u64>,
+}
+
+/// A limit after an edit of it.
+pub(crate) fn edited(before: Option<u64>, edit: Option<u64>) -> Option<u64> {
+    edit.map_or(before, |limit| (limit != 0).then_some(limit))
 }

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ProjectId;
-use crate::limits::Limits;
+use crate::limits::{Limits, LimitsEdit};
 use crate::name::Name;
-use crate::quota::Quota;
+use crate::quota::{Quota, QuotaEdit};
 
 /// A named workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ pub struct ProjectEdit {
     pub directory: Option<String>,
     pub description: Option<String>,
     pub assistant: Option<Name>,
-    pub quota: Option<Quota>,
-    pub runner_limits: Option<Limits>,
+    pub quota: QuotaEdit,
+    pub runner_limits: LimitsEdit,
 }
 
 impl Project {
@@ -51,8 +51,8 @@ impl Project {
             directory: edit.directory.unwrap_or_else(|| self.directory.clone()),
             description: edit.description.unwrap_or_else(|| self.description.clone()),
             assistant: edit.assistant.or_else(|| self.assistant.clone()),
-            quota: edit.quota.unwrap_or(self.quota),
-            runner_limits: edit.runner_limits.unwrap_or(self.runner_limits),
+            quota: self.quota.edited(edit.quota),
+            runner_limits: self.runner_limits.edited(edit.runner_limits),
             generation: self.generation + 1,
             updated_at: now,
             ..self.clone()

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::RunnerId;
-use crate::limits::Limits;
+use crate::limits::{Limits, edited};
 use crate::name::Name;
 
 /// Live runners that a project may have at once unless it says otherwise.
@@ -39,6 +39,36 @@ impl Default for Quota {
             wall_seconds: None,
         }
     }
+}
+
+impl Quota {
+    /// This quota after `edit`.
+    pub fn edited(self, edit: QuotaEdit) -> Quota {
+        Quota {
+            runners: edited(Some(self.runners), edit.runners).unwrap_or(DEFAULT_MAX_RUNNERS),
+            memory: edited(self.memory, edit.memory),
+            cpu_millis: edited(self.cpu_millis, edit.cpu_millis),
+            pids: edited(self.pids, edit.pids),
+            wall_seconds: edited(self.wall_seconds, edit.wall_seconds),
+        }
+    }
+}
+
+/// What to change of a quota: `None` leaves a limit as it is, and 0 lifts it; that of runners
+/// becomes [`DEFAULT_MAX_RUNNERS`] again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuotaEdit {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runners: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_seconds: Option<u64>,
 }
 
 /// What a quota limits.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{EnvError, parse_env};
-use stratavore_proto::v1::{LaunchRunners, Limits, Runner};
+use stratavore_proto::v1::{LaunchRunners, Runner};
 
 use super::attach::{self, Attachment};
 use super::limits::LimitArgs;
@@ -112,7 +112,7 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
             count: args.count,
             env: args.env,
             restart: args.restart.as_str().into(),
-            limits: args.limits.changed(Limits::default()),
+            limits: args.limits.limits(),
             directory: args
                 .directory
                 .as_deref()

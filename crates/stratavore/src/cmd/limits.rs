@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use stratavore_proto::v1::{Limits, Quota};
+use stratavore_proto::v1::{Limits, LimitsEdit, Quota, QuotaEdit};
 
 use crate::units::{self, parse_cpu, parse_seconds, parse_size};
 
@@ -57,36 +57,50 @@ fn or_none(parse: fn(&str) -> Result<u64, String>) -> impl Fn(&str) -> Result<u6
 }
 
 impl QuotaArgs {
-    /// `before` with what was given; `None` if nothing was.
-    pub(crate) fn changed(&self, before: Quota) -> Option<Quota> {
-        let after = Quota {
-            runners: self.quota_runners.unwrap_or(before.runners),
-            memory: self.quota_memory.unwrap_or(before.memory),
-            cpu_millis: self.quota_cpu.unwrap_or(before.cpu_millis),
-            pids: self.quota_pids.unwrap_or(before.pids),
-            wall_seconds: self.quota_wall.unwrap_or(before.wall_seconds),
+    /// What of a quota is to change; `None` if nothing is.
+    pub(crate) fn edit(&self) -> Option<QuotaEdit> {
+        let edit = QuotaEdit {
+            runners: self.quota_runners,
+            memory: self.quota_memory,
+            cpu_millis: self.quota_cpu,
+            pids: self.quota_pids,
+            wall_seconds: self.quota_wall,
         };
-        let given = [
-            self.quota_runners,
-            self.quota_memory,
-            self.quota_cpu,
-            self.quota_pids,
-            self.quota_wall,
-        ];
-        given.iter().any(Option::is_some).then_some(after)
+        (edit != QuotaEdit::default()).then_some(edit)
+    }
+
+    /// The quota of what is new.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        self.edit().map(|edit| Quota {
+            runners: edit.runners(),
+            memory: edit.memory(),
+            cpu_millis: edit.cpu_millis(),
+            pids: edit.pids(),
+            wall_seconds: edit.wall_seconds(),
+        })
     }
 }
 
 impl LimitArgs {
-    /// `before` with what was given; `None` if nothing was.
-    pub(crate) fn changed(&self, before: Limits) -> Option<Limits> {
-        let after = Limits {
-            memory: self.memory.unwrap_or(before.memory),
-            cpu_millis: self.cpu.unwrap_or(before.cpu_millis),
-            pids: self.pids.unwrap_or(before.pids),
-            wall_seconds: self.wall.unwrap_or(before.wall_seconds),
+    /// What of a runner's limits is to change; `None` if nothing is.
+    pub(crate) fn edit(&self) -> Option<LimitsEdit> {
+        let edit = LimitsEdit {
+            memory: self.memory,
+            cpu_millis: self.cpu,
+            pids: self.pids,
+            wall_seconds: self.wall,
         };
-        [self.memory, self.cpu, self.pids, self.wall].iter().any(Option::is_some).then_some(after)
+        (edit != LimitsEdit::default()).then_some(edit)
+    }
+
+    /// The limits of what is new.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        self.edit().map(|edit| Limits {
+            memory: edit.memory(),
+            cpu_millis: edit.cpu_millis(),
+            pids: edit.pids(),
+            wall_seconds: edit.wall_seconds(),
+        })
     }
 }
 
@@ -113,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_keeps_what_is_not_given() {
-        let before = Quota { runners: 20, memory: 5, cpu_millis: 6, pids: 7, wall_seconds: 8 };
-        assert_eq!(QuotaArgs::default().changed(before), None);
-        let args =
-            QuotaArgs { quota_memory: Some(0), quota_runners: Some(3), ..QuotaArgs::default() };
-        assert_eq!(args.changed(before), Some(Quota { runners: 3, memory: 0, ..before }));
+    fn what_is_not_given_is_not_changed() {
+        assert_eq!(QuotaArgs::default().edit(), None);
+        assert_eq!(QuotaArgs::default().quota(), None);
+        assert_eq!(LimitArgs::default().edit(), None);
+        let args = QuotaArgs { quota_memory: Some(0), ..QuotaArgs::default() };
+        assert_eq!(args.edit(), Some(QuotaEdit { memory: Some(0), ..QuotaEdit::default() }));
     }
 
     #[test]

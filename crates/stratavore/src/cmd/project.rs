@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use stratavore_core::quota::DEFAULT_MAX_RUNNERS;
 use stratavore_proto::v1::{
-    ArchiveProject, CreateProject, DeleteProject, EditProject, GetProject, Limits, ListProjects,
-    Project, Quota,
+    ArchiveProject, CreateProject, DeleteProject, EditProject, GetProject, ListProjects, Project,
 };
 
 use super::limits::{LimitArgs, QuotaArgs, limits_text};
@@ -115,15 +113,14 @@ pub(crate) fn create(context: &Context, args: New) -> Result<Exit, Failure> {
         Some(directory) => resolve::absolute(directory)?,
         None => resolve::absolute(&resolve::current_directory()?)?,
     };
-    let unlimited = Quota { runners: DEFAULT_MAX_RUNNERS, ..Quota::default() };
     let create = CreateProject {
         idempotency_key: fresh_key(),
         name: args.name,
         directory,
         description: args.description,
         assistant: args.assistant,
-        quota: args.quota.changed(unlimited),
-        runner_limits: args.limits.changed(Limits::default()),
+        quota: args.quota.quota(),
+        runner_limits: args.limits.limits(),
     };
     context.block_on(async {
         let mut api = Api::connect(context).await?;
@@ -181,17 +178,15 @@ pub(crate) async fn get(api: &mut Api<'_>, project: String) -> Result<Project, F
 }
 
 async fn change(api: &mut Api<'_>, edit: Edit) -> Result<Project, Failure> {
-    // A quota is replaced as a whole, so what was not given has to be known.
-    let before = get(api, edit.project).await?;
     let request = EditProject {
         idempotency_key: fresh_key(),
-        project: before.id.clone(),
+        project: edit.project,
         name: edit.name,
         directory: edit.directory.as_deref().map(resolve::absolute).transpose()?,
         description: edit.description,
         assistant: edit.assistant,
-        quota: edit.quota.changed(before.quota.unwrap_or_default()),
-        runner_limits: edit.limits.changed(before.runner_limits.unwrap_or_default()),
+        quota: edit.quota.edit(),
+        runner_limits: edit.limits.edit(),
     };
     let nothing = EditProject {
         idempotency_key: String::new(),

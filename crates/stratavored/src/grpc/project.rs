@@ -98,8 +98,8 @@ impl Projects for Api {
             directory: request.directory,
             description: request.description,
             assistant: name(request.assistant)?,
-            quota: request.quota.map(view::quota),
-            runner_limits: request.runner_limits.map(|limits| view::limits(Some(limits))),
+            quota: view::quota_edit(request.quota.unwrap_or_default()),
+            runner_limits: view::limits_edit(request.runner_limits.unwrap_or_default()),
         };
         let (control, wanted) = (self.control.clone(), request.project);
         let edited = async move { control.project_edit(&caller, &wanted, edit, key).await };

@@ -4,9 +4,9 @@ use prost::Message;
 use stratavore_control::{DaemonStatus, ReconcileReport, RunnerView};
 use stratavore_core::Timestamp;
 use stratavore_core::event::Event;
-use stratavore_core::limits::Limits;
+use stratavore_core::limits::{Limits, LimitsEdit};
 use stratavore_core::project::Project;
-use stratavore_core::quota::Quota;
+use stratavore_core::quota::{Quota, QuotaEdit};
 use stratavore_core::runner::{EnvValue, RunnerState};
 use stratavore_proto::v1;
 use stratavore_proto::version::{COMMIT, VERSION};
@@ -48,6 +48,16 @@ pub(super) fn quota(message: v1::Quota) -> Quota {
         pids: limit(pids),
         wall_seconds: limit(wall_seconds),
     }
+}
+
+pub(super) fn limits_edit(message: v1::LimitsEdit) -> LimitsEdit {
+    let v1::LimitsEdit { memory, cpu_millis, pids, wall_seconds } = message;
+    LimitsEdit { memory, cpu_millis, pids, wall_seconds }
+}
+
+pub(super) fn quota_edit(message: v1::QuotaEdit) -> QuotaEdit {
+    let v1::QuotaEdit { runners, memory, cpu_millis, pids, wall_seconds } = message;
+    QuotaEdit { runners, memory, cpu_millis, pids, wall_seconds }
 }
 
 pub(super) fn project(project: Project, live_runners: u32) -> v1::Project {

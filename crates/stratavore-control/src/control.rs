@@ -145,7 +145,7 @@ impl Control {
         (self.inner.entropy)()
     }
 
-    fn backoff(&self) -> Backoff {
+    pub(crate) fn backoff(&self) -> Backoff {
         let [a, b, c, d, ..] = self.entropy();
         Backoff { dice: u32::from_be_bytes([a, b, c, d]), ..self.inner.settings.backoff }
     }

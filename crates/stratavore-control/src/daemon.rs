@@ -65,9 +65,16 @@ impl Control {
     pub async fn start(&self) -> Result<(), Error> {
         let before = self.inner.store.daemon_started(&self.inner.node, &self.inner.daemon).await?;
         if before.is_some_and(|node| node.boot_id != self.inner.node.boot_id) {
-            tracing::info!(
-                "the host has booted since a daemon last ran here: stratavore recover brings runners back"
-            );
+            match self.write_off_before_boot().await {
+                Ok(lost) => tracing::info!(
+                    lost,
+                    "the host has booted since a daemon last ran here: stratavore recover brings runners back"
+                ),
+                Err(error) => tracing::warn!(
+                    error = %chain(&error),
+                    "the host has booted; its runners are looked at one by one"
+                ),
+            }
         }
         let strays = self.strays().await?;
         if !strays.is_empty() {

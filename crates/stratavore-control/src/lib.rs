@@ -20,6 +20,7 @@ mod liveness;
 mod outage;
 mod project;
 mod reconcile;
+mod reboot;
 mod retention;
 mod runner;
 mod start;

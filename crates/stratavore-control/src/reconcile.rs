@@ -205,7 +205,7 @@ impl Control {
         self.act(id, row.as_ref(), &discovery, action, disconnected_for).await
     }
 
-    fn context(&self, row: Option<&Runner>, id: RunnerId, disconnected_for: Duration) -> Context {
+    pub(crate) fn context(&self, row: Option<&Runner>, id: RunnerId, disconnected_for: Duration) -> Context {
         let now = self.now();
         Context {
             connected: self.inner.links.is_connected(id),

@@ -3,6 +3,7 @@
 //! Both have a machine of their own, in namespaces: there an innocent `sleep` gets exactly the pid
 //! that a dead agent had.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Child;
 use std::time::Instant;
@@ -187,6 +188,9 @@ fn one_reboot(world: &World, boot: &mut Boot, other_id: bool) -> Result<(), Stri
     }
     world.run(["daemon", "start"]).ok();
     let ends: Vec<_> = gone.iter().map(|gone| ended(world, &gone.runner)).collect();
+    // All in one transaction, so at one time.
+    let times: BTreeSet<String> =
+        gone.iter().map(|gone| world.runner(&gone.runner)["ended_at"].to_string()).collect();
     world.run(["reconcile"]).ok();
     let offered = rows(&world.json(&["recover", "--dry-run"])["runners"]).len();
     // All three places are free again, or they could not come back.
@@ -198,8 +202,8 @@ fn one_reboot(world: &World, boot: &mut Boot, other_id: bool) -> Result<(), Stri
     let lived = innocents.live();
     world.run(["kill", "--all", "--force"]).ok();
     let as_wanted = ends.iter().all(|(state, cause)| state == "lost" && cause == "host_reboot");
-    if !as_wanted || (offered, back.len()) != (3, 3) {
-        return Err(format!("{ends:?}; {offered} offered, {} back", back.len()));
+    if !as_wanted || times.len() != 1 || (offered, back.len()) != (3, 3) {
+        return Err(format!("{ends:?} at {times:?}; {offered} offered, {} back", back.len()));
     }
     lived.and_then(|()| innocents.live())
 }

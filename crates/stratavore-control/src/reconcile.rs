@@ -205,7 +205,12 @@ impl Control {
         self.act(id, row.as_ref(), &discovery, action, disconnected_for).await
     }
 
-    pub(crate) fn context(&self, row: Option<&Runner>, id: RunnerId, disconnected_for: Duration) -> Context {
+    pub(crate) fn context(
+        &self,
+        row: Option<&Runner>,
+        id: RunnerId,
+        disconnected_for: Duration,
+    ) -> Context {
         let now = self.now();
         Context {
             connected: self.inner.links.is_connected(id),

@@ -19,6 +19,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+const CHECK_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// The most of a shutdown's grace that is kept for the store.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -110,7 +111,19 @@ impl Control {
             let control = control.clone();
             async move { control.purge().await }
         });
+        let control = task(self);
+        supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.check_store().await }
+        });
         Ok(())
+    }
+
+    /// Looks for damage in the database. What it finds stands in the status until the next look.
+    async fn check_store(&self) -> Result<String, Error> {
+        let stopping = self.inner.supervisor.stopping().clone();
+        let whole = self.inner.store.check(move || !stopping.is_cancelled()).await?;
+        Ok(if whole { "no damage found" } else { "cut short by the end of the daemon" }.into())
     }
 
     /// How the daemon is. Answers even when the store does not.
@@ -153,9 +166,8 @@ impl Control {
         problems.extend(tasks.iter().filter_map(|task| {
             task.error.as_ref().map(|error| format!("task {}: {error}", task.name))
         }));
-        if let Some(problem) = disk::problem(&self.inner.settings.state_dir) {
-            problems.push(problem);
-        }
+        problems.extend(disk::problem(&self.inner.settings.state_dir));
+        problems.extend(store.alarm());
         DaemonStatus {
             daemon: self.inner.daemon.clone(),
             node: self.inner.node.clone(),

@@ -152,12 +152,15 @@ impl Error {
                 StoreError::Full { .. } => {
                     "free some space, then try again; runners that live go on meanwhile".into()
                 }
+                StoreError::Corrupt { .. } => {
+                    "if it is damaged (stratavore status), stop the daemon and restore it from a backup"
+                        .into()
+                }
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }
                 | StoreError::Unavailable { .. }
                 | StoreError::SchemaNewer { .. }
                 | StoreError::Failed { .. }
-                | StoreError::Corrupt { .. }
                 | StoreError::Invalid { .. } => {
                     "try again; if it goes on: stratavore doctor".into()
                 }

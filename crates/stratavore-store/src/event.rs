@@ -73,7 +73,7 @@ pub(crate) async fn append(
     .map_err(doing("appending an event"))?;
     match tx {
         Tx::Postgres(..) => Ok(()),
-        Tx::Sqlite(tx) => {
+        Tx::Sqlite(tx, _) => {
             let queued = sqlx::query(QUEUE).bind(id).execute(&mut **tx).await;
             queued.map(drop).map_err(doing("queueing an event"))
         }

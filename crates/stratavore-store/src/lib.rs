@@ -18,6 +18,7 @@
 //!
 //! [`Runner`]: stratavore_core::runner::Runner
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 mod admit;
@@ -69,5 +70,5 @@ struct Inner {
 
 enum Engine {
     Postgres { common: sqlx::PgPool, vital: sqlx::PgPool, deadline: deadline::Deadline },
-    Sqlite { write: sqlx::SqlitePool, read: sqlx::SqlitePool },
+    Sqlite { path: PathBuf, write: sqlx::SqlitePool, read: sqlx::SqlitePool, alarm: tx::Alarm },
 }

@@ -128,7 +128,7 @@ async fn record(tx: &mut Tx, rows: &[&Liveness]) -> Result<(), sqlx::Error> {
                 .execute(&mut **tx);
             deadline.keep(recorded).await.map(drop)
         }
-        Tx::Sqlite(tx) => {
+        Tx::Sqlite(tx, _) => {
             let rows: Vec<_> = rows.iter().map(|l| Row::from(**l)).collect();
             sqlx::query(RECORD_SQLITE).bind(to_json(&rows)).execute(&mut **tx).await.map(drop)
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::error::doing;
-use crate::tx::on;
+use crate::tx::{Alarm, on};
 use crate::{Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, postgres, sqlite};
 
 impl Store {
@@ -18,7 +18,8 @@ impl Store {
         let (engine, schema) = match database {
             Database::Sqlite { path } => {
                 let (write, read) = sqlite::open(&path, &pool).await?;
-                (Engine::Sqlite { write, read }, newest(&sqlite::MIGRATIONS))
+                let alarm = Alarm::default();
+                (Engine::Sqlite { path, write, read, alarm }, newest(&sqlite::MIGRATIONS))
             }
             Database::Postgres(at) => {
                 let (common, vital, deadline) = postgres::open(&at, &pool).await?;
@@ -44,13 +45,34 @@ impl Store {
         Ok(begun.elapsed())
     }
 
+    /// What the disk has done to the database since it was opened, if it is one that must be
+    /// looked at; asks nothing of the database.
+    pub fn alarm(&self) -> Option<String> {
+        match &self.inner.engine {
+            Engine::Postgres { .. } => None,
+            Engine::Sqlite { alarm, .. } => alarm.get().cloned(),
+        }
+    }
+
+    /// Reads all of the database and looks for damage, as long as `goes_on` says so; answers
+    /// whether it came to the end. PostgreSQL looks after its own files.
+    pub async fn check(
+        &self,
+        goes_on: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<bool, StoreError> {
+        match &self.inner.engine {
+            Engine::Postgres { .. } => Ok(true),
+            Engine::Sqlite { path, .. } => sqlite::check(path, goes_on).await,
+        }
+    }
+
     /// Counts of the connections for common use; asks nothing of the database.
     pub fn pool_status(&self) -> PoolStatus {
         let (max, open, idle) = match &self.inner.engine {
             Engine::Postgres { common, .. } => {
                 (common.options().get_max_connections(), common.size(), common.num_idle())
             }
-            Engine::Sqlite { write, read } => (
+            Engine::Sqlite { write, read, .. } => (
                 write.options().get_max_connections() + read.options().get_max_connections(),
                 write.size() + read.size(),
                 write.num_idle() + read.num_idle(),
@@ -75,7 +97,7 @@ impl Store {
                 vital.close().await;
             }
             // The writer last: it takes the write-ahead log back into the file.
-            Engine::Sqlite { write, read } => {
+            Engine::Sqlite { write, read, .. } => {
                 read.close().await;
                 write.close().await;
             }

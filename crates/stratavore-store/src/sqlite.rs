@@ -1,17 +1,20 @@
 //! One file, one connection that writes, a few that read.
 //!
-//! Invariant: what was committed is on the disk (`synchronous=FULL`).
+//! Invariant: what was committed is on the disk (`synchronous=FULL`), also where an earlier sync
+//! has failed: what the log holds is made durable before anything is built on it.
 //! Invariant: the file is readable by its owner only, and lies on a disk of this machine: the
 //! write-ahead log is shared memory, which no network file system carries.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use crate::error::doing;
 use crate::open::migrating;
@@ -23,13 +26,20 @@ pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Each connection is a thread; more than these gain nothing on the hosts that use SQLite.
 const READERS_MAX: u32 = 4;
+/// A file of at most this size is checked before it is used. A larger one is checked while it is
+/// used, so that no start takes longer for what the years have brought.
+const CHECKED_AT_START: u64 = 16 << 20;
+/// SQLite's code for all that a disk may do to it.
+const IO_ERROR: i32 = 10;
+/// Pages, or steps of SQLite, between two looks at whether a check is to go on.
+const CHECK_STEPS: i32 = 1000;
 
 /// The writing and the reading pool.
 pub(crate) async fn open(
     path: &Path,
     pool: &PoolSettings,
 ) -> Result<(SqlitePool, SqlitePool), StoreError> {
-    prepare_file(path)?;
+    let size = prepare_file(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -38,6 +48,10 @@ pub(crate) async fn open(
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT);
 
+    let log = log_of(path);
+    if has_content(&log) {
+        bring_in_order(&options, &log).await?;
+    }
     let write = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)
@@ -45,10 +59,14 @@ pub(crate) async fn open(
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        .after_connect(move |conn, _| Box::pin(settle(conn, log.clone())))
         .connect_with(options.clone().optimize_on_close(true, None))
         .await
         .map_err(doing("opening the database file"))?;
-    check(&write).await?;
+    if size <= CHECKED_AT_START {
+        let mut conn = write.acquire().await.map_err(doing("checking the database file"))?;
+        judged(quick_check(&mut conn).await)?;
+    }
     migrate(&write).await?;
 
     // Lazy: the first reader is opened when somebody reads.
@@ -82,18 +100,116 @@ pub(crate) async fn begin(write: &SqlitePool) -> Result<Transaction<'static, Sql
     }
 }
 
-async fn check(write: &SqlitePool) -> Result<(), StoreError> {
-    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-        .fetch_one(write)
-        .await
-        .map_err(doing("checking the database file"))?;
-    if found == "ok" {
+/// Keeps and logs that a commit failed by the disk's fault, once.
+///
+/// The next transaction is no second try at the same pages: SQLite writes its own over those of the
+/// one that failed. But a disk that has failed once is to be looked at.
+pub(crate) fn sound(alarm: &OnceLock<String>, error: &sqlx::Error) {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    if code.is_some_and(|code| code & 0xff == IO_ERROR) {
+        let told = alarm.set(format!(
+            "the disk failed to keep what the database wrote ({error}): look at the disk and at the \
+             kernel's log, then: stratavore daemon restart"
+        ));
+        if told.is_ok() {
+            tracing::error!(%error, "the disk failed to keep what the database wrote; nobody was told that it is done");
+        }
+    }
+}
+
+/// What a daemon that did not end in order has left: its log is taken back into the file.
+async fn bring_in_order(options: &SqliteConnectOptions, log: &Path) -> Result<(), StoreError> {
+    let mut conn = options.connect().await.map_err(doing("opening the database file"))?;
+    let what = "making durable what the last daemon has written";
+    settle(&mut conn, log.into()).await.map_err(doing(what))?;
+    let taken_back = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await;
+    taken_back.map_err(doing(what))?;
+    conn.close().await.map_err(doing(what))
+}
+
+/// Makes durable what the log holds, before anything is built on it.
+///
+/// It may hold a transaction whose sync has failed. Its writer told nobody that it was done, but
+/// the kernel shows it to whoever opens the file next, and has forgotten that it never came to the
+/// disk: all that is written behind it would be lost with it when the host goes down. What is
+/// written once more is to be synced once more, or this fails too.
+async fn settle(conn: &mut SqliteConnection, log: PathBuf) -> Result<(), sqlx::Error> {
+    if !has_content(&log) {
         return Ok(());
     }
-    Err(StoreError::Corrupt {
-        what: "the database file".into(),
-        why: format!("{found}; restore it from a backup, or move it away to begin anew"),
-    })
+    // The writer's lock: nobody appends meanwhile.
+    let tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    let again = tokio::task::spawn_blocking(move || write_again(&log));
+    again.await.unwrap_or_else(|gone| Err(io::Error::other(gone)))?;
+    tx.rollback().await
+}
+
+fn has_content(log: &Path) -> bool {
+    log.metadata().is_ok_and(|found| found.len() > 0)
+}
+
+/// Writes a file's own bytes over it, and syncs them.
+fn write_again(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let mut block = vec![0; 1 << 16];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut block, at)? {
+            0 => return file.sync_all(),
+            read => {
+                file.write_all_at(&block[..read], at)?;
+                at += read as u64;
+            }
+        }
+    }
+}
+
+/// The write-ahead log of a database file.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Reads the whole file and answers whether it was checked to the end. `goes_on` is asked now and
+/// then whether it is to go on.
+pub(crate) async fn check(
+    path: &Path,
+    goes_on: impl FnMut() -> bool + Send + 'static,
+) -> Result<bool, StoreError> {
+    let what = "opening the database file to check it";
+    let options = SqliteConnectOptions::new().filename(path).read_only(true);
+    let mut conn = options.busy_timeout(BUSY_TIMEOUT).connect().await.map_err(doing(what))?;
+    conn.lock_handle().await.map_err(doing(what))?.set_progress_handler(CHECK_STEPS, goes_on);
+    let found = quick_check(&mut conn).await;
+    // Whatever it has to say at its end is no news of the file.
+    conn.close().await.ok();
+    if found.as_ref().is_err_and(is_interrupted) {
+        return Ok(false);
+    }
+    judged(found).map(|()| true)
+}
+
+async fn quick_check(conn: &mut SqliteConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(conn).await
+}
+
+fn judged(found: Result<String, sqlx::Error>) -> Result<(), StoreError> {
+    let why = match found.map_err(doing("checking the database file")) {
+        Ok(found) if found == "ok" => return Ok(()),
+        Ok(found) | Err(StoreError::Corrupt { why: found, .. }) => found,
+        Err(error) => return Err(error),
+    };
+    let why = format!("{why}; restore it from a backup, or move it away to begin anew");
+    Err(StoreError::Corrupt { what: "the database file".into(), why })
+}
+
+/// True of an answer that was cut off by who asked for it.
+fn is_interrupted(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("9"))
 }
 
 /// In one transaction that holds the write lock, so that a second process that starts meanwhile
@@ -105,11 +221,12 @@ async fn migrate(write: &SqlitePool) -> Result<(), StoreError> {
     tx.commit().await.map_err(doing("bringing the schema up to date"))
 }
 
-/// Makes the file with its final permissions before SQLite would make it with looser ones.
-fn prepare_file(path: &Path) -> Result<(), StoreError> {
+/// Makes the file with its final permissions before SQLite would make it with looser ones. Answers
+/// its size.
+fn prepare_file(path: &Path) -> Result<u64, StoreError> {
     let shown = path.display();
     let cannot = |what: &'static str| {
-        move |error: std::io::Error| StoreError::Unavailable { doing: what, source: error.into() }
+        move |error: io::Error| StoreError::Unavailable { doing: what, source: error.into() }
     };
     let file = OpenOptions::new()
         .read(true)
@@ -148,7 +265,7 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
         file.set_permissions(Permissions::from_mode(0o600))
             .map_err(cannot("protecting the database file"))?;
     }
-    Ok(())
+    Ok(metadata.len())
 }
 
 fn network_file_system(file: &File) -> Option<&'static str> {
@@ -180,10 +297,53 @@ fn network_kind(magic: u32) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    /// Row 48, by the numbers of the kernel's `magic.h`; no such file system can be mounted here.
     #[test]
     fn network_file_systems_are_told_from_local_ones() {
-        assert_eq!(network_kind(0x6969), Some("NFS"));
-        assert_eq!(network_kind(0xef53), None, "ext4");
-        assert_eq!(network_kind(0x0102_1994), None, "tmpfs");
+        let remote = [
+            (0x6969, "NFS"),
+            (0x517b, "SMB"),
+            (0xff53_4d42, "CIFS"),
+            (0xfe53_4d42, "SMB2"),
+            (0x0102_1997, "9P"),
+            (0x5346_414f, "AFS"),
+            (0x6b41_4653, "AFS"),
+            (0x00c3_6400, "Ceph"),
+        ];
+        for (magic, kind) in remote {
+            assert_eq!(network_kind(magic), Some(kind));
+        }
+        let local = [
+            (0xef53, "ext4"),
+            (0x0102_1994, "tmpfs"),
+            (0x5846_5342, "XFS"),
+            (0x9123_683e, "Btrfs"),
+            (0x794c_7630, "overlay"),
+            (0x2fc1_2fc1, "ZFS"),
+        ];
+        for (magic, kind) in local {
+            assert_eq!(network_kind(magic), None, "{kind}");
+        }
+    }
+
+    /// The real ones of this machine: where tests keep their files, and a disk in memory.
+    #[test]
+    fn the_file_systems_of_this_machine_are_taken() {
+        for directory in [std::env::temp_dir(), "/dev/shm".into()] {
+            let home = tempfile::tempdir_in(directory).unwrap();
+            assert_eq!(prepare_file(&home.path().join("s.db")).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_again_is_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("log");
+        write_again(&path).unwrap();
+        assert!(!path.exists(), "none is made");
+        let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        write_again(&path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
     }
 }

@@ -6,7 +6,7 @@ pub mod bare;
 use std::path::Path;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
 use stratavore_testkit::postgres::{self, TestPostgres};
 use tempfile::TempDir;
 
@@ -159,4 +159,40 @@ pub async fn sqlite_number(file: &Path, sql: &str) -> i64 {
         .expect("the database file can be opened");
     let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await;
     found.expect("the query is one of this schema")
+}
+
+/// The texts that a query on a SQLite file answers, one of each row.
+///
+/// # Panics
+/// With what the database said, if it refuses.
+pub async fn sqlite_texts(file: &Path, sql: &str) -> Vec<String> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(file)
+        .read_only(true)
+        .connect()
+        .await
+        .expect("the database file can be opened");
+    let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await;
+    found.expect("the query is one of this schema")
+}
+
+/// Another program that is in the middle of writing to a SQLite file. It lets go when dropped.
+pub struct SqliteHold {
+    _connection: SqliteConnection,
+}
+
+impl SqliteHold {
+    /// # Panics
+    /// With what the database said, if it refuses.
+    pub async fn take(file: &Path) -> SqliteHold {
+        let mut connection = SqliteConnectOptions::new()
+            .filename(file)
+            .busy_timeout(std::time::Duration::from_secs(5))
+            .connect()
+            .await
+            .expect("the database file can be opened");
+        let begun = sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await;
+        begun.expect("nobody else writes for so long");
+        SqliteHold { _connection: connection }
+    }
 }

@@ -3,6 +3,8 @@
 //! Invariant: every write goes through [`Store::begin`]. On SQLite there is one connection that
 //! writes, so writers queue in the process and never meet a lock.
 
+use std::sync::{Arc, OnceLock};
+
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, Transaction};
 
@@ -13,8 +15,11 @@ use crate::{Engine, Store, StoreError, sqlite};
 /// An open transaction; dropping it rolls it back.
 pub(crate) enum Tx {
     Postgres(Transaction<'static, Postgres>, Deadline),
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(Transaction<'static, Sqlite>, Alarm),
 }
+
+/// What the disk has done to the database since it was opened; told until it is opened again.
+pub(crate) type Alarm = Arc<OnceLock<String>>;
 
 /// A connection to read with, outside of any transaction: each statement sees what is committed
 /// when it begins.
@@ -52,7 +57,7 @@ impl Tx {
     pub(crate) fn conn(&mut self) -> Conn<'_> {
         match self {
             Self::Postgres(tx, deadline) => Conn::Postgres(tx, deadline.clone()),
-            Self::Sqlite(tx) => Conn::Sqlite(tx),
+            Self::Sqlite(tx, _) => Conn::Sqlite(tx),
         }
     }
 
@@ -60,18 +65,20 @@ impl Tx {
     pub(crate) fn either(&self, postgres: &'static str, sqlite: &'static str) -> &'static str {
         match self {
             Self::Postgres(..) => postgres,
-            Self::Sqlite(_) => sqlite,
+            Self::Sqlite(..) => sqlite,
         }
     }
 
     /// Makes the transaction's changes last.
     ///
-    /// If the connection breaks meanwhile the outcome is unknown, and the answer is
-    /// [`StoreError::Unavailable`].
+    /// If the connection breaks meanwhile, or the disk fails, the outcome is unknown, and the
+    /// answer is [`StoreError::Unavailable`].
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         match self {
             Self::Postgres(tx, deadline) => deadline.keep(tx.commit()).await,
-            Self::Sqlite(tx) => tx.commit().await,
+            Self::Sqlite(tx, alarm) => {
+                tx.commit().await.inspect_err(|error| sqlite::sound(&alarm, error))
+            }
         }
         .map_err(doing("committing"))
     }
@@ -115,10 +122,11 @@ impl Store {
                     }
                 }
             }
-            Engine::Sqlite { write, .. } => {
-                let pool = write.clone();
+            Engine::Sqlite { write, alarm, .. } => {
+                let (pool, alarm) = (write.clone(), alarm.clone());
                 tokio::spawn(async move {
-                    sqlite::begin(&pool).await.map(Tx::Sqlite).map_err(doing(what))
+                    let begun = sqlite::begin(&pool).await;
+                    begun.map(|tx| Tx::Sqlite(tx, alarm)).map_err(doing(what))
                 })
                 .await
             }

@@ -170,6 +170,49 @@ async fn a_damaged_file_is_refused() {
     assert!(said.contains("database file"), "{said}");
 }
 
+/// Row 48: no start takes longer for a large file. It is checked while it is used.
+#[tokio::test]
+async fn a_large_file_is_opened_without_being_read_to_its_end() {
+    let db = TestStore::sqlite().await;
+    let filler = "INSERT INTO idempotency_records (key, request, answer, expires_at)
+        WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
+        SELECT 'filler-' || n, randomblob(10000), NULL, 0 FROM n";
+    raw::execute(&db, filler).await.unwrap();
+    assert!(db.store().check(|| true).await.unwrap(), "it is whole, and was read");
+    assert!(!db.store().check(|| false).await.unwrap(), "whoever wants it to end is heard");
+    db.store().close().await;
+
+    let path = db.file().unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    let from = bytes.len() / 2;
+    bytes[from..].fill(0x5a);
+    std::fs::write(path, bytes).unwrap();
+    let store = db.another().await;
+    given::project(&store, "alpha").await;
+    let said = store.check(|| true).await.unwrap_err().to_string();
+    assert!(said.contains("the database file") && said.contains("from a backup"), "{said}");
+    assert_eq!(store.alarm(), None, "the disk has done what it was told");
+}
+
+/// What a daemon leaves that was killed: its log, which is taken back before anything is asked.
+#[tokio::test]
+async fn what_a_killed_daemon_left_is_brought_in_order() {
+    let db = TestStore::sqlite().await;
+    let project = given::project(db.store(), "alpha").await;
+    let home = tempfile::tempdir().unwrap();
+    for suffix in ["", "-wal"] {
+        let name = format!("stratavore.db{suffix}");
+        std::fs::copy(db.file().unwrap().with_file_name(&name), home.path().join(&name)).unwrap();
+    }
+    let (file, log) = (home.path().join("stratavore.db"), home.path().join("stratavore.db-wal"));
+    assert!(std::fs::metadata(&log).unwrap().len() > 0);
+    let alone = std::fs::metadata(&file).unwrap().len();
+    let store = open(&file).await.unwrap();
+    assert!(std::fs::metadata(&file).unwrap().len() > alone, "the log is in the file");
+    assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0);
+    assert_eq!(store.project_list(false).await.unwrap(), [project]);
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_said_to_be_unavailable() {
     let db = TestStore::postgres().await;

@@ -17,6 +17,7 @@ mod pidreuse;
 mod printing;
 mod quota;
 mod soak;
+mod sqlite;
 mod surv;
 mod timeshift;
 mod upg;

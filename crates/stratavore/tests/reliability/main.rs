@@ -11,6 +11,7 @@ mod idem;
 mod launch;
 mod lost;
 mod matrix;
+mod mono;
 mod pgdown;
 mod pgkill;
 mod pidreuse;

@@ -140,14 +140,9 @@ impl Control {
         let mut outbox_pending = 0;
         let mut last_event_position = 0;
         if ping.is_some() {
-            let live = RunnerFilter { live_only: true, ..RunnerFilter::default() };
-            match store.runner_list(&live).await {
-                Ok(live) => {
-                    for (runner, _) in live {
-                        *runners.entry(runner.state.as_str()).or_default() += 1;
-                    }
-                }
-                Err(error) => note("list runners", &error),
+            match store.runner_counts().await {
+                Ok(counts) => runners = counts,
+                Err(error) => note("count runners", &error),
             }
             match store.project_list(false).await {
                 Ok(listed) => projects = listed.len(),

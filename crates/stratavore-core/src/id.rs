@@ -5,6 +5,7 @@
 //! time of creation is a column of its own and not hidden in the id.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -31,14 +32,42 @@ fn encode(bits: u128) -> [u8; ID_CHARS] {
     out
 }
 
+/// The digit that each byte stands for; `NONE` for those that stand for none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NONE; 256];
+    let mut digit = 0;
+    while digit < ALPHABET.len() {
+        digits[ALPHABET[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
+const NONE: u8 = u8::MAX;
+
+/// A list of runners reads four ids for each of them.
 fn decode(text: &str) -> Option<u128> {
     if text.len() != ID_CHARS {
         return None;
     }
     text.bytes().try_fold(0, |bits: u128, byte| {
-        let digit = ALPHABET.iter().position(|&c| c == byte)?;
-        Some(bits << 5 | digit as u128)
+        let digit = DIGITS[usize::from(byte)];
+        (digit != NONE).then_some(bits << 5 | u128::from(digit))
     })
+}
+
+/// Reads an id where it stands, without a text of its own for it.
+struct Visitor<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = IdError>> serde::de::Visitor<'_> for Visitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an id")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 /// True if `text` could be the beginning of an id's random part.
@@ -64,10 +93,9 @@ macro_rules! id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(concat!($prefix, "_"))?;
-                for byte in encode(self.0) {
-                    fmt::Write::write_char(f, byte as char)?;
-                }
-                Ok(())
+                let digits = encode(self.0);
+                // They are ASCII all of them.
+                f.write_str(str::from_utf8(&digits).map_err(|_| fmt::Error)?)
             }
         }
 
@@ -95,8 +123,7 @@ macro_rules! id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str(Visitor(PhantomData))
             }
         }
     };

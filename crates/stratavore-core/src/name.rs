@@ -45,9 +45,9 @@ impl FromStr for Name {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
-        let length = text.chars().count();
-        if length > NAME_MAX {
-            return Err(NameError::TooLong(length));
+        // Whatever has more characters has more bytes.
+        if text.len() > NAME_MAX && text.chars().count() > NAME_MAX {
+            return Err(NameError::TooLong(text.chars().count()));
         }
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if !text.bytes().all(allowed) || !text.as_bytes()[0].is_ascii_alphanumeric() {

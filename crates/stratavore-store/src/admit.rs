@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use sqlx::types::Text;
-use stratavore_core::event::NewEvent;
+use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::limits::Limits;
 use stratavore_core::name::{NAME_MAX, Name};
@@ -16,18 +16,35 @@ use stratavore_core::project::Project;
 use stratavore_core::quota::Holder;
 use stratavore_core::restart::{RestartPolicy, Restarts};
 use stratavore_core::runner::{Activity, Command, Desired, Runner, RunnerState};
-use stratavore_core::{NodeId, ProjectId, RunnerId, SessionId, Timestamp};
+use stratavore_core::{EventId, NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 
 use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
-use crate::value::{DbTime, to_json};
+use crate::value::{DbTime, random, to_json, without_nul};
 use crate::{Store, StoreError, event, idempotency, project, runner, session};
 
 const INSERT: &str =
     "INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation,
         session_id, successor_of, created_at, updated_at, ended_at, record)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13)";
+
+/// The session if it is new, the runner, its event and the event's place in the outbox: to PostgreSQL
+/// each statement is a round trip, within a lock that others wait for.
+const INSERT_ALL: &str = "WITH session AS (
+        INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
+        SELECT $9, $2, $14, $11, $11 WHERE $15
+    ), runner AS (
+        INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation,
+            session_id, successor_of, created_at, updated_at, ended_at, record)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13)
+    ), event AS (
+        INSERT INTO events
+            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
+        VALUES ($16, $17, $1, $3, $2, $8, $18, $12, $19, $20)
+        RETURNING id, at
+    )
+    INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
 
 const BY_ID: &str = "SELECT record FROM runners WHERE id = $1";
 
@@ -108,7 +125,7 @@ impl Store {
                     name: runner.name.clone(),
                     limits: runner.limits,
                 });
-                insert(&mut tx, &runner, by).await?;
+                insert(&mut tx, &runner, !wanted.continues, by).await?;
                 admitted.push(runner);
             }
             idempotency::record(&mut tx, idempotency, &admitted).await?;
@@ -168,8 +185,6 @@ async fn decide(
             return Err(StoreError::SessionBusy { session: session.id, runner });
         }
         session::touch(tx, session.id, now).await?;
-    } else {
-        session::insert(tx, wanted.session, project.id, &wanted.command.assistant, now).await?;
     }
     Ok(Runner {
         id: wanted.id,
@@ -256,25 +271,33 @@ fn numbered(name: &Name, number: u64) -> Name {
     format!("{}{suffix}", &name.as_str()[..kept]).parse().expect("a name with a number is a name")
 }
 
-async fn insert(tx: &mut Tx, runner: &Runner, by: &str) -> Result<(), StoreError> {
-    on!(tx, |conn| sqlx::query(INSERT)
-        .bind(Text(runner.id))
-        .bind(Text(runner.project))
-        .bind(runner.name.as_str())
-        .bind(Text(runner.node))
-        .bind(to_json(&runner.limits))
-        .bind(runner.state.as_str())
-        .bind(runner.epoch)
-        .bind(runner.generation)
-        .bind(runner.session.map(Text))
-        .bind(runner.successor_of.map(Text))
-        .bind(DbTime(runner.created_at))
-        .bind(DbTime(runner.updated_at))
-        .bind(to_json(runner))
-        .execute(conn)
-        .await
-        .map(drop))
-    .map_err(|error| refused(runner, error))?;
+/// A statement whose first thirteen values are the columns of `$runner`.
+macro_rules! inserting {
+    ($sql:expr, $runner:expr) => {
+        sqlx::query($sql)
+            .bind(Text($runner.id))
+            .bind(Text($runner.project))
+            .bind($runner.name.as_str())
+            .bind(Text($runner.node))
+            .bind(to_json(&$runner.limits))
+            .bind($runner.state.as_str())
+            .bind($runner.epoch)
+            .bind($runner.generation)
+            .bind($runner.session.map(Text))
+            .bind($runner.successor_of.map(Text))
+            .bind(DbTime($runner.created_at))
+            .bind(DbTime($runner.updated_at))
+            .bind(to_json($runner))
+    };
+}
+
+async fn insert(
+    tx: &mut Tx,
+    runner: &Runner,
+    new_session: bool,
+    by: &str,
+) -> Result<(), StoreError> {
+    without_nul("the name of who asked", by)?;
     let accepted = NewEvent::new(
         "runner.accepted",
         serde_json::json!({
@@ -286,7 +309,29 @@ async fn insert(tx: &mut Tx, runner: &Runner, by: &str) -> Result<(), StoreError
             "successor_of": runner.successor_of,
         }),
     );
-    event::append(tx, runner::about(runner, by), &accepted).await
+    match tx {
+        Tx::Postgres(tx, deadline) => {
+            let inserted = inserting!(INSERT_ALL, runner)
+                .bind(runner.command.assistant.as_str())
+                .bind(new_session)
+                .bind(Text(EventId::from_entropy(random())))
+                .bind(Entity::Runner.as_str())
+                .bind(accepted.kind)
+                .bind(by)
+                .bind(to_json(&accepted.data))
+                .execute(&mut **tx);
+            deadline.keep(inserted).await.map(drop).map_err(|error| refused(runner, error))
+        }
+        Tx::Sqlite(..) => {
+            if let (true, Some(session)) = (new_session, runner.session) {
+                let (assistant, now) = (&runner.command.assistant, runner.created_at);
+                session::insert(tx, session, runner.project, assistant, now).await?;
+            }
+            on!(tx, |conn| inserting!(INSERT, runner).execute(conn).await.map(drop))
+                .map_err(|error| refused(runner, error))?;
+            event::append(tx, runner::about(runner, by), &accepted).await
+        }
+    }
 }
 
 /// Under the lock only the last two can happen; the others are the schema's safety net.

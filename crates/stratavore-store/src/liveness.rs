@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use sqlx::postgres::PgArguments;
+use sqlx::{ColumnIndex, Decode, Postgres, QueryBuilder, Type};
 use stratavore_core::RunnerId;
 use stratavore_core::liveness::Liveness;
 
@@ -42,6 +44,30 @@ const RECORD_SQLITE: &str = "INSERT INTO runner_liveness AS kept
         output_at = excluded.output_at, viewers = excluded.viewers
     WHERE (kept.epoch, kept.at) <= (excluded.epoch, excluded.at)";
 
+/// What almost every heartbeat is: a later one of the same epoch. The row was made for an epoch that
+/// its runner had, and a list shows it only if the runner still has it.
+const LATER_POSTGRES: &str = "UPDATE runner_liveness AS kept SET
+        at = new.at, cpu_ms = new.cpu_ms, memory = new.memory, processes = new.processes,
+        output_bytes = new.output_bytes, output_at = new.output_at, viewers = new.viewers
+    FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::bigint[],
+            $7::bigint[], $8::timestamptz[], $9::bigint[])
+        AS new (runner_id, epoch, at, cpu_ms, memory, processes, output_bytes, output_at, viewers)
+    WHERE kept.runner_id = new.runner_id AND kept.epoch = new.epoch AND kept.at <= new.at";
+
+/// The same, before and after the rows: values are bound four times as fast as JSON is read.
+const LATER_SQLITE: [&str; 2] = [
+    "WITH new (runner_id, epoch, at, cpu_ms, memory, processes, output_bytes, output_at, viewers) AS (",
+    ") UPDATE runner_liveness AS kept SET
+        at = new.at, cpu_ms = new.cpu_ms, memory = new.memory, processes = new.processes,
+        output_bytes = new.output_bytes, output_at = new.output_at, viewers = new.viewers
+    FROM new
+    WHERE kept.runner_id = new.runner_id AND kept.epoch = new.epoch AND kept.at <= new.at",
+];
+
+/// Rows in one statement on SQLite. The rest of a batch is cut into powers of two, so that there are
+/// few statements to prepare.
+const PIECE: usize = 128;
+
 /// The row as both databases take it; times in microseconds.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -56,34 +82,34 @@ struct Row {
     viewers: i64,
 }
 
-/// The columns beside a runner in a list, all of them null if there was no heartbeat yet.
-#[derive(Debug, sqlx::FromRow)]
-pub(crate) struct LivenessColumns {
-    epoch: Option<i64>,
-    at: Option<DbTime>,
-    cpu_ms: Option<i64>,
-    memory: Option<i64>,
-    processes: Option<i64>,
-    output_bytes: Option<i64>,
-    output_at: Option<DbTime>,
-    viewers: Option<i64>,
-}
-
-impl LivenessColumns {
-    pub(crate) fn into_liveness(self, runner: RunnerId) -> Option<Liveness> {
-        let small = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
-        Some(Liveness {
-            runner,
-            epoch: self.epoch?,
-            at: self.at?.0,
-            cpu_ms: self.cpu_ms?.unsigned_abs(),
-            memory: self.memory?.unsigned_abs(),
-            processes: small(self.processes?),
-            output_bytes: self.output_bytes?.unsigned_abs(),
-            output_at: self.output_at.map(|at| at.0),
-            viewers: small(self.viewers?),
-        })
-    }
+/// The latest heartbeat of `runner`, from the eight columns beginning with `first`, in the order of
+/// the table without its key. All of them are null if there was none yet.
+pub(crate) fn read<'r, R: sqlx::Row>(
+    row: &'r R,
+    first: usize,
+    runner: RunnerId,
+) -> Result<Option<Liveness>, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    i64: Decode<'r, R::Database> + Type<R::Database>,
+    DbTime: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let Some(epoch) = row.try_get(first)? else { return Ok(None) };
+    let at: DbTime = row.try_get(first + 1)?;
+    let number = |place| row.try_get::<i64, _>(first + place);
+    let small = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+    let output_at: Option<DbTime> = row.try_get(first + 6)?;
+    Ok(Some(Liveness {
+        runner,
+        epoch,
+        at: at.0,
+        cpu_ms: number(2)?.unsigned_abs(),
+        memory: number(3)?.unsigned_abs(),
+        processes: small(number(4)?),
+        output_bytes: number(5)?.unsigned_abs(),
+        output_at: output_at.map(|at| at.0),
+        viewers: small(number(7)?),
+    }))
 }
 
 impl Store {
@@ -112,26 +138,86 @@ impl Store {
     }
 }
 
+/// The later ones of known epochs by themselves; if that was not all, all of them the thorough way,
+/// which changes nothing of what has been done.
 async fn record(tx: &mut Tx, rows: &[&Liveness]) -> Result<(), sqlx::Error> {
     match tx {
         Tx::Postgres(tx, deadline) => {
-            let recorded = sqlx::query(RECORD_POSTGRES)
-                .bind(rows.iter().map(|l| l.runner.to_string()).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| l.epoch).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| DbTime(l.at)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| count(l.cpu_ms)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| count(l.memory)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| i64::from(l.processes)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| count(l.output_bytes)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| l.output_at.map(DbTime)).collect::<Vec<_>>())
-                .bind(rows.iter().map(|l| i64::from(l.viewers)).collect::<Vec<_>>())
-                .execute(&mut **tx);
+            let columns = Columns::of(rows);
+            let later = columns.bind_to(sqlx::query(LATER_POSTGRES)).execute(&mut **tx);
+            if deadline.keep(later).await?.rows_affected() == rows.len() as u64 {
+                return Ok(());
+            }
+            let recorded = columns.bind_to(sqlx::query(RECORD_POSTGRES)).execute(&mut **tx);
             deadline.keep(recorded).await.map(drop)
         }
         Tx::Sqlite(tx, _) => {
             let rows: Vec<_> = rows.iter().map(|l| Row::from(**l)).collect();
+            let (mut later, mut rest) = (0, &rows[..]);
+            while !rest.is_empty() {
+                let (piece, others) = rest.split_at(1 << rest.len().min(PIECE).ilog2());
+                let mut query = QueryBuilder::new(LATER_SQLITE[0]);
+                query.push_values(piece, |mut row, new| {
+                    row.push_bind(&new.runner_id).push_bind(new.epoch).push_bind(new.at);
+                    row.push_bind(new.cpu_ms).push_bind(new.memory).push_bind(new.processes);
+                    row.push_bind(new.output_bytes).push_bind(new.output_at);
+                    row.push_bind(new.viewers);
+                });
+                query.push(LATER_SQLITE[1]);
+                later += query.build().execute(&mut **tx).await?.rows_affected();
+                rest = others;
+            }
+            if later == rows.len() as u64 {
+                return Ok(());
+            }
             sqlx::query(RECORD_SQLITE).bind(to_json(&rows)).execute(&mut **tx).await.map(drop)
         }
+    }
+}
+
+/// The rows as PostgreSQL takes them.
+struct Columns {
+    runner: Vec<String>,
+    epoch: Vec<i64>,
+    at: Vec<DbTime>,
+    cpu_ms: Vec<i64>,
+    memory: Vec<i64>,
+    processes: Vec<i64>,
+    output_bytes: Vec<i64>,
+    output_at: Vec<Option<DbTime>>,
+    viewers: Vec<i64>,
+}
+
+impl Columns {
+    fn of(rows: &[&Liveness]) -> Self {
+        let numbers = |of: fn(&Liveness) -> i64| rows.iter().map(|l| of(l)).collect();
+        Self {
+            runner: rows.iter().map(|l| l.runner.to_string()).collect(),
+            epoch: numbers(|l| l.epoch),
+            at: rows.iter().map(|l| DbTime(l.at)).collect(),
+            cpu_ms: numbers(|l| count(l.cpu_ms)),
+            memory: numbers(|l| count(l.memory)),
+            processes: numbers(|l| i64::from(l.processes)),
+            output_bytes: numbers(|l| count(l.output_bytes)),
+            output_at: rows.iter().map(|l| l.output_at.map(DbTime)).collect(),
+            viewers: numbers(|l| i64::from(l.viewers)),
+        }
+    }
+
+    fn bind_to<'q>(
+        &'q self,
+        query: sqlx::query::Query<'q, Postgres, PgArguments>,
+    ) -> sqlx::query::Query<'q, Postgres, PgArguments> {
+        query
+            .bind(&self.runner)
+            .bind(&self.epoch)
+            .bind(&self.at)
+            .bind(&self.cpu_ms)
+            .bind(&self.memory)
+            .bind(&self.processes)
+            .bind(&self.output_bytes)
+            .bind(&self.output_at)
+            .bind(&self.viewers)
     }
 }
 

@@ -18,6 +18,12 @@ use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 const VERSION_MIN: i32 = 14;
+
+/// All that has to be known before the schema is.
+const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int,
+        to_regclass('_sqlx_migrations') IS NOT NULL";
+
+const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
 /// The longest wait for a row that another transaction holds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a transaction that does nothing for this long.
@@ -77,12 +83,19 @@ fn pool_options(pool: &PoolSettings, deadline: &Deadline) -> PgPoolOptions {
 
 async fn refuse_standby(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(conn).await?;
-    if standby {
-        return Err(sqlx::Error::Protocol(
-            "the server is a standby, and its primary is needed".into(),
-        ));
-    }
-    Ok(())
+    if standby { Err(is_standby()) } else { Ok(()) }
+}
+
+fn is_standby() -> sqlx::Error {
+    sqlx::Error::Protocol("the server is a standby, and its primary is needed".into())
+}
+
+/// True if the schema is the one that this program's migrations make: then there is nothing to lock
+/// and to ask, as at almost every start. In any other case it is looked into what is wrong.
+async fn is_up_to_date(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let applied: Vec<(i64, Vec<u8>, bool)> = sqlx::query_as(APPLIED).fetch_all(conn).await?;
+    let ours = MIGRATIONS.iter().map(|m| (m.version, &*m.checksum, true));
+    Ok(applied.iter().map(|(version, sum, done)| (*version, &**sum, *done)).eq(ours))
 }
 
 /// On a connection of its own without timeouts: a migration takes the time that it takes, and one
@@ -94,17 +107,19 @@ async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<(), Store
     let mut conn = connected
         .map_err(|late| StoreError::Unavailable { doing: "connecting", source: late.into() })?
         .map_err(doing("connecting"))?;
-    refuse_standby(&mut conn).await.map_err(doing("connecting"))?;
-    let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
-        .fetch_one(&mut conn)
-        .await
-        .map_err(doing("connecting"))?;
+    let (standby, version, begun): (bool, i32, bool) =
+        sqlx::query_as(LOOK).fetch_one(&mut conn).await.map_err(doing("connecting"))?;
+    if standby {
+        return Err(doing("connecting")(is_standby()));
+    }
     if version < VERSION_MIN * 10_000 {
         let why =
             format!("it has version {}, and {VERSION_MIN} or newer is needed", version / 10_000);
         return Err(StoreError::invalid("the PostgreSQL server", why));
     }
-    MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(migrating(&MIGRATIONS))?;
+    if !(begun && is_up_to_date(&mut conn).await.map_err(doing("connecting"))?) {
+        MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(migrating(&MIGRATIONS))?;
+    }
     conn.close().await.map_err(doing("bringing the schema up to date"))
 }
 

@@ -1,7 +1,10 @@
 //! Runners after their admission: found, listed, and moved through their life.
 
-use sqlx::QueryBuilder;
+use std::collections::BTreeMap;
+
+use futures_util::TryStreamExt;
 use sqlx::types::Text;
+use sqlx::{QueryBuilder, Row};
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::liveness::Liveness;
@@ -10,35 +13,46 @@ use stratavore_core::runner::{Runner, RunnerState};
 use stratavore_core::{NodeId, ProjectId, RunnerId, Timestamp};
 
 use crate::error::{CANDIDATES_MAX, doing};
-use crate::liveness::LivenessColumns;
 use crate::retry::retried;
 use crate::tx::{Reader, Tx, on};
 use crate::value::{DbTime, from_json, to_json};
-use crate::{Store, StoreError, event, idempotency, session};
+use crate::{Store, StoreError, event, idempotency, liveness, session};
 
 pub(crate) const NOUN: &str = "runner";
 
 const BY_ID: &str = "SELECT record FROM runners WHERE id = $1";
 
-// A project is given or it is not; `$2` is the same text or NULL. The name alone finds few rows.
+// With a project and without one are two statements, each with an index that holds no more than it
+// looks for: a name may have been used ten thousand times.
 
 const LIVE_BY_NAME: &str = "SELECT record FROM runners
-    WHERE name = $1 AND ended_at IS NULL AND project_id = COALESCE($2, project_id)
-    ORDER BY created_at DESC, id LIMIT $3";
+    WHERE name = $1 AND ended_at IS NULL ORDER BY created_at DESC, id LIMIT $2";
+
+const LIVE_OF_PROJECT_BY_NAME: &str = "SELECT record FROM runners
+    WHERE name = $1 AND ended_at IS NULL AND project_id = $3
+    ORDER BY created_at DESC, id LIMIT $2";
 
 const ENDED_BY_NAME: &str = "SELECT record FROM runners
-    WHERE name = $1 AND ended_at IS NOT NULL AND project_id = COALESCE($2, project_id)
-    ORDER BY created_at DESC, id DESC LIMIT $3";
+    WHERE name = $1 AND ended_at IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT $2";
+
+const ENDED_OF_PROJECT_BY_NAME: &str = "SELECT record FROM runners
+    WHERE name = $1 AND ended_at IS NOT NULL AND project_id = $3
+    ORDER BY created_at DESC, id DESC LIMIT $2";
 
 /// Ids are lower-case letters and digits, and `~` comes after all of them.
 const BY_PREFIX: &str = "SELECT record FROM runners
-    WHERE id >= $1 AND id < $1 || '~' AND project_id = COALESCE($2, project_id)
-    ORDER BY id LIMIT $3";
+    WHERE id >= $1 AND id < $1 || '~' ORDER BY id LIMIT $2";
 
-const LIST: &str = "SELECT record, l.epoch AS epoch, l.at AS at, cpu_ms, memory, processes, output_bytes,
-        output_at, viewers
+const OF_PROJECT_BY_PREFIX: &str = "SELECT record FROM runners
+    WHERE id >= $1 AND id < $1 || '~' AND project_id = $3 ORDER BY id LIMIT $2";
+
+/// Its columns are read by their place: see [`liveness::read`].
+const LIST: &str = "SELECT record, l.epoch, l.at, cpu_ms, memory, processes, output_bytes, output_at, viewers
     FROM runners LEFT JOIN runner_liveness AS l ON l.runner_id = runners.id AND l.epoch = runners.epoch
     WHERE 1 = 1";
+
+const COUNTS: &str =
+    "SELECT state, count(*) FROM runners WHERE ended_at IS NULL GROUP BY state ORDER BY state";
 
 const UPDATE: &str = "UPDATE runners
     SET state = $1, epoch = $2, generation = $3, updated_at = $4, ended_at = $5, record = $6
@@ -59,6 +73,16 @@ pub struct RunnerFilter {
     pub before: Option<(Timestamp, RunnerId)>,
 }
 
+impl RunnerFilter {
+    /// True if no runner that has ended can match: those need not be passed by then, however many
+    /// they are.
+    fn is_of_live(&self) -> bool {
+        let ends = ["exited", "failed", "lost"];
+        self.live_only
+            || (!self.states.is_empty() && !self.states.iter().any(|s| ends.contains(&s.as_str())))
+    }
+}
+
 /// One change of a runner among many.
 #[derive(Debug, Clone)]
 pub struct RunnerWrite<'a> {
@@ -67,11 +91,36 @@ pub struct RunnerWrite<'a> {
     pub event: NewEvent,
 }
 
-#[derive(Debug, sqlx::FromRow)]
-struct ListRow {
-    record: String,
-    #[sqlx(flatten)]
-    liveness: LivenessColumns,
+/// [`LIST`] with the conditions of `$filter`.
+macro_rules! list_query {
+    ($filter:expr) => {{
+        let mut query = QueryBuilder::new(LIST);
+        if let Some(project) = $filter.project {
+            query.push(" AND project_id = ").push_bind(Text(project));
+        }
+        if let Some(node) = $filter.node {
+            query.push(" AND node_id = ").push_bind(Text(node));
+        }
+        if $filter.is_of_live() {
+            query.push(" AND ended_at IS NULL");
+        }
+        if !$filter.states.is_empty() {
+            query.push(" AND state IN (");
+            for (i, state) in $filter.states.iter().enumerate() {
+                query.push(if i == 0 { "" } else { ", " }).push_bind(state.clone());
+            }
+            query.push(")");
+        }
+        if let Some((created_at, id)) = $filter.before {
+            query.push(" AND (created_at, id) < (").push_bind(DbTime(created_at));
+            query.push(", ").push_bind(Text(id)).push(")");
+        }
+        query.push(" ORDER BY created_at DESC, id DESC");
+        if let Some(limit) = $filter.limit {
+            query.push(" LIMIT ").push_bind(i64::from(limit));
+        }
+        query
+    }};
 }
 
 impl Store {
@@ -97,12 +146,16 @@ impl Store {
         let not_found = || StoreError::NotFound { noun: NOUN, wanted: wanted.text.clone() };
         let mut reader = self.read().await?;
         if let Some(name) = &wanted.name {
-            let live =
-                several(&mut reader, LIVE_BY_NAME, name.as_str(), project, CANDIDATES_MAX).await?;
+            let (live, ended) = match project {
+                Some(_) => (LIVE_OF_PROJECT_BY_NAME, ENDED_OF_PROJECT_BY_NAME),
+                None => (LIVE_BY_NAME, ENDED_BY_NAME),
+            };
+            let name = name.as_str();
+            let live = several(&mut reader, live, name, project, CANDIDATES_MAX).await?;
             if !live.is_empty() {
                 return one(live, wanted);
             }
-            let mut ended = several(&mut reader, ENDED_BY_NAME, name.as_str(), project, 1).await?;
+            let mut ended = several(&mut reader, ended, name, project, 1).await?;
             if let Some(runner) = ended.pop() {
                 return Ok(runner);
             }
@@ -112,7 +165,8 @@ impl Store {
             drop(reader);
             return self.runner_get(id).await;
         }
-        one(several(&mut reader, BY_PREFIX, prefix, project, CANDIDATES_MAX).await?, wanted)
+        let begin_so = project.map_or(BY_PREFIX, |_| OF_PROJECT_BY_PREFIX);
+        one(several(&mut reader, begin_so, prefix, project, CANDIDATES_MAX).await?, wanted)
     }
 
     /// Runners that match, newest first, each with the latest heartbeat of its epoch.
@@ -128,42 +182,42 @@ impl Store {
             return Err(StoreError::invalid(format!("the state `{}`", state.escape_debug()), why));
         }
         let mut reader = self.read().await?;
-        let rows: Vec<ListRow> = on!(reader, |conn| {
-            let mut query = QueryBuilder::new(LIST);
-            if let Some(project) = filter.project {
-                query.push(" AND project_id = ").push_bind(Text(project));
-            }
-            if let Some(node) = filter.node {
-                query.push(" AND node_id = ").push_bind(Text(node));
-            }
-            if filter.live_only {
-                query.push(" AND ended_at IS NULL");
-            }
-            if !filter.states.is_empty() {
-                query.push(" AND state IN (");
-                for (i, state) in filter.states.iter().enumerate() {
-                    query.push(if i == 0 { "" } else { ", " }).push_bind(state.clone());
+        let mut listed = Vec::with_capacity(filter.limit.unwrap_or(0).min(1000) as usize);
+        let mut unreadable = None;
+        on!(reader, |conn| {
+            let mut query = list_query!(filter);
+            // Each row is read while the next ones are on their way.
+            let mut rows = query.build().fetch(conn);
+            while let Some(row) = rows.try_next().await? {
+                match parse(row.try_get(0)?) {
+                    Ok(runner) => {
+                        let liveness = liveness::read(&row, 1, runner.id)?;
+                        listed.push((runner, liveness));
+                    }
+                    Err(error) => unreadable = Some(error),
                 }
-                query.push(")");
             }
-            if let Some((created_at, id)) = filter.before {
-                query.push(" AND (created_at, id) < (").push_bind(DbTime(created_at));
-                query.push(", ").push_bind(Text(id)).push(")");
-            }
-            query.push(" ORDER BY created_at DESC, id DESC");
-            if let Some(limit) = filter.limit {
-                query.push(" LIMIT ").push_bind(i64::from(limit));
-            }
-            query.build_query_as().fetch_all(conn).await
+            Ok(())
         })
         .map_err(doing("listing runners"))?;
-        rows.into_iter()
-            .map(|row| {
-                let runner: Runner = parse(&row.record)?;
-                let liveness = row.liveness.into_liveness(runner.id);
-                Ok((runner, liveness))
-            })
-            .collect()
+        unreadable.map_or(Ok(listed), Err)
+    }
+
+    /// How many runners live, by the names of their states; states of no runner are left out.
+    pub async fn runner_counts(&self) -> Result<BTreeMap<&'static str, u64>, StoreError> {
+        let mut reader = self.read().await?;
+        let counts: Vec<(String, i64)> =
+            on!(reader, |conn| sqlx::query_as(COUNTS).fetch_all(conn).await)
+                .map_err(doing("counting runners"))?;
+        let known = |state: &str| RunnerState::NAMES.into_iter().find(|name| *name == state);
+        let counts = counts.into_iter().map(|(state, count)| {
+            let name = known(&state).ok_or_else(|| StoreError::Corrupt {
+                what: "the state of a runner".into(),
+                why: format!("`{}` is none", state.escape_debug()),
+            })?;
+            Ok((name, count.unsigned_abs()))
+        });
+        counts.collect()
     }
 
     /// Replaces the runner `seen` by `next`, with the event that says so.
@@ -272,6 +326,7 @@ pub(crate) fn about<'a>(runner: &'a Runner, by: &'a str) -> event::About<'a> {
     }
 }
 
+/// `sql` names `project` as `$3` if there is one.
 async fn several(
     reader: &mut Reader,
     sql: &'static str,
@@ -279,12 +334,13 @@ async fn several(
     project: Option<ProjectId>,
     limit: usize,
 ) -> Result<Vec<Runner>, StoreError> {
-    let records: Vec<String> = on!(reader, |conn| sqlx::query_scalar(sql)
-        .bind(text)
-        .bind(project.map(Text))
-        .bind(limit as i64)
-        .fetch_all(conn)
-        .await)
+    let records: Vec<String> = on!(reader, |conn| {
+        let query = sqlx::query_scalar(sql).bind(text).bind(limit as i64);
+        match project {
+            Some(project) => query.bind(Text(project)).fetch_all(conn).await,
+            None => query.fetch_all(conn).await,
+        }
+    })
     .map_err(doing("looking for a runner"))?;
     records.iter().map(|record| parse(record)).collect()
 }

@@ -34,6 +34,9 @@ const IO_ERROR: i32 = 10;
 /// Pages, or steps of SQLite, between two looks at whether a check is to go on.
 const CHECK_STEPS: i32 = 1000;
 
+/// In KiB, which SQLite tells from pages by the sign.
+const READER_CACHE: &str = "-256";
+
 /// The writing and the reading pool.
 pub(crate) async fn open(
     path: &Path,
@@ -60,7 +63,9 @@ pub(crate) async fn open(
         .max_lifetime(None)
         .test_before_acquire(false)
         .after_connect(move |conn, _| Box::pin(settle(conn, log.clone())))
-        .connect_with(options.clone().optimize_on_close(true, None))
+        // Never analysed: the statements are written for the indexes as they are, and plans that
+        // depend on what happened to be counted would be others than those that are tested.
+        .connect_with(options.clone())
         .await
         .map_err(doing("opening the database file"))?;
     if size <= CHECKED_AT_START {
@@ -76,7 +81,8 @@ pub(crate) async fn open(
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_lazy_with(options.read_only(true));
+        // What they read stands in the kernel's cache; each would keep two megabytes of its own.
+        .connect_lazy_with(options.read_only(true).pragma("cache_size", READER_CACHE));
     Ok((write, read))
 }
 

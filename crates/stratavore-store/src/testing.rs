@@ -2,6 +2,7 @@
 //! that a test can show that it would notice.
 
 pub mod bare;
+mod work;
 
 use std::path::Path;
 

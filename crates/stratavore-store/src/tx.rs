@@ -39,7 +39,7 @@ macro_rules! on {
     ($target:expr, |$conn:ident| $body:expr) => {
         match $target.conn() {
             $crate::tx::Conn::Postgres($conn, deadline) => deadline.keep(async { $body }).await,
-            $crate::tx::Conn::Sqlite($conn) => $body,
+            $crate::tx::Conn::Sqlite($conn) => async { $body }.await,
         }
     };
 }

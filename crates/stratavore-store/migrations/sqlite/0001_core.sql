@@ -71,9 +71,15 @@ CREATE TABLE runners (
 CREATE UNIQUE INDEX runners_live_name ON runners (project_id, name) WHERE ended_at IS NULL;
 CREATE UNIQUE INDEX runners_live_session ON runners (session_id) WHERE ended_at IS NULL;
 CREATE UNIQUE INDEX runners_successor ON runners (successor_of) WHERE successor_of IS NOT NULL;
-CREATE INDEX runners_name ON runners (name, created_at);
+CREATE INDEX runners_live_name_anywhere ON runners (name) WHERE ended_at IS NULL;
+CREATE INDEX runners_ended_name ON runners (name, created_at, id) WHERE ended_at IS NOT NULL;
+CREATE INDEX runners_project_ended_name ON runners (project_id, name, created_at, id)
+    WHERE ended_at IS NOT NULL;
 CREATE INDEX runners_page ON runners (created_at, id);
 CREATE INDEX runners_project_page ON runners (project_id, created_at, id);
+-- After the one before: where both fit, SQLite takes the later one.
+CREATE INDEX runners_live_project_page ON runners (project_id, created_at, id)
+    WHERE ended_at IS NULL;
 CREATE INDEX runners_live_page ON runners (created_at, id) WHERE ended_at IS NULL;
 CREATE INDEX runners_node_page ON runners (node_id, created_at, id) WHERE ended_at IS NULL;
 

@@ -5,6 +5,7 @@ mod admit;
 mod cancel;
 mod daemon;
 mod given;
+mod growth;
 mod hostile;
 mod idempotency;
 mod lease;

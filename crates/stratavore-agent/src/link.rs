@@ -14,7 +14,6 @@ use stratavore_proto::v1::{
     AgentHeartbeat, AgentHello, FromAgent, Rejected, ToAgent, Welcome, from_agent, to_agent,
 };
 use stratavore_proto::{AGENT_PROTOCOL, common_version, unix, version};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 
@@ -31,7 +30,7 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(3600);
 
-type Line = Framed<UnixStream, FrameCodec<ToAgent, FromAgent>>;
+type Line = Framed<unix::Stream, FrameCodec<ToAgent, FromAgent>>;
 
 /// Why a line ended.
 #[derive(Debug, thiserror::Error)]

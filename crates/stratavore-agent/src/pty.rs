@@ -7,14 +7,18 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::{Receiver, Sender};
 
 use crate::screen::Size;
 
 /// The master side, not blocking.
+///
+/// Listened to for output only. The kernel also tells of room for input, each time that the program
+/// has read a key, and nobody waits for that but a writer that found none.
 #[derive(Debug)]
 pub(crate) struct Master {
-    fd: AsyncFd<OwnedFd>,
+    /// What the runtime calls the end of a pipe is any descriptor that is listened to so.
+    fd: Receiver,
     /// Kept open, so that a program which closes its terminal and opens it again finds it there.
     slave: OwnedFd,
 }
@@ -48,9 +52,7 @@ impl Master {
     /// Takes a terminal that is open already.
     pub(crate) fn adopt(master: OwnedFd, slave: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&master, fcntl_getfl(&master)? | OFlags::NONBLOCK)?;
-        // SAFETY: an owned descriptor stays open and the same until it is dropped, with the rest.
-        #[expect(unsafe_code, reason = "registering a descriptor relies on its owner")]
-        let fd = unsafe { AsyncFd::register(master)? };
+        let fd = Receiver::from_owned_fd_unchecked(master)?;
         Ok(Self { fd, slave })
     }
 
@@ -61,22 +63,26 @@ impl Master {
 
     /// Both sides, for an upgrade.
     pub(crate) fn both(&self) -> [BorrowedFd<'_>; 2] {
-        [self.fd.get_ref().as_fd(), self.slave.as_fd()]
+        [self.fd.as_fd(), self.slave.as_fd()]
     }
 
     /// Tells the program the new size.
     pub(crate) fn resize(&self, size: Size) -> io::Result<()> {
         let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(tcsetwinsize(self.fd.get_ref(), size)?)
+        Ok(tcsetwinsize(&self.fd, size)?)
     }
 
     /// Waits until there is something, and reads as much as `buffer` takes.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
         loop {
-            let mut guard = self.fd.readable().await?;
-            match self.read_now(buffer)? {
-                Read::Empty => guard.clear_ready(),
-                read @ (Read::Bytes(_) | Read::Closed) => return Ok(read),
+            self.fd.readable().await?;
+            let read = self.fd.try_io(|| match self.read_now(buffer)? {
+                Read::Empty => Err(io::ErrorKind::WouldBlock.into()),
+                read @ (Read::Bytes(_) | Read::Closed) => Ok(read),
+            });
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
             }
         }
     }
@@ -85,7 +91,7 @@ impl Master {
     ///
     /// Asks the kernel and not the runtime, which may not know yet of what came last.
     pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<Read> {
-        let fd = self.fd.get_ref();
+        let fd = &self.fd;
         let mut filled = 0;
         while filled < buffer.len() {
             match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut buffer[filled..])) {
@@ -103,7 +109,18 @@ impl Master {
 
     /// Writes as much of `data` as the terminal takes, and waits until it takes something.
     pub(crate) async fn write(&self, data: &[u8]) -> io::Result<usize> {
-        let write = |fd: &OwnedFd| Ok(rustix::io::retry_on_intr(|| rustix::io::write(fd, data))?);
-        self.fd.async_io(tokio::io::Interest::WRITABLE, write).await
+        let write = || rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, data));
+        match write() {
+            Err(Errno::AGAIN) => {}
+            written => return Ok(written?),
+        }
+        let room = Sender::from_owned_fd_unchecked(self.fd.as_fd().try_clone_to_owned()?)?;
+        loop {
+            room.writable().await?;
+            match room.try_io(|| Ok(write()?)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use stratavore_proto::v1::{
     Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused, SocketWelcome,
     ToAgentSocket, from_agent_socket, socket_hello::Wish, to_agent_socket,
 };
-use stratavore_proto::{AGENT_PROTOCOL, common_version};
+use stratavore_proto::{AGENT_PROTOCOL, common_version, unix};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -34,7 +34,7 @@ const GREETING: Duration = Duration::from_secs(5);
 const ACCEPT_REST: Duration = Duration::from_millis(200);
 
 /// A connection of the agent's own socket.
-pub(crate) type Connection = Framed<UnixStream, FrameCodec<ToAgentSocket, FromAgentSocket>>;
+pub(crate) type Connection = Framed<unix::Stream, FrameCodec<ToAgentSocket, FromAgentSocket>>;
 
 /// Lets in whoever may come in. Never ends.
 pub(crate) async fn serve(runner: Rc<Runner>, listener: &UnixListener) {
@@ -128,6 +128,7 @@ async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
     let _counted = Counted::new(&runner);
     let allowed = may_come_in(&stream);
     let place = place(&runner, &stream);
+    let Ok(stream) = unix::Stream::new(stream) else { return };
     let mut connection: Connection = Framed::new(stream, FrameCodec::default());
     // Whatever breaks a connection concerns nobody else. A greeting is read before it is refused, or
     // whoever sends it may not come to read why.

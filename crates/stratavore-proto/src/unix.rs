@@ -3,12 +3,16 @@
 //! The directory is opened first and the socket named through it, so that a deep home directory
 //! (addresses hold 107 bytes) is no limit.
 
+mod stream;
+
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use tokio::net::{UnixListener, UnixStream};
+
+pub use stream::Stream;
 
 fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -25,7 +29,7 @@ fn through_directory<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -
 
 /// Connects to the socket at `path`, if it is our own user who listens there. Nothing has been said
 /// to anybody else.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
+pub fn connect(path: &Path) -> io::Result<Stream> {
     let stream = through_directory(path, |short| std::os::unix::net::UnixStream::connect(short))?;
     stream.set_nonblocking(true)?;
     let stream = UnixStream::from_std(stream)?;
@@ -36,7 +40,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
             format!("it is user {listener} who listens there, and not you (user {me})"),
         ));
     }
-    Ok(stream)
+    Stream::new(stream)
 }
 
 /// Listens at `path`, for its owner only, in place of a socket that nobody listens on any more.

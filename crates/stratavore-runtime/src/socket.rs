@@ -12,7 +12,6 @@ use stratavore_proto::v1::{
     to_agent_socket,
 };
 use stratavore_proto::{AGENT_PROTOCOL, unix};
-use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
 use crate::process::Runtime;
@@ -21,7 +20,7 @@ use crate::process::Runtime;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// A connection to an agent's own socket.
-pub type AgentStream = Framed<UnixStream, FrameCodec<FromAgentSocket, ToAgentSocket>>;
+pub type AgentStream = Framed<unix::Stream, FrameCodec<FromAgentSocket, ToAgentSocket>>;
 
 /// Why an agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

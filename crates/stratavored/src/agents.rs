@@ -10,13 +10,13 @@ use stratavore_control::{AgentCommand, AgentGreeting, Control, Note};
 use stratavore_core::liveness::Liveness;
 use stratavore_core::runner::{Activity, Exit};
 use stratavore_core::{RunnerId, Timestamp};
-use stratavore_proto::common_version;
 use stratavore_proto::frame::FrameCodec;
 use stratavore_proto::v1::{
     self, AgentHeartbeat, AgentHello, AgentReport, FromAgent, ToAgent, agent_report, from_agent,
     to_agent,
 };
-use tokio::net::{UnixListener, UnixStream};
+use stratavore_proto::{common_version, unix};
+use tokio::net::UnixListener;
 use tokio::time::Instant;
 use tokio_util::codec::Framed;
 
@@ -33,7 +33,7 @@ const HELLO: Duration = Duration::from_secs(5);
 /// How long a frame may take to be written before the agent counts as gone.
 const WRITE: Duration = Duration::from_secs(10);
 
-type Stream = Framed<UnixStream, FrameCodec<FromAgent, ToAgent>>;
+type Stream = Framed<unix::Stream, FrameCodec<FromAgent, ToAgent>>;
 
 /// How often agents report, and how long one may say nothing before its line counts as dead.
 #[derive(Debug, Clone, Copy)]

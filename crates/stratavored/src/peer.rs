@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use stratavore_core::caller::Caller;
+use stratavore_proto::unix;
 use stratavore_runtime::Place;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tonic::transport::server::Connected;
 
 /// A connection whose other end the kernel has vouched for.
 pub(crate) struct Peer {
-    stream: UnixStream,
+    stream: unix::Stream,
     caller: Caller,
 }
 
@@ -22,7 +23,7 @@ impl Peer {
     /// The next connection of our own user; others are closed and logged.
     ///
     /// Never fails: without file descriptors for a moment, it waits for better times.
-    pub(crate) async fn accept(listener: &UnixListener) -> (UnixStream, tokio::net::unix::UCred) {
+    pub(crate) async fn accept(listener: &UnixListener) -> (unix::Stream, tokio::net::unix::UCred) {
         loop {
             // Who is there is read from files: without one to spare nobody is let in.
             let accepted = match File::open("/dev/null") {
@@ -31,7 +32,10 @@ impl Peer {
             };
             match accepted {
                 Ok((stream, _)) => match stream.peer_cred() {
-                    Ok(cred) if cred.uid() == own_uid() => return (stream, cred),
+                    Ok(cred) if cred.uid() == own_uid() => match unix::Stream::new(stream) {
+                        Ok(stream) => return (stream, cred),
+                        Err(error) => tracing::warn!(%error, "could not listen to a connection"),
+                    },
                     Ok(cred) => {
                         tracing::warn!(uid = cred.uid(), "refused a connection of another user")
                     }
@@ -48,7 +52,7 @@ impl Peer {
     /// `runners` is the directory of this daemon's runners. `None`: whoever connected is gone, and
     /// another process may have the connection, of which nothing is known.
     pub(crate) fn new(
-        stream: UnixStream,
+        stream: unix::Stream,
         cred: &tokio::net::unix::UCred,
         user: &str,
         runners: &Path,
@@ -110,6 +114,18 @@ impl AsyncWrite for Peer {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -78,7 +78,7 @@ async fn a_part_is_played_when_asked_for() {
             let stream = rustix::io::dup(&stream).unwrap();
             let stream = std::os::unix::net::UnixStream::from(stream);
             stream.set_nonblocking(true).unwrap();
-            let stream = UnixStream::from_std(stream).unwrap();
+            let stream = UnixStream::from_std(stream).and_then(unix::Stream::new).unwrap();
             tell("heir", ask(stream, attach_wish(false, true, 80, 24)).await);
         }
         "vfork" => vfork(),
@@ -92,7 +92,7 @@ fn tell(what: &str, refused: Option<String>) {
 }
 
 /// Why the wish is refused.
-async fn ask(stream: UnixStream, wish: Wish) -> Option<String> {
+async fn ask(stream: unix::Stream, wish: Wish) -> Option<String> {
     let mut frames: Framed<_, FrameCodec<FromAgentSocket, ToAgentSocket>> =
         Framed::new(stream, FrameCodec::default());
     let hello =

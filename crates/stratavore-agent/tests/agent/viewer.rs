@@ -8,7 +8,6 @@ use stratavore_proto::v1::{
     SocketHello, SocketWelcome, ToAgentSocket, Writer, from_agent_socket::Kind, socket_hello::Wish,
     to_agent_socket,
 };
-use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
 use crate::daemon::World;
@@ -16,7 +15,7 @@ use crate::wait::{BOUND, soon};
 
 /// A connection to an agent.
 pub(crate) struct Viewer {
-    pub(crate) frames: Framed<UnixStream, FrameCodec<FromAgentSocket, ToAgentSocket>>,
+    pub(crate) frames: Framed<unix::Stream, FrameCodec<FromAgentSocket, ToAgentSocket>>,
     /// What the viewer's terminal shows.
     pub(crate) terminal: vt100::Parser,
     /// All output that came, and the offset after it.

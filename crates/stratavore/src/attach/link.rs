@@ -13,7 +13,6 @@ use stratavore_proto::v1::{
     from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{AGENT_PROTOCOL, unix};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Framed;
@@ -26,7 +25,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// An open conversation.
 pub(crate) enum Link {
-    Socket(Framed<UnixStream, FrameCodec<FromAgentSocket, ToAgentSocket>>),
+    Socket(Framed<unix::Stream, FrameCodec<FromAgentSocket, ToAgentSocket>>),
     Daemon { frames: mpsc::Sender<ConnectFrame>, answers: tonic::Streaming<FromAgentSocket> },
 }
 

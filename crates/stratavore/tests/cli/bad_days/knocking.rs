@@ -88,7 +88,7 @@ fn silence_at_the_sockets_of_agents_ends() {
     world.run(["kill", "one", "--force"]).ok();
 }
 
-type Line = Framed<tokio::net::UnixStream, FrameCodec<ToAgent, FromAgent>>;
+type Line = Framed<unix::Stream, FrameCodec<ToAgent, FromAgent>>;
 
 /// A program that pretends to be an agent.
 struct Rogue {

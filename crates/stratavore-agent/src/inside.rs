@@ -10,7 +10,6 @@
 //! act for it (a cron job, a debugger on the user's shell). Such a wall is another user or a
 //! container.
 
-use std::fs;
 use std::path::Path;
 
 use stratavore_core::RunnerId;
@@ -41,8 +40,8 @@ impl Place {
     /// somebody else's, as in a test that runs in one, a user is a user. A `pid` of 0 is that of a
     /// process that this one cannot see; all runners' processes can be seen.
     pub fn of(pid: u32, runners: &Path) -> Self {
-        let looks = (0..LOOKS).map(|_| Self::look(pid, runners));
-        looks.fold(Self::Unknown, |found, look| if found == Self::Unknown { look } else { found })
+        let mut looks = (0..LOOKS).map(|_| Self::look(pid, runners));
+        looks.find(|found| *found != Self::Unknown).unwrap_or(Self::Unknown)
     }
 
     fn look(pid: u32, runners: &Path) -> Self {
@@ -65,7 +64,7 @@ impl Place {
 
 /// By an agent's arguments: its program, and the runner's directory.
 fn runner_of_agent(pid: u32) -> Option<RunnerId> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = procfs::read(pid, "cmdline")?;
     let mut arguments = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
     if Path::new(&*arguments.next()?).file_name()? != "stratavore-agent" {
         return None;
@@ -76,6 +75,7 @@ fn runner_of_agent(pid: u32) -> Option<RunnerId> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::process::Command;
 
     use super::*;

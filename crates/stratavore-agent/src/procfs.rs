@@ -1,6 +1,7 @@
 //! What `/proc` tells of other processes. A process may be gone at any moment: `None` says so.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 use stratavore_core::RunnerId;
 
@@ -22,7 +23,7 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) fn of(pid: u32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(std::str::from_utf8(&read(pid, "stat")?).ok()?)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -46,6 +47,16 @@ impl Stat {
     pub(crate) fn is_stopped(&self) -> bool {
         self.state == b'T'
     }
+}
+
+/// The file `name` of a process. Such files have no length, so that one who goes by it reads them in
+/// ever larger pieces from almost nothing; who connects is looked up in dozens of them.
+pub(crate) fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
+    const USUAL: usize = 8 * 1024;
+    let mut file = File::open(format!("/proc/{pid}/{name}")).ok()?;
+    let mut bytes = Vec::with_capacity(USUAL);
+    file.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// The ids of all processes on this host.
@@ -90,7 +101,7 @@ fn children(pid: u32, found: &mut Vec<u32>) {
 
 /// The runner whose mark the process was started with.
 pub(crate) fn mark(pid: u32) -> Option<RunnerId> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environ = read(pid, "environ")?;
     let entries = environ.split(|&byte| byte == 0);
     let mut values =
         entries.filter_map(|entry| entry.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"="));

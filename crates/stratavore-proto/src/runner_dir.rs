@@ -256,7 +256,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 
 /// What a file has, unless that is more than any of ours.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(4096);
     File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut text)?;
     if text.len() as u64 > FILE_MAX {
         let why = format!("{} is over the limit of {FILE_MAX} bytes", path.display());

@@ -1,17 +1,18 @@
 //! The viewer's own terminal: raw while attached, and as it was afterwards.
 //!
 //! Invariant: however an attach ends, but for SIGKILL, the terminal is put back.
-//! Invariant: the thread that reads the keyboard is joined before its owner is gone.
+//! Invariant: waiting for a key keeps nothing else from being done.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread::JoinHandle;
+use std::os::fd::BorrowedFd;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::stdio::{stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::sync::mpsc;
+use rustix::termios::{
+    OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
+};
+use tokio::net::unix::pipe::Receiver;
 
 /// True if there is a person to attach: a terminal to type on and one to see.
 pub(crate) fn is_here() -> bool {
@@ -46,6 +47,9 @@ impl RawMode {
     pub(crate) fn enforce(&self) -> io::Result<()> {
         let mut raw = self.before.clone();
         raw.make_raw();
+        // A read takes what is there and waits for nothing, see [`Keyboard`].
+        raw.special_codes[SpecialCodeIndex::VMIN] = 0;
+        raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         Ok(tcsetattr(stdin(), OptionalActions::Now, &raw)?)
     }
 
@@ -83,71 +87,53 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<()> {
     }
 }
 
-/// What is typed, read by a thread of its own: a terminal's descriptor is shared with the shell,
-/// so it cannot be made non-blocking, and not every terminal can be opened once more.
+/// What is typed.
+///
+/// A terminal's descriptor is shared with the shell, so it cannot be made non-blocking, and not every
+/// terminal can be opened once more. So it is listened to, read only when something is there, and
+/// raw mode sees to it that even then a read does not wait: somebody else may have been faster.
 pub(crate) struct Keyboard {
-    chunks: mpsc::Receiver<Vec<u8>>,
-    /// Closed to end the thread.
-    stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    /// What the runtime calls the end of a pipe is any descriptor that is listened to so.
+    terminal: Receiver,
 }
 
 impl Keyboard {
     pub(crate) fn listen() -> io::Result<Self> {
-        let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let (sender, chunks) = mpsc::channel(16);
-        let thread = std::thread::Builder::new()
-            .name("keyboard".into())
-            .spawn(move || read_keys(&stopped, &sender))?;
-        Ok(Self { chunks, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { terminal: Receiver::from_owned_fd_unchecked(stdin().try_clone_to_owned()?)? })
     }
 
     /// The next bytes typed; `None` once the terminal is gone. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
-        self.chunks.recv().await
-    }
-}
-
-impl Drop for Keyboard {
-    fn drop(&mut self) {
-        // A thread that waits for room in the queue is let go by this, one that waits for a key
-        // by the pipe.
-        self.chunks.close();
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        loop {
+            self.terminal.readable().await.ok()?;
+            match self.terminal.try_io(read_keys) {
+                Ok(keys) if keys.is_empty() => return None,
+                Ok(keys) => return Some(keys),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
         }
     }
 }
 
-fn read_keys(stopped: &OwnedFd, chunks: &mpsc::Sender<Vec<u8>>) {
+/// What is there to be read now; nothing once the terminal is gone.
+fn read_keys() -> io::Result<Vec<u8>> {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut buffer = [0; 4096];
     loop {
-        let keyboard = stdin();
-        let mut fds = [
-            PollFd::from_borrowed_fd(keyboard, PollFlags::IN),
-            PollFd::from_borrowed_fd(stopped.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
+        let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+        match poll(&mut fds, Some(&at_once)) {
+            Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
             Ok(_) => {}
             Err(Errno::INTR) => continue,
-            Err(_) => return,
+            Err(error) => return Err(error.into()),
         }
-        if !fds[1].revents().is_empty() {
-            return;
-        }
-        if fds[0].revents().is_empty() {
-            continue;
-        }
-        match rustix::io::read(keyboard, &mut buffer) {
-            Ok(0) => return,
-            Ok(n) => {
-                if chunks.blocking_send(buffer[..n].to_vec()).is_err() {
-                    return;
-                }
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => return,
+        let gone = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+        match rustix::io::read(stdin(), &mut buffer) {
+            Ok(0) if !gone => return Err(io::ErrorKind::WouldBlock.into()),
+            Ok(n) => return Ok(buffer[..n].to_vec()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -58,7 +58,8 @@ pub(crate) async fn run(
     }
     let (mut to_viewer, from_viewer) = connection.split();
     let is_writer = runner.viewers.borrow().is_writer(id);
-    to_viewer.send(welcome(is_writer)).await?;
+    // It leaves with the first picture, as one thing to wake up for.
+    to_viewer.feed(welcome(is_writer)).await?;
     tokio::select! {
         shown = show(&place, to_viewer) => shown,
         heard = hear(&place, from_viewer) => heard,

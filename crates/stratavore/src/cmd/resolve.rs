@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stratavore_proto::runner_dir::RunnerDir;
-use stratavore_proto::v1::{GetRunner, ListProjects, ListRunners, Project, Runner, WaitRunner};
+use stratavore_proto::v1::{
+    GetRunner, ListProjects, ListRunners, Project, Runner, RunnerList, WaitRunner,
+};
 
 use crate::api::Api;
 use crate::attach::Target;
@@ -277,19 +279,36 @@ pub(crate) async fn runners(
 /// The runners that match, newest first: as many as were asked for, page by page.
 pub(crate) async fn runner_list(
     api: &mut Api<'_>,
-    mut list: ListRunners,
+    list: ListRunners,
 ) -> Result<Vec<Runner>, Failure> {
-    let limit = if list.limit == 0 { 500 } else { list.limit as usize };
+    let list = first_page(list);
+    let page = api.call(async |client| client.runners().list(list.clone()).await).await?;
+    whole_list(api, list, page).await
+}
+
+/// The request for the first page of a list.
+pub(crate) fn first_page(list: ListRunners) -> ListRunners {
+    const USUAL: u32 = 500;
+    ListRunners { limit: if list.limit == 0 { USUAL } else { list.limit }, ..list }
+}
+
+/// The list that begins with `page`, the answer to `list`.
+pub(crate) async fn whole_list(
+    api: &mut Api<'_>,
+    mut list: ListRunners,
+    mut page: RunnerList,
+) -> Result<Vec<Runner>, Failure> {
+    let limit = list.limit as usize;
     let mut runners = Vec::new();
     loop {
-        list.limit = u32::try_from(limit - runners.len()).unwrap_or(u32::MAX);
-        let page = api.call(async |client| client.runners().list(list.clone()).await).await?;
         runners.extend(page.runners);
         runners.truncate(limit);
         if page.next.is_empty() || runners.len() == limit {
             return Ok(runners);
         }
         list.before = page.next;
+        list.limit = u32::try_from(limit - runners.len()).unwrap_or(u32::MAX);
+        page = api.call(async |client| client.runners().list(list.clone()).await).await?;
     }
 }
 

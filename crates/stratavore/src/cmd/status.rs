@@ -4,7 +4,8 @@ use clap::Args;
 use jiff::Timestamp;
 use stratavore_core::clock::Clock;
 use stratavore_core::terminal::Untrusted;
-use stratavore_proto::v1::{DaemonStatus, Runner, StatusRequest};
+use stratavore_proto::v1::{DaemonStatus, ListRunners, Runner, StatusRequest};
+use tonic::Response;
 
 use super::{daemon, resolve, runner, watch};
 use crate::api::Api;
@@ -55,9 +56,18 @@ pub(crate) async fn look(
     api: &mut Api<'_>,
     project: &str,
 ) -> Result<(DaemonStatus, Vec<Runner>), Failure> {
-    let daemon = api.call(async |client| client.daemon().status(StatusRequest {}).await).await?;
-    let runners = resolve::runners(api, project, false, 0).await?;
-    Ok((daemon, runners))
+    // Both at once: two questions one after the other would be two ways there and back.
+    let list = ListRunners { project: project.into(), ..ListRunners::default() };
+    let list = resolve::first_page(list);
+    let (daemon, page) = api
+        .call(async |client| {
+            let (mut daemon, mut runners) = (client.daemon(), client.runners());
+            let (daemon, page) =
+                tokio::try_join!(daemon.status(StatusRequest {}), runners.list(list.clone()))?;
+            Ok(Response::new((daemon.into_inner(), page.into_inner())))
+        })
+        .await?;
+    Ok((daemon, resolve::whole_list(api, list, page).await?))
 }
 
 /// The lines to show for people, none wider than `width`.

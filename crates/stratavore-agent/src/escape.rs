@@ -47,6 +47,11 @@ impl Cutter {
         &self.held
     }
 
+    /// True if the next byte begins something new.
+    pub(crate) fn is_between(&self) -> bool {
+        self.state == State::Ground && self.held.is_empty() && !self.overlong
+    }
+
     /// What opens a string that a terminal reads to the same end and ignores, if the stream is in
     /// the middle of one that is not kept.
     pub(crate) fn opened_string(&self) -> &'static [u8] {
@@ -166,7 +171,7 @@ fn step(state: State, byte: u8) -> (State, bool) {
 }
 
 /// How many bytes at the end are the beginning of a character.
-fn unfinished(text: &[u8]) -> usize {
+pub(crate) fn unfinished(text: &[u8]) -> usize {
     for back in 1..=text.len().min(3) {
         let byte = text[text.len() - back];
         let needed = match byte {

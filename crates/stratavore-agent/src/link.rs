@@ -238,7 +238,9 @@ async fn heed(runner: &Runner, frame: ToAgent) -> Result<(), LinkError> {
 
 fn measure(runner: &Runner) -> AgentHeartbeat {
     let usage = usage::sample(&runner.cgroups, runner.identity.pid);
-    let terminal = runner.terminal.borrow();
+    let mut terminal = runner.terminal.borrow_mut();
+    // A flood that is over keeps no memory for ever.
+    terminal.screen().settle();
     AgentHeartbeat {
         cpu_ms: usage.cpu_ms,
         memory: usage.memory,

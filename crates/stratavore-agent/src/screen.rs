@@ -90,7 +90,7 @@ struct Model {
     cells: vt100::Parser<Heard>,
     charsets: Charsets,
     extra: Extra,
-    /// Output that is still to be drawn; empty after every chunk.
+    /// Output that is still to be drawn.
     stretch: Stretch,
 }
 
@@ -118,12 +118,17 @@ impl Screen {
 
     /// Takes in output, and returns what the terminal answers.
     pub(crate) fn feed(&mut self, data: &[u8]) -> Vec<u8> {
+        // A flood asks nothing and cuts nothing, which one look tells.
+        let plain = if self.is_between() { flood::prefix(data) } else { 0 };
+        let (flood, data) = data.split_at(plain);
+        self.model.stretch.push(flood);
         let mut asked = Vec::new();
         self.queries.push(data, |at, query| asked.push((at, query)));
         let mut answers = Vec::new();
         let mut from = 0;
         for (at, query) in asked {
             self.show(&data[from..at]);
+            self.settle();
             from = at;
             answers.extend(query.answer(self.cursor()));
         }
@@ -131,13 +136,26 @@ impl Screen {
         answers
     }
 
+    /// True if nothing is unfinished, so that what comes next can be taken for what it looks like.
+    fn is_between(&self) -> bool {
+        self.cutter.is_between() && self.queries.is_between() && !self.model.charsets.active()
+    }
+
     fn show(&mut self, data: &[u8]) {
-        let (cutter, model) = (&mut self.cutter, &mut self.model);
-        let shown = catch_unwind(AssertUnwindSafe(|| {
+        self.guarded(|screen| {
+            let (cutter, model) = (&mut screen.cutter, &mut screen.model);
             cutter.push(data, |piece| model.take(piece));
-            model.settle();
-        }));
-        if shown.is_err() {
+            model.settle_if_due();
+        });
+    }
+
+    /// Draws what was put off: whoever looks at the cells comes here first.
+    pub(crate) fn settle(&mut self) {
+        self.guarded(|screen| screen.model.settle());
+    }
+
+    fn guarded(&mut self, act: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
             // The screen is lost, and the runner is not. What it prints next is shown.
             crate::log::note(format_args!(
                 "the screen model failed on some output, and starts anew"
@@ -150,6 +168,7 @@ impl Screen {
         if size == self.size {
             return;
         }
+        self.settle();
         self.size = size;
         let (rows, columns) = size.rows_and_columns();
         let cells = &mut self.model.cells;
@@ -166,7 +185,14 @@ impl Screen {
 
     /// True if the program has asked that pastes be marked.
     pub(crate) fn bracketed_paste(&self) -> bool {
+        // Nothing that is put off changes a mode.
         self.model.cells.screen().bracketed_paste()
+    }
+
+    /// How many bytes are still to be drawn.
+    #[cfg(test)]
+    fn put_off(&self) -> usize {
+        self.model.stretch.len()
     }
 
     fn cursor(&self) -> (u16, u16) {
@@ -177,6 +203,7 @@ impl Screen {
 
     /// The screen as it is, after all that was fed but for what is held.
     pub(crate) fn picture(&mut self) -> Picture {
+        self.settle();
         let mut drawing = self.model.draw();
         let screen = self.model.cells.screen();
         let mut rows: Vec<String> =
@@ -221,13 +248,13 @@ impl Model {
                     self.settle();
                     self.cells.process(&translated);
                 }
-                None if flood::is_plain(text) => self.stretch.text(text),
+                None if flood::is_plain(text) => self.stretch.push(text),
                 None => {
                     self.settle();
                     self.cells.process(text);
                 }
             },
-            Piece::Sequence(sequence) if flood::is_color(sequence) => self.stretch.color(sequence),
+            Piece::Sequence(sequence) if flood::is_color(sequence) => self.stretch.push(sequence),
             Piece::Sequence(sequence) => {
                 self.settle();
                 self.charsets.note(sequence);
@@ -244,10 +271,27 @@ impl Model {
 
     /// Draws what was put off.
     fn settle(&mut self) {
+        let rows = self.scrolling_rows();
+        self.stretch.flush(rows, |bytes| self.cells.process(bytes));
+    }
+
+    /// Draws what was put off, unless it is long and nobody has asked for it yet.
+    fn settle_if_due(&mut self) {
+        let too_long = self.stretch.is_too_long();
+        if self.stretch.is_short() || too_long && !self.shorten() {
+            self.settle();
+        }
+    }
+
+    fn shorten(&mut self) -> bool {
+        self.scrolling_rows().is_some_and(|rows| self.stretch.shorten(rows))
+    }
+
+    /// How many rows there are, if all of them scroll.
+    fn scrolling_rows(&self) -> Option<usize> {
         let screen = self.cells.screen();
         let scrolls = self.extra.scrolls_as_a_whole(screen.alternate_screen());
-        let rows = scrolls.then(|| screen.size().0.get());
-        self.stretch.flush(rows, |bytes| self.cells.process(bytes));
+        scrolls.then(|| usize::from(screen.size().0.get()))
     }
 
     fn draw(&mut self) -> Vec<u8> {

@@ -38,7 +38,7 @@ impl Charsets {
         Some(translated)
     }
 
-    fn active(&self) -> bool {
+    pub(super) fn active(&self) -> bool {
         if self.shifted { self.g1 } else { self.g0 }
     }
 

@@ -12,6 +12,7 @@ fn screen(stream: &[u8]) -> Screen {
 
 /// All that can be seen of a screen, in both buffers.
 fn seen(screen: &mut Screen) -> Vec<String> {
+    screen.settle();
     let mut all = vec![screen.model.cells.callbacks().title.clone()];
     let cells = &mut screen.model.cells;
     let alternate = cells.screen().alternate_screen();
@@ -199,6 +200,25 @@ fn a_flood_ends_with_the_right_screen() {
             assert_eq!(seen(&mut fast), seen(&mut slow), "{line:?} {end:?}");
         }
     }
+    // Nothing is asked for in between, and chunks end anywhere.
+    for line in
+        ["\x1b[3{n};1mline {n}\x1b[m plain", "\x1b[3{n}mcoloured for ever {n}", "漢字 {n} ě"]
+    {
+        let stream: String =
+            (0..20_000).map(|n| line.replace("{n}", &(n % 7).to_string()) + "\r\n").collect();
+        for chunk in [4096, 30_011, 65_536] {
+            let mut fast = Screen::new(SIZE);
+            for chunk in stream.as_bytes().chunks(chunk) {
+                fast.feed(chunk);
+                assert!(fast.put_off() < 256 * 1024, "what is put off grows");
+            }
+            // What came before the last lines has no part in what is seen but by its colours.
+            let last = stream.len() - 30_000;
+            let mut slow = drawn_slowly(&stream.as_bytes()[last..]);
+            assert_eq!(seen(&mut fast), seen(&mut slow), "{line:?} in chunks of {chunk}");
+            assert_eq!(fast.put_off(), 0, "it was looked at");
+        }
+    }
     // Where only a part scrolls, nothing may be left out.
     let stream = format!("top\x1b[3;5r{}", "line\r\n".repeat(100));
     assert_eq!(screen(stream.as_bytes()).picture().text, "top\n\nline\nline");
@@ -270,5 +290,34 @@ proptest! {
         screen.resize(Size::new(columns, rows).unwrap());
         screen.feed(&stream);
         screen.picture();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn what_was_put_off_is_there_for_whoever_looks(
+        streams in proptest::collection::vec((flood(), 1usize..40, 0u8..4), 1..4)
+    ) {
+        let (mut fast, mut slow) = (Screen::new(SIZE), Screen::new(SIZE));
+        for (stream, times, deed) in streams {
+            let stream = stream.repeat(times);
+            fast.feed(&stream);
+            // Too few bytes for anything to scroll through.
+            for bytes in stream.chunks(8) {
+                slow.feed(bytes);
+            }
+            let size = Size::new(30, 7).unwrap();
+            match deed {
+                0 => prop_assert_eq!(fast.feed(b"\x1b[6n"), slow.feed(b"\x1b[6n")),
+                1 => [&mut fast, &mut slow].into_iter().for_each(|screen| screen.resize(size)),
+                2 => prop_assert_eq!(fast.picture().text, slow.picture().text),
+                _ => {}
+            }
+        }
+        for (fast, slow) in seen(&mut fast).into_iter().zip(seen(&mut slow)) {
+            prop_assert_eq!(fast, slow);
+        }
     }
 }

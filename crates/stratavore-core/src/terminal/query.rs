@@ -36,6 +36,11 @@ pub struct Queries {
 }
 
 impl Queries {
+    /// True if the next byte is in no sequence that began before it.
+    pub fn is_between(&self) -> bool {
+        self.tokenizer.is_between()
+    }
+
     /// Reads a chunk and tells each question that ends in it, with how many bytes of the chunk
     /// come before and up to its end: the cursor must be asked for as it is there.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(usize, Query)) {

@@ -131,6 +131,11 @@ impl Tokenizer {
         }
     }
 
+    /// True if the next byte is in no sequence that began before it.
+    pub(super) fn is_between(&self) -> bool {
+        self.state == State::Ground
+    }
+
     /// Goes past text and controls to the next escape sequence, or to the end of the input.
     ///
     /// For who wants sequences only. Inside a sequence it does nothing.

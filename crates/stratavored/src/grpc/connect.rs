@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures_util::{SinkExt, Stream, StreamExt};
+use futures_util::{SinkExt, Stream, StreamExt, stream};
 use stratavore_control::{Control, Error};
 use stratavore_core::caller::Caller;
 use stratavore_core::runner::Runner;
@@ -45,56 +45,50 @@ pub(super) async fn connect(
     let control = api.control.clone();
     control.may_attach(&caller).map_err(status)?;
     control.live(runner.id).await.map_err(status)?;
-    let mut agent = control.runtime().connect(runner.id).map_err(|error| status(error.into()))?;
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let agent = control.runtime().connect(runner.id).map_err(|error| status(error.into()))?;
     let stopping = control.supervisor().stopping().clone();
-    control.supervisor().spawn(async move {
-        tokio::select! {
+    // The connection itself carries what comes: a task of its own would be one more to wake for each
+    // key and each echo. It ends with the connection, or when the daemon stops.
+    let relay = Relay { incoming, agent, caller };
+    Ok(stream::unfold(Some((relay, stopping)), async |relaying| {
+        let (mut relay, stopping) = relaying?;
+        let frame = tokio::select! {
             biased;
             () = stopping.cancelled() => {
-                let gone = Status::unavailable("the daemon is stopping; the runner goes on");
-                // A client that does not read is not waited for.
-                sender.try_send(Err(gone)).ok();
+                Err(Status::unavailable("the daemon is stopping; the runner goes on"))
             }
-            // Nor is an agent that hangs, once the client has gone away.
-            () = sender.closed() => {}
-            () = relay(&mut incoming, &mut agent, &caller, &sender) => {}
-        }
-    });
-    Ok(ReceiverStream::new(receiver))
+            frame = relay.next() => frame?,
+        };
+        let goes_on = frame.is_ok().then_some((relay, stopping));
+        Some((frame, goes_on))
+    }))
 }
 
-/// Passes frames both ways until either side ends. What waits in here may be dropped.
-async fn relay(
-    incoming: &mut Incoming<ConnectFrame>,
-    agent: &mut AgentStream,
-    caller: &Caller,
-    sender: &mpsc::Sender<Result<FromAgentSocket, Status>>,
-) {
-    loop {
-        tokio::select! {
-            frame = incoming.message() => match frame {
-                Ok(Some(ConnectFrame { kind: Some(connect_frame::Kind::Frame(mut frame)) })) => {
-                    name_viewer(&mut frame, caller);
-                    if agent.send(frame).await.is_err() {
-                        return;
+/// Between one client and one agent.
+struct Relay {
+    incoming: Incoming<ConnectFrame>,
+    agent: AgentStream,
+    caller: Caller,
+}
+
+impl Relay {
+    /// Passes on what the client says until the agent says something; `None` once either side has
+    /// ended. What waits in here then is dropped.
+    async fn next(&mut self) -> Option<Result<FromAgentSocket, Status>> {
+        loop {
+            tokio::select! {
+                frame = self.incoming.message() => match frame {
+                    Ok(Some(ConnectFrame { kind: Some(connect_frame::Kind::Frame(mut frame)) })) => {
+                        name_viewer(&mut frame, &self.caller);
+                        self.agent.send(frame).await.ok()?;
                     }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return None,
+                },
+                frame = self.agent.next() => {
+                    return Some(frame?.map_err(|error| Status::unavailable(error.to_string())));
                 }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return,
-            },
-            frame = agent.next() => match frame {
-                Some(Ok(frame)) => {
-                    if sender.send(Ok(frame)).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Err(error)) => {
-                    sender.send(Err(Status::unavailable(error.to_string()))).await.ok();
-                    return;
-                }
-                None => return,
-            },
+            }
         }
     }
 }

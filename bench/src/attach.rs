@@ -12,7 +12,7 @@ use crate::report::{Row, Target};
 use crate::sample::{in_turns, ms_since};
 
 /// Attaches, and measures until the whole screen has come.
-fn until_full(mut attach: Command) -> anyhow::Result<f64> {
+pub(crate) fn until_full(mut attach: Command) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut viewer = Pty::spawn(&mut attach)?;
     viewer.until(FULL.as_bytes())?;

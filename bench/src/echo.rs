@@ -14,22 +14,22 @@ use crate::sample::{in_turns, ms_since};
 /// Keys, two that no control sequence of a terminal contains.
 const KEYS: [&[u8]; 2] = [b"^", b"|"];
 
-const TYPED: usize = 600;
+pub(crate) const TYPED: usize = 600;
 
-struct Typist {
+pub(crate) struct Typist {
     terminal: Pty,
     typed: usize,
 }
 
 impl Typist {
-    fn at(mut attach: Command) -> anyhow::Result<Self> {
+    pub(crate) fn at(mut attach: Command) -> anyhow::Result<Self> {
         let mut terminal = Pty::spawn(&mut attach)?;
         terminal.until(FULL.as_bytes())?;
         terminal.settle(Duration::from_millis(100))?;
         Ok(Self { terminal, typed: 0 })
     }
 
-    fn key(&mut self) -> anyhow::Result<f64> {
+    pub(crate) fn key(&mut self) -> anyhow::Result<f64> {
         let key = KEYS[self.typed % KEYS.len()];
         self.typed += 1;
         let began = Instant::now();

@@ -18,14 +18,14 @@ use crate::report::{Row, Target};
 use crate::sample::{Samples, in_turns, ms_since};
 
 /// A program of our own, and the kernel's word that it was executed: exec opens the file.
-struct Assistant {
-    path: PathBuf,
+pub(crate) struct Assistant {
+    pub path: PathBuf,
     opened: OwnedFd,
     _directory: tempfile::TempDir,
 }
 
 impl Assistant {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("assistant");
         let sleep = ["/bin/sleep", "/usr/bin/sleep"]
@@ -39,12 +39,12 @@ impl Assistant {
     }
 
     /// Forgets what was opened before.
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         while rustix::io::read(&self.opened, &mut [0; 4096]).is_ok() {}
     }
 
     /// Waits until it is executed.
-    fn executed(&self) -> anyhow::Result<()> {
+    pub(crate) fn executed(&self) -> anyhow::Result<()> {
         let patience = Timespec::try_from(Duration::from_secs(20))?;
         let seen = poll(&mut [PollFd::new(&self.opened, PollFlags::IN)], Some(&patience))?;
         ensure!(seen > 0, "the assistant was never executed");

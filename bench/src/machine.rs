@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use crate::Lab;
+
 pub(crate) struct Facts {
     pub machine: String,
     /// The programs that others wrote.
@@ -12,7 +14,7 @@ pub(crate) struct Facts {
     pub load: String,
 }
 
-pub(crate) fn facts() -> anyhow::Result<Facts> {
+pub(crate) fn facts(lab: &Lab) -> anyhow::Result<Facts> {
     let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -22,11 +24,20 @@ pub(crate) fn facts() -> anyhow::Result<Facts> {
 
     let postgres = stratavore_testkit::postgres::newest_bin()
         .map(|bin| said(Command::new(bin.join("postgres")).arg("--version")));
+    let built = |name: &str| {
+        let mut program = Command::new(lab.peers.join(name));
+        first_line(&said(program.arg(if name == "shpool" { "version" } else { "--version" })))
+    };
     let versions = [
         said(Command::new("tmux").arg("-V")),
         first_line(&said(Command::new("dtach").arg("--help"))),
+        built("pueue"),
+        built("shpool"),
         postgres.unwrap_or_default(),
-    ];
+    ]
+    .into_iter()
+    .filter(|version| !version.is_empty())
+    .collect::<Vec<_>>();
     let dirty = !said(Command::new("git").args(["status", "--porcelain", "-uno"])).is_empty();
     let commit = said(Command::new("git").args(["rev-parse", "--short", "HEAD"]));
     Ok(Facts {

@@ -17,6 +17,7 @@ mod home;
 mod idle;
 mod launch;
 mod machine;
+mod others;
 mod output;
 mod peer;
 mod play;
@@ -39,6 +40,10 @@ use crate::report::{Report, Row};
 pub(crate) struct Lab {
     /// The directory of the built programs.
     pub bin: PathBuf,
+    /// The directory of the peers that were built for this.
+    pub peers: PathBuf,
+    /// Those that could not be, and why.
+    pub absent: Vec<(String, String)>,
     /// How often each side of a row is measured.
     pub rounds: usize,
     /// Waits for what is asked of daemons.
@@ -55,6 +60,8 @@ const ROWS: &[(&str, Measure)] = &[
     ("output", output::throughput),
     ("echo", echo::keystroke),
     ("status", status::wall),
+    ("pueue", others::pueue),
+    ("shpool", others::shpool),
     ("runners", store::runners),
     ("transactions", store::launches),
     ("idle", idle::at_rest),
@@ -89,20 +96,28 @@ fn main() -> ExitCode {
     }
 }
 
+#[derive(Default)]
 struct Options {
     bin: PathBuf,
+    peers: PathBuf,
+    absent: Vec<(String, String)>,
     rounds: usize,
     only: Vec<String>,
     write: Option<PathBuf>,
 }
 
 fn options(arguments: &[String]) -> anyhow::Result<Options> {
-    let mut options = Options { bin: PathBuf::new(), rounds: 15, only: Vec::new(), write: None };
+    let mut options = Options { rounds: 15, ..Options::default() };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--bin" => options.bin = value()?.into(),
+            "--peers" => options.peers = value()?.into(),
+            "--absent" => {
+                let (name, why) = value()?.split_once('=').context("--absent takes NAME=WHY")?;
+                options.absent.push((name.into(), why.into()));
+            }
             "--only" => options.only.push(value()?.clone()),
             "--write" => options.write = Some(value()?.into()),
             "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
@@ -128,8 +143,9 @@ fn measure(arguments: &[String]) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start threads")?;
-    let lab = Lab { bin: options.bin, rounds: options.rounds, runtime };
-    let mut report = Report::new(machine::facts()?);
+    let Options { bin, peers, absent, rounds, .. } = options;
+    let lab = Lab { bin, peers, absent, rounds, runtime };
+    let mut report = Report::new(machine::facts(&lab)?);
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     for (name, measure) in ROWS.iter().filter(|(name, _)| wanted(name)) {
         let began = Instant::now();

@@ -67,8 +67,9 @@ pub(crate) fn throughput(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let mut bare = || {
         let (report, argv) = next()?;
         let mut terminal = Pty::spawn(Command::new(&argv[0]).args(&argv[1..]))?;
-        terminal.write(b"\r")?;
-        terminal.until(DONE.as_bytes())?;
+        // One line to let it go, and one to let it end.
+        terminal.write(b"\r\r")?;
+        terminal.until_end()?;
         rate(&report)
     };
     let mut recorded = || {

@@ -58,8 +58,7 @@ impl Pty {
     pub(crate) fn until(&mut self, wanted: &[u8]) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = self.seen.windows(wanted.len()).position(|window| window == wanted);
-            if let Some(at) = found {
+            if let Some(at) = find(&self.seen, wanted) {
                 self.seen.drain(..at + wanted.len());
                 return Ok(());
             }
@@ -68,7 +67,15 @@ impl Pty {
             let left = deadline.saturating_duration_since(Instant::now());
             let came = self.read(left)?;
             ensure!(came > 0, "{:?} never came", String::from_utf8_lossy(wanted));
+            self.seen.extend_from_slice(&self.buffer[..came]);
         }
+    }
+
+    /// Reads and forgets all that comes until the program has ended: nothing but reads.
+    pub(crate) fn until_end(&mut self) -> anyhow::Result<()> {
+        while self.read(PATIENCE)? > 0 {}
+        ensure!(self.child.wait()?.success(), "the program failed");
+        Ok(())
     }
 
     /// Reads and forgets until nothing has come for `quiet`.
@@ -89,7 +96,6 @@ impl Pty {
             }
             match rustix::io::read(&self.master, &mut self.buffer) {
                 Ok(n) => {
-                    self.seen.extend_from_slice(&self.buffer[..n]);
                     self.total += n as u64;
                     return Ok(n);
                 }
@@ -100,6 +106,19 @@ impl Pty {
             }
         }
     }
+}
+
+/// Where `wanted` begins. Looks for its first byte, which costs the one who reads a flood little.
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    while let Some(at) = text[from..].iter().position(|byte| wanted.first() == Some(byte)) {
+        from += at;
+        if text[from..].starts_with(wanted) {
+            return Some(from);
+        }
+        from += 1;
+    }
+    None
 }
 
 impl Drop for Pty {

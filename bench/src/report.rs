@@ -38,18 +38,33 @@ pub(crate) struct Row {
     pub ours: Samples,
     /// What it is held against, in words, and its samples.
     pub against: Option<(String, Samples)>,
+    /// What it would be held against, and why that is not here.
+    pub absent: Option<String>,
     pub target: Target,
 }
 
 impl Row {
     pub(crate) fn new(what: impl Into<String>, unit: &'static str, ours: &Samples) -> Self {
         let (what, ours) = (what.into(), ours.clone());
-        Self { what, unit, of: Of::Median, ours, against: None, target: Target::Shown }
+        Self {
+            what,
+            unit,
+            of: Of::Median,
+            ours,
+            against: None,
+            absent: None,
+            target: Target::Shown,
+        }
     }
 
     pub(crate) fn against(mut self, what: impl Into<String>, samples: &Samples) -> Self {
         self.against = Some((what.into(), samples.clone()));
         self
+    }
+
+    /// A row without its other side.
+    pub(crate) fn without(what: impl Into<String>, unit: &'static str, why: String) -> Self {
+        Self { absent: Some(why), ..Self::new(what, unit, &Samples::default()) }
     }
 
     pub(crate) fn target(mut self, target: Target) -> Self {
@@ -121,6 +136,10 @@ impl Row {
     }
 
     fn line(&self) -> String {
+        if let Some(why) = &self.absent {
+            let why = why.replace(['\n', '|'], " ");
+            return format!("| {} | - | not measured: {why} | - | - | - |\n", self.what);
+        }
         let against = match &self.against {
             Some((what, samples)) => format!("{what}: {}", self.figure(samples)),
             None => "-".into(),
@@ -136,6 +155,9 @@ impl Row {
     }
 
     fn json(&self) -> Value {
+        if let Some(why) = &self.absent {
+            return json!({ "what": self.what, "not_measured": why });
+        }
         let figures = |samples: &Samples| {
             json!({
                 "median": samples.median(), "p99": samples.percentile(99.0),

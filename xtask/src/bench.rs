@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: builds for release, gets the peers, and has `bench/` measure.
 //!
-//! The peers (tmux, dtach) are installed by this verb only; no test needs them. The PostgreSQL that
-//! is measured syncs to the disk, as a real one does; that of the tests does not.
+//! The peers (tmux, dtach, pueue, shpool) are installed by this verb only; no test needs them. The
+//! PostgreSQL that is measured syncs to the disk, as a real one does; that of the tests does not.
 
+use std::path::Path;
 use std::process::Command;
 
 use stratavore_testkit::postgres::{self, Server};
@@ -22,6 +23,28 @@ const PEERS: &[Need] = &[
     Need { what: "dtach, a peer", package: "dtach", is_met: || on_path("dtach") },
 ];
 
+/// Peers that Debian does not have, with the versions that are built from their sources.
+const BUILT_PEERS: &[(&str, &str)] = &[("pueue", "4.0.4"), ("shpool", "0.11.5")];
+
+/// Builds the peers that are missing below `root`, and tells those that cannot be had, each as
+/// `NAME=WHY`. The bench goes on without them, and says so.
+fn build_peers(root: &Path) -> Vec<String> {
+    let mut absent = Vec::new();
+    for (name, version) in BUILT_PEERS {
+        if root.join("bin").join(name).exists() {
+            continue;
+        }
+        let mut install = cargo();
+        install.args(["install", "--locked", name, "--version", version, "--root"]).arg(root);
+        install.arg("--target-dir").arg(root.join("target"));
+        if step::run(&format!("build {name}, a peer"), &mut install).is_err() {
+            // What cargo said stands above; its command names directories of this machine.
+            absent.push(format!("{name}=`cargo install {name}` failed"));
+        }
+    }
+    absent
+}
+
 /// `arguments` go to the bench: `--only ROW`, `--rounds N`. Of a run of all rows the results are
 /// kept in `bench/`.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
@@ -39,6 +62,8 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
     )?;
 
     let workspace = Workspace::read()?;
+    let peers = workspace.target.join("peers");
+    let absent = build_peers(&peers);
     let server = Server::start_synced().map_err(|why| anyhow::anyhow!(why))?;
     let mut bench: Command = cargo();
     bench.args([
@@ -50,7 +75,12 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
         "stratavore",
         "--",
     ]);
-    bench.arg("--bin").arg(workspace.target.join("release")).args(arguments);
+    bench.arg("--bin").arg(workspace.target.join("release"));
+    bench.arg("--peers").arg(peers.join("bin"));
+    for why in &absent {
+        bench.args(["--absent", why]);
+    }
+    bench.args(arguments);
     if !arguments.iter().any(|argument| argument == "--only" || argument == "--write") {
         bench.arg("--write").arg(workspace.root.join("bench"));
     }

@@ -25,7 +25,9 @@ pub(crate) async fn output(runner: &Runner, master: &Master) -> io::Result<()> {
                     stuck = runner.retry_output();
                 }
                 // However much it prints, viewers and the daemon have their turn.
-                tokio::task::yield_now().await;
+                if n == BATCH {
+                    tokio::task::yield_now().await;
+                }
             }
             Read::Empty => {}
             Read::Closed => return Ok(()),

@@ -76,13 +76,20 @@ impl Master {
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
         loop {
             self.fd.readable().await?;
-            let read = self.fd.try_io(|| match self.read_now(buffer)? {
-                Read::Empty => Err(io::ErrorKind::WouldBlock.into()),
-                read @ (Read::Bytes(_) | Read::Closed) => Ok(read),
+            let mut read = Read::Empty;
+            // All that was there fits: the runtime need not try again to learn that nothing is left.
+            let tried = self.fd.try_io(|| {
+                read = self.read_now(buffer)?;
+                match read {
+                    Read::Bytes(n) if n == buffer.len() => Ok(()),
+                    Read::Bytes(_) | Read::Empty => Err(io::ErrorKind::WouldBlock.into()),
+                    Read::Closed => Ok(()),
+                }
             });
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return read,
+            match tried {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(()) | Err(_) if read != Read::Empty => return Ok(read),
+                Ok(()) | Err(_) => {}
             }
         }
     }

@@ -131,10 +131,10 @@ impl Control {
         key: String,
     ) -> Result<Runner, WelcomeError> {
         let refuse = |why: &str| WelcomeError { why: why.into(), is_final: false };
-        let (control, id, epoch) = (self.clone(), runner.id, runner.epoch);
+        let (runtime, id, epoch) = (self.inner.runtime.clone(), runner.id, runner.epoch);
         let _turn = self.inner.links.turn(id).await;
-        let found =
-            tokio::task::spawn_blocking(move || control.inner.runtime.find(id, Some(epoch)));
+        let seen = runner.clone();
+        let found = tokio::task::spawn_blocking(move || runtime.find(id, Some(&seen)));
         let token = match found.await {
             Ok(Ok(discovery)) => discovery.join_token,
             Ok(Err(_)) | Err(_) => None,
@@ -147,7 +147,7 @@ impl Control {
         }
         failpoint("L9");
         let input = Input::AgentRegistered { epoch, agent: greeting.identity.clone(), key };
-        let bound = self.apply(id, input, &Caller::Agent(id), None).await.map_err(|error| {
+        let bound = self.apply_to(runner, input, &Caller::Agent(id)).await.map_err(|error| {
             self.not_done(id, "could not bind an agent", &error);
             refuse("the agent could not be recorded")
         })?;

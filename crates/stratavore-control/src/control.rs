@@ -18,7 +18,7 @@ use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
 use crate::links::{AgentCommand, Links};
@@ -27,6 +27,10 @@ use crate::supervisor::Supervisor;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
+
+/// The most agents that are being started at the same time. One whose lock is still held by the agent
+/// before keeps its place for seconds, so they are more than there are cores.
+const STARTS_AT_ONCE: usize = 16;
 
 /// How one assistant is started on this host, where that differs from the usual.
 #[derive(Debug, Clone, Default)]
@@ -92,6 +96,8 @@ pub(crate) struct Inner {
     began: (Timestamp, Duration),
     /// The latest heartbeats, of which the store gets a batch now and then.
     pub(crate) liveness: Mutex<HashMap<RunnerId, Liveness>>,
+    /// Who is starting an agent just now. More at once would not be faster, and each takes a thread.
+    pub(crate) starting: Semaphore,
     pub(crate) relay_wake: Arc<Notify>,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
 }
@@ -115,6 +121,7 @@ impl Control {
             outage: Outage::default(),
             began,
             liveness: Mutex::default(),
+            starting: Semaphore::new(STARTS_AT_ONCE),
             relay_wake: Arc::new(Notify::new()),
             relay_lease: tokio::sync::Mutex::new(None),
         };
@@ -200,6 +207,39 @@ impl Control {
         if let Some(answer) = self.answered(key).await? {
             return Ok(answer);
         }
+        self.apply_afresh(id, input, by, key).await
+    }
+
+    /// The same for a runner that was read just now. That saves a read; if the runner has changed
+    /// meanwhile, the write finds out, and what is decided is decided anew.
+    pub(crate) async fn apply_to(
+        &self,
+        seen: &Runner,
+        input: Input,
+        by: &Caller,
+    ) -> Result<Runner, Error> {
+        if let Ok(Outcome::Changed(next, event)) =
+            seen.apply(input.clone(), self.now(), &self.backoff())
+        {
+            match self.inner.store.runner_write(seen, &next, event, &by.to_string(), None).await {
+                Ok(written) => {
+                    self.changed(&written);
+                    return Ok(written);
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.apply_afresh(seen.id, input, by, None).await
+    }
+
+    async fn apply_afresh(
+        &self,
+        id: RunnerId,
+        input: Input,
+        by: &Caller,
+        key: Option<&Idempotency>,
+    ) -> Result<Runner, Error> {
         let by = by.to_string();
         let mut last = None;
         for _ in 0..CONFLICTS {

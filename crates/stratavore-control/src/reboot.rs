@@ -25,7 +25,7 @@ impl Control {
         let runtime = self.inner.runtime.clone();
         let look = tokio::task::spawn_blocking(move || {
             let looked = live.into_iter().map(|(runner, _)| {
-                let found = runtime.find(runner.id, Some(runner.epoch));
+                let found = runtime.find(runner.id, Some(&runner));
                 found.map(|discovery| (runner, discovery.found))
             });
             looked.collect::<Result<Vec<_>, _>>()

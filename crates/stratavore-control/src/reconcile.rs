@@ -188,9 +188,8 @@ impl Control {
         if row.as_ref().is_some_and(|runner| runner.node != self.inner.node.id) {
             return Ok((None, Next::Done));
         }
-        let epoch = row.as_ref().map(|runner| runner.epoch);
-        let runtime = self.inner.runtime.clone();
-        let discovery = tokio::task::spawn_blocking(move || runtime.find(id, epoch));
+        let (runtime, seen) = (self.inner.runtime.clone(), row.clone());
+        let discovery = tokio::task::spawn_blocking(move || runtime.find(id, seen.as_ref()));
         let mut discovery = discovery.await.map_err(Error::internal)?.map_err(Error::internal)?;
         if row.is_none() {
             // Counted from when this daemon first missed it: the directory may be old, and the

@@ -1,5 +1,6 @@
 //! Looking at runners, and wishing something of them.
 
+use std::collections::hash_map::{Entry, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -79,6 +80,23 @@ impl Control {
     pub async fn runner_view(&self, caller: &Caller, runner: Runner) -> Result<RunnerView, Error> {
         let project = self.project_name(runner.project).await;
         Ok(self.view(caller, runner, project, None))
+    }
+
+    /// The same for many, mostly of one project, which is asked for its name once.
+    pub async fn runner_views(
+        &self,
+        caller: &Caller,
+        runners: Vec<Runner>,
+    ) -> Result<Vec<RunnerView>, Error> {
+        let (mut names, mut views) = (HashMap::new(), Vec::with_capacity(runners.len()));
+        for runner in runners {
+            if let Entry::Vacant(unknown) = names.entry(runner.project) {
+                unknown.insert(self.project_name(runner.project).await);
+            }
+            let name = names[&runner.project].clone();
+            views.push(self.view(caller, runner, name, None));
+        }
+        Ok(views)
     }
 
     /// `stored` is the heartbeat that the store has; a fresher one may be here.

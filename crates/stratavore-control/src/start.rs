@@ -96,7 +96,11 @@ impl Control {
         if let Err(error) = self.check_variables(&runner.command) {
             return Some(Failed { text: error.to_string(), passing: false });
         }
-        let result = self.start_agent(runner).await;
+        let result = {
+            // Nobody closes it.
+            let _place = self.inner.starting.acquire().await.ok();
+            self.start_agent(runner).await
+        };
         drop(turn);
         failpoint("L8");
         match result {

@@ -26,8 +26,8 @@ pub struct Found {
     pub directory: bool,
     /// Its agent's lifetime lock is held.
     pub lock_held: bool,
-    /// The agent of the row's epoch wrote down this boot, or nothing. What an earlier epoch wrote
-    /// says nothing of this one.
+    /// The agent of the row's epoch is bound to this boot or to none, and wrote down this boot or
+    /// nothing. What an earlier epoch wrote says nothing of this one.
     pub same_boot: bool,
     /// The end that the agent wrote down for the row's epoch.
     pub exit: Option<Exit>,

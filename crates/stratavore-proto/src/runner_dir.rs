@@ -14,7 +14,10 @@
 //!   agent.log     what the agent itself has to say
 //! ```
 //!
-//! Invariant: a JSON file is replaced whole and durably, or not at all.
+//! Invariant: a JSON file is replaced whole, or not at all.
+//! Invariant: `exit.json` survives a crash of the host. The others need not: the agent that they
+//! speak of does not survive it either, and the store says what was bound to which boot. Each sync
+//! would be waited for by every launch.
 //! Invariant: records name their epoch; one of another epoch is as if absent.
 
 use std::collections::BTreeMap;
@@ -149,7 +152,7 @@ impl RunnerDir {
         for path in [self.path.clone(), self.output()] {
             fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
         }
-        sync_dir(&self.path)
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -187,7 +190,9 @@ impl RunnerDir {
         read_json(&self.path.join("agent.json"))
     }
     pub fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
-        write_json(&self.path.join("exit.json"), record)
+        write_durably(&self.path.join("exit.json"), &json(record)?)?;
+        // Nobody has made the directory itself durable before.
+        self.path.parent().map_or(Ok(()), sync_dir)
     }
     pub fn exit(&self) -> io::Result<Option<ExitRecord>> {
         read_json(&self.path.join("exit.json"))
@@ -236,9 +241,13 @@ impl RunnerDir {
     }
 }
 
+fn json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(io::Error::other)
+}
+
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
-    write_durably(path, &text)
+    let (temporary, _file) = write_beside(path, &json(value)?)?;
+    fs::rename(temporary, path)
 }
 
 /// `None` if the file is absent; an error if it cannot be read or is not what it should be.
@@ -267,15 +276,21 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Replaces a file by `content`, whole, such that it survives a crash of the host.
 pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (temporary, file) = write_beside(path, content)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// A new file with `content` that only has to take the place of `path`.
+fn write_beside(path: &Path, content: &[u8]) -> io::Result<(PathBuf, File)> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let mut file =
         OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_dir)
+    Ok((temporary, file))
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use stratavore_agent::{identity, kill};
 use stratavore_core::RunnerId;
 use stratavore_core::reconcile::Found;
-use stratavore_core::runner::AgentIdentity;
+use stratavore_core::runner::{AgentIdentity, Runner};
 use stratavore_proto::runner_dir::{AgentRecord, RunnerDir};
 
 use crate::process::Runtime;
@@ -55,19 +55,23 @@ impl Runtime {
         Ok(true)
     }
 
-    /// Looks for a runner, and for how it ended at `epoch` (`None`: whichever).
+    /// Looks for a runner, and for how it ended at the epoch of its `row` (without one: whichever).
     ///
     /// A file that cannot be read counts as absent; the lock decides what is alive. Whether
     /// processes are left is only looked for while the lock is free.
-    pub fn find(&self, runner: RunnerId, epoch: Option<i64>) -> io::Result<Discovery> {
+    pub fn find(&self, runner: RunnerId, row: Option<&Runner>) -> io::Result<Discovery> {
         let dir = self.dir(runner);
-        let wanted = |found: i64| epoch.is_none_or(|epoch| epoch == found);
+        let wanted = |found: i64| row.is_none_or(|row| row.epoch == found);
         let lock_held = dir.is_locked()?;
         let record = dir.agent().ok().flatten();
         let spec = dir.spec().ok().flatten();
         let same_boot = record.as_ref().is_none_or(|record| {
             identity::is_this_boot(&record.identity.boot_id) || !wanted(record.epoch)
         });
+        // What an agent wrote down need not outlive its host; what the store says of it does.
+        let bound = row.and_then(|row| row.state.agent());
+        let same_boot =
+            same_boot && bound.is_none_or(|agent| identity::is_this_boot(&agent.boot_id));
         let cgroups = cgroups(record.as_ref());
         let populated =
             same_boot && dir.exists() && !lock_held && kill::has_leftovers(runner, &cgroups);

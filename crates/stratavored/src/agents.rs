@@ -24,6 +24,8 @@ use crate::peer::Peer;
 
 /// The largest frame of an agent's: greetings, reports and heartbeats are all small.
 const FRAME_MAX: usize = 64 << 10;
+/// What most frames fit into. An agent's connection lasts for days, and its buffers with it.
+const FRAME_USUAL: usize = 512;
 /// The most of anything that a heartbeat may tell of; more is a fault of the teller.
 const USAGE_MAX: u64 = 1 << 53;
 /// The most heartbeats in a second, of all agents together.
@@ -69,7 +71,7 @@ pub(crate) async fn serve(control: Control, listener: UnixListener, pace: Pace) 
         let serving = control.clone();
         let peer_pid = cred.pid().map(|pid| pid as u32);
         control.supervisor().spawn(async move {
-            let stream = Framed::new(stream, FrameCodec::limited(FRAME_MAX));
+            let stream = Framed::with_capacity(stream, FrameCodec::limited(FRAME_MAX), FRAME_USUAL);
             if let Err(why) = converse(serving, stream, peer_pid, pace).await {
                 tracing::debug!(why, "an agent's connection ended");
             }
@@ -105,7 +107,8 @@ async fn converse(
         Ok(read) => read,
         Err(why) => return reject(&mut stream, &why, false).await,
     };
-    let welcome = match control.agent_greeted(greeting).await {
+    // Apart: a task is as large as the largest of what it ever waits for, for as long as it lives.
+    let welcome = match Box::pin(control.agent_greeted(greeting)).await {
         Ok(welcome) => welcome,
         Err(refusal) => return reject(&mut stream, &refusal.why, refusal.is_final).await,
     };
@@ -206,7 +209,8 @@ async fn exchange(
                         let seq = report.seq;
                         if let Some(note) = read_report(report)? {
                             // Not acknowledged, it comes again with the next connection.
-                            control.agent_noted(runner, epoch, seq, note).await.map_err(|error| error.to_string())?;
+                            let noted = Box::pin(control.agent_noted(runner, epoch, seq, note));
+                            noted.await.map_err(|error| error.to_string())?;
                         }
                         send(stream, to_agent::Kind::Ack(seq)).await?;
                     }

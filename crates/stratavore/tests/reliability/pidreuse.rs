@@ -185,6 +185,12 @@ fn one_reboot(world: &World, boot: &mut Boot, other_id: bool) -> Result<(), Stri
     let innocents = Innocents::with_the_pids_of(&gone);
     if other_id {
         boot.again();
+        // What was not synced need not be there, or not whole.
+        let dir = |gone: &Gone| world.path(&format!("state/runners/{}", gone.runner));
+        for name in ["spec.json", "agent.json"] {
+            fs::write(dir(&gone[1]).join(name), "").expect("it can be emptied");
+        }
+        fs::remove_dir_all(dir(&gone[2])).expect("it can be removed");
     }
     world.run(["daemon", "start"]).ok();
     let ends: Vec<_> = gone.iter().map(|gone| ended(world, &gone.runner)).collect();

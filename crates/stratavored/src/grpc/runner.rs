@@ -28,11 +28,8 @@ impl Api {
         caller: &Caller,
         runners: Vec<Runner>,
     ) -> Result<Vec<v1::Runner>, Status> {
-        let mut views = Vec::with_capacity(runners.len());
-        for runner in runners {
-            views.push(self.runner_view(caller, runner).await?);
-        }
-        Ok(views)
+        let views = self.control.runner_views(caller, runners).await.map_err(status)?;
+        Ok(views.into_iter().map(view::runner).collect())
     }
 
     pub(super) async fn find(&self, runner: &str, project: &str) -> Result<Runner, Status> {

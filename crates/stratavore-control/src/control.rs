@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,6 +101,9 @@ pub(crate) struct Inner {
     pub(crate) starting: Semaphore,
     pub(crate) relay_wake: Arc<Notify>,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
+    /// The position up to which wishes of other daemons were looked for; negative before the first
+    /// look.
+    pub(crate) wishes_seen: AtomicI64,
 }
 
 impl Control {
@@ -124,6 +128,7 @@ impl Control {
             starting: Semaphore::new(STARTS_AT_ONCE),
             relay_wake: Arc::new(Notify::new()),
             relay_lease: tokio::sync::Mutex::new(None),
+            wishes_seen: AtomicI64::new(-1),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -13,8 +13,11 @@ use crate::disk;
 use crate::error::Error;
 use crate::runner::WaitFor;
 use crate::supervisor::chain;
+use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
+/// The same where other daemons write, who cannot wake this one.
+const RELAY_EVERY_SHARED: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -87,7 +90,9 @@ impl Control {
         let supervisor = &self.inner.supervisor;
         let task = |control: &Control| control.clone();
         let control = task(self);
-        supervisor.spawn_task("relay", RELAY_EVERY, self.inner.relay_wake.clone(), move || {
+        let shared = self.inner.store.is_shared();
+        let relay_every = if shared { RELAY_EVERY_SHARED } else { RELAY_EVERY };
+        supervisor.spawn_task("relay", relay_every, self.inner.relay_wake.clone(), move || {
             let control = control.clone();
             async move { control.relay().await }
         });
@@ -111,6 +116,13 @@ impl Control {
             let control = control.clone();
             async move { control.purge().await }
         });
+        if shared {
+            let control = task(self);
+            supervisor.spawn_task("wishes", WISHES_EVERY, Default::default(), move || {
+                let control = control.clone();
+                async move { control.carry_out_wishes().await }
+            });
+        }
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
             let control = control.clone();

@@ -26,6 +26,7 @@ mod runner;
 mod start;
 mod supervisor;
 mod upgrade;
+mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
 pub use control::{AssistantSettings, Control, Parts, Settings};

@@ -25,6 +25,8 @@ use crate::project::nearest;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 const WAIT_LOOK: Duration = Duration::from_secs(5);
+/// The same where other daemons write, who cannot wake this one.
+const WAIT_LOOK_SHARED: Duration = Duration::from_secs(1);
 
 /// A runner with what is known of it besides.
 #[derive(Debug, Clone)]
@@ -325,6 +327,7 @@ impl Control {
         known_states(&wait.states)?;
         let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
         let until = Instant::now() + limit;
+        let look = if self.inner.store.is_shared() { WAIT_LOOK_SHARED } else { WAIT_LOOK };
         // Interest is registered before the question, so that no change falls in between.
         let mut subscription = self.inner.bus.subscribe();
         loop {
@@ -340,7 +343,7 @@ impl Control {
                 () = tokio::time::sleep_until(until) => {}
                 () = of_interest(&mut subscription, id) => {}
                 // Another daemon may have published.
-                () = tokio::time::sleep(WAIT_LOOK) => {}
+                () = tokio::time::sleep(look) => {}
             }
         }
     }

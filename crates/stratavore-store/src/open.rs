@@ -45,6 +45,14 @@ impl Store {
         Ok(begun.elapsed())
     }
 
+    /// True if other daemons may be on the same database.
+    pub fn is_shared(&self) -> bool {
+        match &self.inner.engine {
+            Engine::Postgres { .. } => true,
+            Engine::Sqlite { .. } => false,
+        }
+    }
+
     /// What the disk has done to the database since it was opened, if it is one that must be
     /// looked at; asks nothing of the database.
     pub fn alarm(&self) -> Option<String> {

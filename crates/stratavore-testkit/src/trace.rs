@@ -21,6 +21,32 @@ impl Process {
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self) && !is_zombie(self.pid)
     }
+
+    /// True if it is stopped by a signal or by its cgroup, as the kernel tells.
+    pub fn is_held(self) -> bool {
+        let pid = self.pid;
+        let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+        let stat = read(format!("/proc/{pid}/stat"));
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        // What a frozen process waits in is its own name for it.
+        let place = read(format!("/proc/{pid}/wchan"));
+        state.starts_with('T')
+            || place.contains("refrigerator")
+            || place.contains("do_freezer_trap")
+            || is_frozen(pid)
+    }
+}
+
+/// Whether one of the process's cgroups says that it is frozen.
+fn is_frozen(pid: u32) -> bool {
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let paths = own.lines().filter_map(|line| line.rsplit(':').next());
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/freezer"];
+    paths.flat_map(|path| roots.map(|root| format!("{root}{path}"))).any(|dir| {
+        let events = fs::read_to_string(format!("{dir}/cgroup.events")).unwrap_or_default();
+        let old = fs::read_to_string(format!("{dir}/freezer.state")).unwrap_or_default();
+        events.lines().any(|line| line == "frozen 1") || old.trim() == "FROZEN"
+    })
 }
 
 impl World {

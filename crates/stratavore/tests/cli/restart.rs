@@ -287,40 +287,15 @@ fn a_paused_runner_that_is_restarted_by_its_policy_is_paused_again() {
     let shown = until_epoch(&world, &id, 2, "running");
     assert_eq!((&shown["desired"], &shown["restarts"]), (&"paused".into(), &1.into()));
     let process = world.process_of(&id);
-    until("its process is held", || match held(process.pid) {
+    until("its process is held", || match process.is_held() {
         true => Ok(()),
         false => Err(fs::read_to_string(format!("/proc/{}/stat", process.pid))),
     });
     // Let go, it goes on, and whoever restarts it by hand wants it to run.
     world.run(["unpause", "one"]).ok();
-    until("its process goes on", || if held(process.pid) { Err(()) } else { Ok(()) });
+    until("its process goes on", || if process.is_held() { Err(()) } else { Ok(()) });
     world.run(["pause", "one"]).ok();
     world.run(["restart", "one", "--force"]).ok();
     assert_eq!(world.runner(&id)["desired"], "running");
-    assert!(!held(world.process_of(&id).pid));
-}
-
-/// Whether a process is stopped by a signal or by its cgroup, as the kernel tells.
-fn held(pid: u32) -> bool {
-    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
-    let stat = read(format!("/proc/{pid}/stat"));
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    // What a frozen process waits in is its own name for it.
-    let place = read(format!("/proc/{pid}/wchan"));
-    state.starts_with('T')
-        || place.contains("refrigerator")
-        || place.contains("do_freezer_trap")
-        || frozen(pid)
-}
-
-/// Whether one of the process's cgroups says that it is frozen.
-fn frozen(pid: u32) -> bool {
-    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let paths = own.lines().filter_map(|line| line.rsplit(':').next());
-    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/freezer"];
-    paths.flat_map(|path| roots.map(|root| format!("{root}{path}"))).any(|dir| {
-        let events = fs::read_to_string(format!("{dir}/cgroup.events")).unwrap_or_default();
-        let old = fs::read_to_string(format!("{dir}/freezer.state")).unwrap_or_default();
-        events.lines().any(|line| line == "frozen 1") || old.trim() == "FROZEN"
-    })
+    assert!(!world.process_of(&id).is_held());
 }

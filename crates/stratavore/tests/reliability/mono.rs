@@ -349,3 +349,31 @@ fn controls(
     ));
     trial.control("a step that is missing", events_are_a_path(database).is_err());
 }
+
+/// Whatever is asked of the other daemon is carried out by the runner's own, while its agent stays
+/// connected to that.
+#[test]
+fn what_is_wished_of_any_daemon_is_carried_out_by_the_runners_own() {
+    let database = database();
+    let config = format!("{}{CONFIG}", database.settings(&database.socket_dir));
+    let [own, other] = std::array::from_fn(|_| World::with_config(&config));
+    own.project("demo");
+    let runner = own.launch("demo", "one", &["sleep", "1000"]);
+    let process = own.process_of(&runner);
+    for (wish, wanted) in [("pause", true), ("unpause", false)] {
+        other.run([wish, &runner]).ok();
+        until(wish, || match process.is_held() {
+            held if held == wanted => Ok(()),
+            held => Err(held),
+        });
+    }
+    other.run(["restart", &runner]).ok();
+    until("its next process runs", || match own.runner(&runner) {
+        shown if shown["epoch"] == 2 && shown["state"] == "running" => Ok(()),
+        shown => Err(shown),
+    });
+    assert!(!process.is_alive());
+    other.run(["kill", &runner]).ok();
+    assert_eq!(own.until_state(&runner, &["exited", "failed", "lost"])["state"], "exited");
+    assert_eq!(own.processes_of(&runner), Vec::<u32>::new());
+}

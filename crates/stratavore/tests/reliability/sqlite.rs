@@ -55,7 +55,7 @@ fn t_sqlite_what_was_acknowledged_survives_kill_9_and_happens_once() {
     let world = World::new();
     world.project("demo");
     let (mut all, mut ambiguous) = (Oracle::default(), 0);
-    for _ in 0..scale(8, 1000) {
+    for _ in 0..scale(6, 1000) {
         let mut oracle = killed_more_than_once(&world, &mut dice);
         ambiguous += oracle.ambiguous() as u64;
         let began = Instant::now();

@@ -167,9 +167,9 @@ fn t_sqlite_a_sync_that_fails_is_told_loudly_and_acknowledges_nothing() {
     world.project("demo");
     let problems = || world.json(&["status"])["daemon"]["problems"].to_string();
     let (mut all, mut well) = (Oracle::default(), problems());
-    for _ in 0..scale(2, 50) {
+    for _ in 0..scale(1, 50) {
         world.run(["daemon", "stop"]).ok();
-        let mut daemon = under_strace(&world, 12 + dice.below(20));
+        let mut daemon = under_strace(&world, 12 + dice.below(12));
         until("it answers", || {
             let asked = world.run(["--no-start", "daemon", "status"]);
             if asked.code() == 0 { Ok(()) } else { Err(asked.everything()) }

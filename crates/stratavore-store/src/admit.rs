@@ -31,7 +31,7 @@ const INSERT: &str =
 
 /// The session if it is new, the runner, its event and the event's place in the outbox: to PostgreSQL
 /// each statement is a round trip, within a lock that others wait for.
-const INSERT_ALL: &str = "WITH session AS (
+const INSERT_ALL_POSTGRES: &str = "WITH session AS (
         INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
         SELECT $9, $2, $14, $11, $11 WHERE $15
     ), runner AS (
@@ -49,6 +49,8 @@ const INSERT_ALL: &str = "WITH session AS (
 const BY_ID: &str = "SELECT record FROM runners WHERE id = $1";
 
 const SUCCESSOR: &str = "SELECT id FROM runners WHERE successor_of = $1";
+
+statements! { INSERT, INSERT_ALL_POSTGRES, BY_ID, SUCCESSOR }
 
 /// A runner that somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,7 +313,7 @@ async fn insert(
     );
     match tx {
         Tx::Postgres(tx, deadline) => {
-            let inserted = inserting!(INSERT_ALL, runner)
+            let inserted = inserting!(INSERT_ALL_POSTGRES, runner)
                 .bind(runner.command.assistant.as_str())
                 .bind(new_session)
                 .bind(Text(EventId::from_entropy(random())))

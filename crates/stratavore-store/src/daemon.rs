@@ -42,6 +42,8 @@ const STOPPED: &str = "UPDATE daemons SET stopped_at = $1 WHERE id = $2 AND stop
 const LIST: &str = "SELECT id, node_id, version, pid, started_at, seen_at, stopped_at FROM daemons
     ORDER BY started_at DESC, id LIMIT 1000";
 
+statements! { NODE, NODE_WRITE, INSERT, LEASES_LEFT, SEEN, NODE_SEEN, NODE_HOLD, NODE_NEXT, STOPPED, LIST }
+
 #[derive(Debug, sqlx::FromRow)]
 struct NodeRow {
     id: Text<NodeId>,

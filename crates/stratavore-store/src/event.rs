@@ -21,7 +21,7 @@ const QUEUE: &str = "INSERT INTO outbox (destination, event_id, created_at)
     SELECT 'bus', id, at FROM events WHERE id = $1";
 
 /// Both at once: to PostgreSQL each statement is a round trip, within a lock that others wait for.
-const INSERT_AND_QUEUE: &str = "WITH event AS (
+const INSERT_AND_QUEUE_POSTGRES: &str = "WITH event AS (
         INSERT INTO events
             (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -30,6 +30,8 @@ const INSERT_AND_QUEUE: &str = "WITH event AS (
     INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
 
 const LAST_POSITION: &str = "SELECT last FROM event_positions WHERE name = 'events'";
+
+statements! { INSERT, QUEUE, INSERT_AND_QUEUE_POSTGRES, LAST_POSITION }
 
 /// What an event is about, besides its kind and data.
 pub(crate) struct About<'a> {
@@ -55,7 +57,7 @@ pub(crate) async fn append(
 ) -> Result<(), StoreError> {
     without_nul("the name of who asked", about.by)?;
     let id = Text(EventId::from_entropy(random()));
-    let insert = tx.either(INSERT_AND_QUEUE, INSERT);
+    let insert = tx.either(INSERT_AND_QUEUE_POSTGRES, INSERT);
     on!(tx, |conn| sqlx::query(insert)
         .bind(id)
         .bind(about.entity.as_str())

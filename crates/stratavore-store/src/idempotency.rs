@@ -33,6 +33,8 @@ const RECORD: &str = "UPDATE idempotency_records SET answer = $1 WHERE key = $2"
 
 const PURGE: &str = "DELETE FROM idempotency_records WHERE expires_at <= $1";
 
+statements! { CLAIM, ANSWER, KNOWN, RECORD, PURGE }
+
 /// Claims the key for this transaction, or gives the answer that it already has.
 ///
 /// The first thing that a transaction does: everybody takes the key before any other lock.

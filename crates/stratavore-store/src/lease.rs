@@ -57,6 +57,8 @@ const CHECK_POSTGRES: &str =
 
 const CHECK_SQLITE: &str = "SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3";
 
+statements! { ACQUIRE_POSTGRES, ACQUIRE_SQLITE, RENEW_POSTGRES, RENEW_SQLITE, CHECK_POSTGRES, CHECK_SQLITE }
+
 /// Refuses the transaction if the lease's term is over, and keeps it from ending before the
 /// transaction does.
 ///

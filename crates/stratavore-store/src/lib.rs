@@ -21,6 +21,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+#[macro_use]
+mod statement;
+
 mod admit;
 mod daemon;
 mod deadline;

@@ -68,6 +68,8 @@ const LATER_SQLITE: [&str; 2] = [
 /// few statements to prepare.
 const PIECE: usize = 128;
 
+statements! { RECORD_POSTGRES, RECORD_SQLITE, LATER_POSTGRES }
+
 /// The row as both databases take it; times in microseconds.
 #[derive(Debug, Serialize)]
 struct Row {

@@ -36,6 +36,8 @@ const EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE destination =
 
 const DEPTH: &str = "SELECT count(*), min(created_at) FROM outbox";
 
+statements! { PUBLISH, ADVANCE, SETTLE, EMPTY, DEPTH }
+
 /// How far the relay is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxDepth {

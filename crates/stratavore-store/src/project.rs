@@ -27,7 +27,7 @@ const UPDATE: &str = "UPDATE projects
 const BY_ID: &str = "SELECT record FROM projects WHERE id = $1";
 
 /// NO KEY: what refers to the project by its id need not wait.
-const BY_ID_LOCKED: &str = "SELECT record FROM projects WHERE id = $1 FOR NO KEY UPDATE";
+const BY_ID_LOCKED_POSTGRES: &str = "SELECT record FROM projects WHERE id = $1 FOR NO KEY UPDATE";
 
 const BY_NAME: &str = "SELECT record FROM projects WHERE name = $1 AND archived_at IS NULL";
 
@@ -44,6 +44,8 @@ const LIST_ALL: &str = "SELECT record FROM projects WHERE deleted_at IS NULL ORD
 
 const HOLDERS: &str = "SELECT id, name, limits FROM runners
     WHERE project_id = $1 AND ended_at IS NULL ORDER BY created_at, id";
+
+statements! { INSERT, UPDATE, BY_ID, BY_ID_LOCKED_POSTGRES, BY_NAME, ARCHIVED_BY_NAME, BY_PREFIX, LIST, LIST_ALL, HOLDERS }
 
 #[derive(Debug, sqlx::FromRow)]
 struct HolderRow {
@@ -201,7 +203,7 @@ impl Store {
 /// Reads a project and keeps everybody else from changing it, and from admitting runners to it,
 /// until the transaction ends. On SQLite every transaction that writes is alone anyway.
 pub(crate) async fn lock(tx: &mut Tx, id: ProjectId) -> Result<Project, StoreError> {
-    let sql = tx.either(BY_ID_LOCKED, BY_ID);
+    let sql = tx.either(BY_ID_LOCKED_POSTGRES, BY_ID);
     read_by(tx, sql, id).await
 }
 

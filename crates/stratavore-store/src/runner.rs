@@ -58,6 +58,8 @@ const UPDATE: &str = "UPDATE runners
     SET state = $1, epoch = $2, generation = $3, updated_at = $4, ended_at = $5, record = $6
     WHERE id = $7 AND epoch = $8 AND generation = $9 AND ended_at IS NULL";
 
+statements! { BY_ID, LIVE_BY_NAME, LIVE_OF_PROJECT_BY_NAME, ENDED_BY_NAME, ENDED_OF_PROJECT_BY_NAME, BY_PREFIX, OF_PROJECT_BY_PREFIX, LIST, COUNTS, UPDATE }
+
 /// Which runners a list shows; the default is all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunnerFilter {

@@ -38,6 +38,8 @@ const INSERT: &str = "INSERT INTO sessions (id, project_id, assistant, created_a
 
 const TOUCH: &str = "UPDATE sessions SET updated_at = $1 WHERE id = $2 AND updated_at < $1";
 
+statements! { BY_ID, LIST, LIST_OF_PROJECT, INSERT, TOUCH }
+
 #[derive(Debug, sqlx::FromRow)]
 struct SessionRow {
     id: Text<SessionId>,

@@ -131,6 +131,21 @@ impl Store {
     }
 }
 
+/// Every fixed statement of this crate, as module, name and text.
+pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
+    macro_rules! of {
+        ($($module:ident),*) => {
+            [$((stringify!($module), crate::$module::STATEMENTS)),*]
+        };
+    }
+    let modules =
+        of!(admit, daemon, event, idempotency, lease, liveness, outbox, project, runner, session);
+    let all = modules.into_iter().flat_map(|(module, statements)| {
+        statements.iter().map(move |(name, sql)| (module, *name, *sql))
+    });
+    all.collect()
+}
+
 /// Runs one statement on a SQLite file behind every daemon's back, and answers how many rows it
 /// touched.
 ///

@@ -17,3 +17,4 @@ mod raw;
 mod runner;
 mod schema;
 mod session;
+mod statement;

@@ -1,7 +1,7 @@
 //! The database behind the store's back.
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqliteConnection};
 use stratavore_store::testing::TestStore;
 
 pub(crate) async fn postgres(db: &TestStore) -> PgConnection {
@@ -23,6 +23,16 @@ pub(crate) async fn execute(db: &TestStore, sql: &str) -> Result<u64, String> {
         None => {
             sqlx::query(sql).execute(&mut postgres(db).await).await.map(|done| done.rows_affected())
         }
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// Has the database look at a statement without running it; answers what it said against it.
+pub(crate) async fn prepare(db: &TestStore, sql: &'static str) -> Result<(), String> {
+    let sql = sqlx::SqlSafeStr::into_sql_str(sql);
+    match db.file() {
+        Some(_) => sqlite(db).await.prepare(sql).await.map(drop),
+        None => postgres(db).await.prepare(sql).await.map(drop),
     }
     .map_err(|error| error.to_string())
 }

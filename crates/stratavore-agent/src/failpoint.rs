@@ -25,13 +25,26 @@ pub fn failpoint(name: &str) {
             Some(_) | None => continue,
         };
         kill_process(getpid(), signal).expect("a process may signal itself");
+        // Any thread may be the one that takes it; this one does not go on before it is taken.
+        while is_pending(Signal::STOP) {
+            std::thread::yield_now();
+        }
     }
+}
+
+/// Whether the signal was sent to this process and no thread has taken it yet.
+#[cfg(debug_assertions)]
+fn is_pending(signal: rustix::process::Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending = pending.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    pending.unwrap_or_default() & (1 << (signal.as_raw() - 1)) != 0
 }
 
 /// Whether a check is to be left out, so that a test can show what it is for:
 /// `STRATAVORE_FAILPOINTS="identity=off"`.
 #[cfg(debug_assertions)]
-pub(crate) fn is_off(check: &str) -> bool {
+pub fn is_off(check: &str) -> bool {
     std::env::var("STRATAVORE_FAILPOINTS").is_ok_and(|points| {
         points.split(';').any(|point| point.split_once('=') == Some((check, "off")))
     })
@@ -40,7 +53,7 @@ pub(crate) fn is_off(check: &str) -> bool {
 /// No check of a release build can be left out.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub(crate) fn is_off(_check: &str) -> bool {
+pub fn is_off(_check: &str) -> bool {
     false
 }
 

@@ -13,7 +13,7 @@ use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
     AgentHeartbeat, AgentHello, FromAgent, Rejected, ToAgent, Welcome, from_agent, to_agent,
 };
-use stratavore_proto::{AGENT_PROTOCOL, common_version, unix, version};
+use stratavore_proto::{agent_protocol, common_version, unix, version};
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 
@@ -45,7 +45,7 @@ enum LinkError {
     Silent,
     #[error("the daemon refused: {0}")]
     Refused(String),
-    #[error("the daemon speaks version {0} of the protocol, and this agent {min} to {max}", min = AGENT_PROTOCOL.0, max = AGENT_PROTOCOL.1)]
+    #[error("the daemon speaks version {0} of the protocol, and this agent {min} to {max}", min = agent_protocol().0, max = agent_protocol().1)]
     Version(u32),
     #[error("somebody wants a new line")]
     Poked,
@@ -142,9 +142,10 @@ async fn refused(runner: &Runner, Rejected { why, r#final }: Rejected) -> LinkEr
 }
 
 fn hello(runner: &Runner) -> AgentHello {
+    let (version_min, version_max) = agent_protocol();
     AgentHello {
-        version_min: AGENT_PROTOCOL.0,
-        version_max: AGENT_PROTOCOL.1,
+        version_min,
+        version_max,
         runner_id: runner.spec.runner.to_string(),
         epoch: runner.spec.epoch,
         identity: Some(runner.identity.clone().into()),

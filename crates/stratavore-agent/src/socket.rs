@@ -13,7 +13,7 @@ use stratavore_proto::v1::{
     Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused, SocketWelcome,
     ToAgentSocket, from_agent_socket, socket_hello::Wish, to_agent_socket,
 };
-use stratavore_proto::{AGENT_PROTOCOL, common_version, unix};
+use stratavore_proto::{agent_protocol, common_version, unix};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -160,7 +160,7 @@ async fn converse(
         return refuse(&mut connection, why).await;
     }
     let Some(version) = common_version(version_min, version_max) else {
-        let (min, max) = AGENT_PROTOCOL;
+        let (min, max) = agent_protocol();
         let why = format!(
             "this agent speaks version {min} to {max} of the protocol, and you {version_min} to {version_max}: use programs of one version"
         );

@@ -16,12 +16,13 @@ use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
-use stratavore_core::{RunnerId, Timestamp};
+use stratavore_core::{DaemonId, RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::error::Error;
+use crate::host::Host;
 use crate::links::{AgentCommand, Links};
 use crate::outage::Outage;
 use crate::supervisor::Supervisor;
@@ -72,6 +73,9 @@ pub struct Parts {
     pub settings: Settings,
     pub node: Node,
     pub daemon: Daemon,
+    /// Holds the host for whichever daemon has the lock of this state directory: the next one need
+    /// not wait for the last one's time to be over, and one of a copy has to.
+    pub seat: DaemonId,
 }
 
 /// Carries out use cases; cheap to clone.
@@ -90,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) node: Node,
     pub(crate) daemon: Daemon,
+    pub(crate) seat: DaemonId,
+    pub(crate) host: Host,
     pub(crate) links: Links,
     pub(crate) supervisor: Supervisor,
     pub(crate) outage: Outage,
@@ -120,6 +126,8 @@ impl Control {
             settings: parts.settings,
             node: parts.node,
             daemon: parts.daemon,
+            seat: parts.seat,
+            host: Host::default(),
             links: Links::default(),
             supervisor,
             outage: Outage::default(),

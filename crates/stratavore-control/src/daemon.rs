@@ -11,6 +11,7 @@ use stratavore_store::{PoolStatus, RunnerFilter};
 use crate::control::Control;
 use crate::disk;
 use crate::error::Error;
+use crate::host;
 use crate::runner::WaitFor;
 use crate::supervisor::chain;
 use crate::wishes::WISHES_EVERY;
@@ -106,6 +107,13 @@ impl Control {
             let control = control.clone();
             async move { control.flush_liveness().await }
         });
+        if self.inner.store.is_shared() {
+            let control = task(self);
+            supervisor.spawn_task("host", host::EVERY, Default::default(), move || {
+                let control = control.clone();
+                async move { control.keep_host().await }
+            });
+        }
         let control = task(self);
         supervisor.spawn_task("retention", RETENTION_EVERY, Default::default(), move || {
             let control = control.clone();
@@ -242,6 +250,9 @@ impl Control {
             && let Err(error) = self.inner.store.lease_release(&lease).await
         {
             tracing::warn!(error = %chain(&error), "could not give a lease back; it expires");
+        }
+        if let Err(error) = self.give_host_back().await {
+            tracing::warn!(error = %chain(&error), "could not give the host back; its time will end");
         }
         if let Err(error) = self.inner.store.daemon_stopped(self.inner.daemon.id, self.now()).await
         {

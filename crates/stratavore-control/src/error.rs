@@ -41,6 +41,10 @@ pub enum Error {
         free: u64,
         needed: u64,
     },
+    /// Too many connections of the caller's are open.
+    TooMany {
+        limit: usize,
+    },
     Refused(Refusal),
     Store(StoreError),
     Agent(SocketError),
@@ -69,6 +73,7 @@ impl Error {
             Self::NotFound { .. } | Self::Absent { .. } => "not_found",
             Self::Forbidden { .. } | Self::Denied { .. } => "forbidden",
             Self::DiskLow { .. } => "disk_full",
+            Self::TooMany { .. } => "too_many_connections",
             Self::Refused(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
             Self::Stopping => "unavailable",
@@ -120,6 +125,7 @@ impl Error {
             Self::DiskLow { .. } => {
                 "free some space, then try again; runners that live go on meanwhile".into()
             }
+            Self::TooMany { .. } => "close some, or end the programs that opened them".into(),
             Self::Forbidden { .. } => "ask from outside of the runner".into(),
             Self::Timeout { .. } => "look again later: stratavore runners".into(),
             Self::Agent(_) => {
@@ -185,6 +191,7 @@ impl Error {
             | Self::Denied { .. }
             | Self::Forbidden { .. }
             | Self::DiskLow { .. }
+            | Self::TooMany { .. }
             | Self::Refused(_)
             | Self::Agent(_)
             | Self::Stopping
@@ -208,6 +215,9 @@ impl fmt::Display for Error {
                 f,
                 "no space is left for a launch: {free} bytes are free in {path}, and {needed} are needed"
             ),
+            Self::TooMany { limit } => {
+                write!(f, "{limit} connections to the daemon are open already")
+            }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
@@ -230,6 +240,7 @@ impl std::error::Error for Error {
             | Self::Denied { .. }
             | Self::Forbidden { .. }
             | Self::DiskLow { .. }
+            | Self::TooMany { .. }
             | Self::Refused(_)
             | Self::Stopping
             | Self::Timeout { .. } => None,

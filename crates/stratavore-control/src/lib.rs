@@ -14,6 +14,7 @@ mod daemon;
 mod disk;
 mod error;
 mod event;
+mod host;
 mod launch;
 mod links;
 mod liveness;

@@ -180,6 +180,9 @@ impl Control {
         id: RunnerId,
         disconnected_for: Duration,
     ) -> Result<(Option<String>, Next), Error> {
+        if !self.has_host() {
+            return Ok((None, Next::LookAgain));
+        }
         let row = match self.inner.store.runner_get(id).await {
             Ok(runner) => Some(runner),
             Err(StoreError::NotFound { .. }) => None,

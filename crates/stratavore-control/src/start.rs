@@ -80,6 +80,10 @@ impl Control {
     /// Starts the agent and waits until it is known. `Some`: it will not be.
     async fn start_once(&self, runner: &Runner) -> Option<Failed> {
         let turn = self.inner.links.turn(runner.id).await;
+        // The watch that follows comes back to it.
+        if !self.has_host() {
+            return None;
+        }
         // It may have been stopped, or started, while it waited.
         match self.inner.store.runner_get(runner.id).await {
             Ok(now) if now.generation == runner.generation => {}

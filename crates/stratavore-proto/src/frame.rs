@@ -27,6 +27,8 @@ pub enum FrameError {
 pub struct FrameCodec<R, W> {
     /// The largest frame that is read.
     limit: usize,
+    /// The length of the frame that was read last.
+    last: usize,
     types: PhantomData<fn(W) -> R>,
 }
 
@@ -39,7 +41,13 @@ impl<R, W> Default for FrameCodec<R, W> {
 impl<R, W> FrameCodec<R, W> {
     /// Reads frames of at most so many bytes.
     pub fn limited(limit: usize) -> Self {
-        Self { limit, types: PhantomData }
+        Self { limit, last: 0, types: PhantomData }
+    }
+
+    /// The length of the frame that was read last: what a kind of message may have is known only
+    /// when it was read.
+    pub fn last_length(&self) -> usize {
+        self.last
     }
 }
 
@@ -60,6 +68,7 @@ impl<R: Message + Default, W> Decoder for FrameCodec<R, W> {
             return Ok(None);
         }
         buffer.advance(4);
+        self.last = length;
         Ok(Some(R::decode(buffer.split_to(length).freeze())?))
     }
 }

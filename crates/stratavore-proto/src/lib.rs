@@ -22,12 +22,30 @@ pub mod v1 {
 }
 
 /// The versions of the agent protocol that this build speaks, oldest and newest.
-pub const AGENT_PROTOCOL: (u32, u32) = (1, 1);
+const AGENT_PROTOCOL: (u32, u32) = (1, 1);
+
+/// Makes a program of a debug build one that speaks other versions, as `1-2`: an earlier or a later
+/// build, for the tests of what the two do with each other.
+#[cfg(debug_assertions)]
+const OTHER_PROTOCOL: &str = "STRATAVORE_TEST_PROTOCOL";
+
+/// The versions of the agent protocol that this program speaks, oldest and newest.
+pub fn agent_protocol() -> (u32, u32) {
+    #[cfg(debug_assertions)]
+    if let Ok(other) = std::env::var(OTHER_PROTOCOL)
+        && let Some((oldest, newest)) = other.split_once('-')
+        && let (Ok(oldest), Ok(newest)) = (oldest.parse(), newest.parse())
+    {
+        return (oldest, newest);
+    }
+    AGENT_PROTOCOL
+}
 
 /// The newest version that both sides speak, if there is one.
 pub fn common_version(min: u32, max: u32) -> Option<u32> {
-    let version = max.min(AGENT_PROTOCOL.1);
-    (version >= min.max(AGENT_PROTOCOL.0)).then_some(version)
+    let (oldest, newest) = agent_protocol();
+    let version = max.min(newest);
+    (version >= min.max(oldest)).then_some(version)
 }
 
 /// The serialised descriptors of all proto files, for reflection.

@@ -1,11 +1,13 @@
 //! Finding runners again: by their directories and locks, never by their pids alone.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use stratavore_agent::{identity, kill};
+use stratavore_agent::{failpoint, identity, kill};
 use stratavore_core::RunnerId;
 use stratavore_core::reconcile::Found;
 use stratavore_core::runner::{AgentIdentity, Runner};
@@ -112,6 +114,20 @@ impl Runtime {
     pub fn is_same_process(&self, identity: &AgentIdentity) -> bool {
         identity::is_same_process(identity)
     }
+}
+
+/// The directory of the agent that `record` names, if that agent lives and has another one than
+/// `dir`: then what lies in `dir` is a copy, and its free lock says nothing about the runner.
+pub(crate) fn lives_elsewhere(dir: &RunnerDir, record: Option<&AgentRecord>) -> Option<PathBuf> {
+    let agent = &record?.identity;
+    let line = std::fs::read(format!("/proc/{}/cmdline", agent.pid)).ok()?;
+    let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != b"--dir").skip(1);
+    let its = PathBuf::from(OsStr::from_bytes(words.next()?));
+    let place = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let is_another = its.file_name() == dir.path().file_name()
+        && place(&its).is_some_and(|its| place(dir.path()) != Some(its));
+    // Last, so that it was this process whose words were read.
+    (is_another && identity::is_same_process(agent) && !failpoint::is_off("copies")).then_some(its)
 }
 
 /// What an agent of this boot wrote down; of another boot, they are somebody else's by now.

@@ -268,10 +268,18 @@ impl Runtime {
     /// Ends all that a dead agent left of `runner`: its cgroup, then every process that carries
     /// its mark. Returns how many processes are still there.
     ///
-    /// The caller has seen that the lock is free.
+    /// The caller has seen that the lock is free. Refused where the runner has a living agent in
+    /// another directory, of which this one is a copy.
     pub async fn clear(&self, runner: RunnerId) -> io::Result<usize> {
         // Without a record that can be read, the marks are what is left to find processes by.
         let record = self.dir(runner).agent().ok().flatten();
+        if let Some(other) = find::lives_elsewhere(&self.dir(runner), record.as_ref()) {
+            return Err(io::Error::other(format!(
+                "the runner's agent lives in {}, of which {} is a copy",
+                other.display(),
+                self.dir(runner).path().display()
+            )));
+        }
         let cgroups = find::cgroups(record.as_ref());
         tokio::task::spawn_blocking(move || kill::clear_runner(runner, &cgroups))
             .await
@@ -287,13 +295,14 @@ impl Runtime {
 }
 
 /// Variables that agents get; their runners' environment is handed over apart from these.
-const PASSED_TO_AGENTS: [&str; 6] = [
+const PASSED_TO_AGENTS: [&str; 7] = [
     "PATH",
     "XDG_RUNTIME_DIR",
     "DBUS_SESSION_BUS_ADDRESS",
     "RUST_BACKTRACE",
     "STRATAVORE_FAILPOINTS",
     "STRATAVORE_TEST_HOOKS",
+    "STRATAVORE_TEST_PROTOCOL",
 ];
 
 /// Writes what the agent will read, and opens what it writes to.

@@ -11,7 +11,7 @@ use stratavore_proto::v1::{
     FromAgentSocket, Poke, SendInput, SocketHello, ToAgentSocket, from_agent_socket, socket_hello,
     to_agent_socket,
 };
-use stratavore_proto::{AGENT_PROTOCOL, unix};
+use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;
 
 use crate::process::Runtime;
@@ -109,7 +109,7 @@ impl Runtime {
 
 /// The first frame to an agent.
 pub fn greeting(who: &str, wish: socket_hello::Wish) -> ToAgentSocket {
-    let (version_min, version_max) = AGENT_PROTOCOL;
+    let (version_min, version_max) = agent_protocol();
     let hello = SocketHello { version_min, version_max, who: who.into(), wish: Some(wish) };
     ToAgentSocket { kind: Some(to_agent_socket::Kind::Hello(hello)) }
 }

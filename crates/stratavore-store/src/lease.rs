@@ -52,12 +52,14 @@ const RENEW_SQLITE: &str = "UPDATE leases
     WHERE name = $1 AND holder = $2 AND term = $3
     RETURNING expires_at";
 
+const GET: &str = "SELECT holder, term, expires_at FROM leases WHERE name = $1";
+
 const CHECK_POSTGRES: &str =
     "SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3 FOR NO KEY UPDATE";
 
 const CHECK_SQLITE: &str = "SELECT term FROM leases WHERE name = $1 AND holder = $2 AND term = $3";
 
-statements! { ACQUIRE_POSTGRES, ACQUIRE_SQLITE, RENEW_POSTGRES, RENEW_SQLITE, CHECK_POSTGRES, CHECK_SQLITE }
+statements! { ACQUIRE_POSTGRES, ACQUIRE_SQLITE, RENEW_POSTGRES, RENEW_SQLITE, GET, CHECK_POSTGRES, CHECK_SQLITE }
 
 /// Refuses the transaction if the lease's term is over, and keeps it from ending before the
 /// transaction does.
@@ -103,6 +105,21 @@ impl Store {
                 expires_at: expires_at.0,
             }))
         })
+    }
+
+    /// Who holds the lease, or held it last.
+    pub async fn lease_get(&self, name: &str) -> Result<Option<Lease>, StoreError> {
+        without_nul("the name of a lease", name)?;
+        let mut reader = self.read().await?;
+        let found: Option<(Text<DaemonId>, i64, DbTime)> =
+            on!(reader, |conn| sqlx::query_as(GET).bind(name).fetch_optional(conn).await)
+                .map_err(doing("reading a lease"))?;
+        Ok(found.map(|(holder, term, expires_at)| Lease {
+            name: name.into(),
+            holder: holder.0,
+            term,
+            expires_at: expires_at.0,
+        }))
     }
 
     /// Holds the lease for `ttl` from now. `None`: it was lost to somebody else.

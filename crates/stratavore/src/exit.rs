@@ -149,9 +149,11 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
         | "session_busy"
         | "idempotency_key_reuse"
         | "conflict" => Exit::Conflict,
-        "unavailable" | "agent_unreachable" | "store_unavailable" | "disk_full" => {
-            Exit::Unavailable
-        }
+        "unavailable"
+        | "agent_unreachable"
+        | "store_unavailable"
+        | "disk_full"
+        | "too_many_connections" => Exit::Unavailable,
         "forbidden" => Exit::Permission,
         "timeout" => Exit::Timeout,
         "cancelled" => Exit::Interrupted,

@@ -26,6 +26,8 @@ use crate::peer::Peer;
 const FRAME_MAX: usize = 64 << 10;
 /// What most frames fit into. An agent's connection lasts for days, and its buffers with it.
 const FRAME_USUAL: usize = 512;
+/// The largest heartbeat. They come all the time, and of every agent.
+const BEAT_MAX: usize = 4 << 10;
 /// The most of anything that a heartbeat may tell of; more is a fault of the teller.
 const USAGE_MAX: u64 = 1 << 53;
 /// The most heartbeats in a second, of all agents together.
@@ -215,6 +217,11 @@ async fn exchange(
                         send(stream, to_agent::Kind::Ack(seq)).await?;
                     }
                     Some(from_agent::Kind::Heartbeat(beat)) => {
+                        let length = stream.codec().last_length();
+                        if length > BEAT_MAX {
+                            let why = format!("a heartbeat of {length} bytes is over the limit of {BEAT_MAX}");
+                            return Err(why.into());
+                        }
                         control.agent_beat(read_heartbeat(control, runner, epoch, &beat));
                         // The fleet has grown or shrunk since.
                         let wanted = pace.among(control.agents_connected());

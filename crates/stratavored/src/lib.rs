@@ -8,6 +8,7 @@
 
 mod agents;
 mod clock;
+mod crowd;
 mod grpc;
 mod harden;
 mod lock;

@@ -1,22 +1,44 @@
 //! Who is at the other end of a Unix socket.
 
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use stratavore_core::caller::Caller;
 use stratavore_proto::unix;
 use stratavore_runtime::Place;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
+
+use crate::crowd::{Crowd, Entry};
+
+/// The bytes that every connection to the API begins with: the preface of HTTP/2.
+const PREFACE: usize = 24;
+/// How long those may take.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// A connection whose other end the kernel has vouched for.
 pub(crate) struct Peer {
     stream: unix::Stream,
-    caller: Caller,
+    visitor: Visitor,
+    /// How many bytes have come, while they are counted, and until when they are waited for.
+    greeting: Option<(usize, Pin<Box<Sleep>>)>,
+    _entry: Entry,
+}
+
+/// What is known of whoever sends the requests of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Visitor {
+    pub(crate) caller: Caller,
+    /// The limit of connections that this one is over.
+    pub(crate) over: Option<usize>,
 }
 
 impl Peer {
@@ -50,12 +72,13 @@ impl Peer {
     }
 
     /// `runners` is the directory of this daemon's runners. `None`: whoever connected is gone, and
-    /// another process may have the connection, of which nothing is known.
+    /// another process may have the connection, of which nothing is known; or there are too many.
     pub(crate) fn new(
         stream: unix::Stream,
         cred: &tokio::net::unix::UCred,
         user: &str,
         runners: &Path,
+        crowd: &Arc<Crowd>,
     ) -> Option<Self> {
         let place = match cred.pid().and_then(|pid| u32::try_from(pid).ok()) {
             Some(pid) => Place::of(pid, runners),
@@ -69,7 +92,10 @@ impl Peer {
                 return None;
             }
         };
-        Some(Self { stream, caller })
+        let entry = crowd.enter(&caller)?;
+        let visitor = Visitor { caller, over: entry.over() };
+        let greeting = Some((0, Box::pin(tokio::time::sleep(GREETING))));
+        Some(Self { stream, visitor, greeting, _entry: entry })
     }
 }
 
@@ -90,10 +116,10 @@ pub(crate) fn own_name() -> String {
 }
 
 impl Connected for Peer {
-    type ConnectInfo = Caller;
+    type ConnectInfo = Visitor;
 
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
+    fn connect_info(&self) -> Visitor {
+        self.visitor.clone()
     }
 }
 
@@ -103,7 +129,17 @@ impl AsyncRead for Peer {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some((come, until)) = &mut self.greeting {
+            *come += buf.filled().len() - before;
+            if *come >= PREFACE {
+                self.greeting = None;
+            } else if until.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

@@ -166,18 +166,21 @@ async fn serve(setup: Setup) -> Result<(), Failure> {
         }
         control = setup::control(setup) => control?,
     };
+    let taken = tokio::select! {
+        biased;
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping before it was ready");
+            return Ok(());
+        }
+        taken = control.take_host() => taken,
+    };
+    if !taken.map_err(store_failed)? {
+        return Err(copied());
+    }
     let wish = Arc::new(ShutdownWish::default());
     let supervisor = control.supervisor().clone();
     supervisor.spawn(agents::serve(control.clone(), agents_listener, pace));
-    control.start().await.map_err(|error| {
-        let hint = match error.hint() {
-            hint if hint.is_empty() => {
-                "see that the database can be written: stratavore doctor".into()
-            }
-            hint => hint,
-        };
-        Failure::new(6, chain(&error), hint)
-    })?;
+    control.start().await.map_err(store_failed)?;
     let api = supervisor.spawn(grpc::serve(control.clone(), wish.clone(), api_listener));
     tracing::info!(version = VERSION, commit = COMMIT, pid = std::process::id(), socket = %api_path.display(), "ready");
     notify("READY=1");
@@ -191,6 +194,7 @@ async fn serve(setup: Setup) -> Result<(), Failure> {
             tracing::info!("stopping as asked; runners go on");
             None
         }
+        () = control.host_lost() => Some(copied()),
         ended = api => {
             let why = match ended {
                 Ok(Ok(())) => "it ended by itself".to_owned(),
@@ -208,6 +212,22 @@ async fn serve(setup: Setup) -> Result<(), Failure> {
     // The next daemon would replace it anyway; without it clients see at once that none runs.
     std::fs::remove_file(&api_path).ok();
     failure.map_or(Ok(()), Err)
+}
+
+fn store_failed(error: stratavore_control::Error) -> Failure {
+    let hint = match error.hint() {
+        hint if hint.is_empty() => "see that the database can be written: stratavore doctor".into(),
+        hint => hint,
+    };
+    Failure::new(6, chain(&error), hint)
+}
+
+fn copied() -> Failure {
+    Failure::new(
+        5,
+        "another daemon has this host's id, and lives: one of the two state directories is a copy",
+        "stop that daemon; or, in the copy, remove `node` and `runners`, so that it is a host of its own",
+    )
 }
 
 async fn wind_down(control: &Control, grace: Duration) {

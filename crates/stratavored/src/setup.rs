@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use stratavore_bus::Bus;
 use stratavore_config as config;
 use stratavore_control::{AssistantSettings, Control, Parts, Settings, chain};
@@ -256,6 +258,7 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
         seen_at: now,
         stopped_at: None,
     };
+    let seat = seat(&node.boot_id, &setup.paths.daemon_lock())?;
     tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
     Ok(Control::new(Parts {
         store,
@@ -267,7 +270,23 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
         env: setup.env,
         node,
         daemon,
+        seat,
     }))
+}
+
+/// What no two state directories that are in use have in common, be one a copy of the other: the
+/// boot of the host, and the file that is locked.
+fn seat(boot_id: &str, lock: &Path) -> Result<DaemonId, SetupError> {
+    let file = std::fs::metadata(lock)
+        .map_err(|source| SetupError::NodeId { path: lock.display().to_string(), source })?;
+    let digest = Sha256::new()
+        .chain_update(boot_id)
+        .chain_update(file.dev().to_be_bytes())
+        .chain_update(file.ino().to_be_bytes())
+        .finalize();
+    let mut entropy = [0; 16];
+    entropy.copy_from_slice(&digest[..16]);
+    Ok(DaemonId::from_entropy(entropy))
 }
 
 /// This host's id: made once, kept in the state directory.

@@ -49,6 +49,8 @@ on_both_databases! {
         let lease = store.lease_acquire("relay", ours, LONG).await.unwrap().unwrap();
         assert_eq!((lease.holder, lease.term), (ours, 1));
         assert_eq!(store.lease_acquire("relay", theirs, LONG).await.unwrap(), None);
+        assert_eq!(store.lease_get("relay").await.unwrap().as_ref(), Some(&lease));
+        assert_eq!(store.lease_get("another").await.unwrap(), None);
         let again = store.lease_acquire("relay", ours, LONG).await.unwrap().unwrap();
         assert_eq!(again.term, 1, "the same holder, the same term");
         assert!(again.expires_at >= lease.expires_at);

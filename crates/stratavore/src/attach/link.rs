@@ -12,7 +12,7 @@ use stratavore_proto::v1::{
     self, ConnectFrame, FromAgentSocket, GetRunner, SocketHello, ToAgentSocket, connect_frame,
     from_agent_socket, socket_hello, to_agent_socket,
 };
-use stratavore_proto::{AGENT_PROTOCOL, unix};
+use stratavore_proto::{agent_protocol, unix};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::codec::Framed;
@@ -160,7 +160,7 @@ fn refusal(why: &str) -> Failure {
 }
 
 fn greeting(wish: socket_hello::Wish) -> ToAgentSocket {
-    let (version_min, version_max) = AGENT_PROTOCOL;
+    let (version_min, version_max) = agent_protocol();
     let hello = SocketHello { version_min, version_max, who: who(), wish: Some(wish) };
     ToAgentSocket { kind: Some(to_agent_socket::Kind::Hello(hello)) }
 }

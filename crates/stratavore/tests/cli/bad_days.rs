@@ -1,6 +1,8 @@
 //! Bad input and bad days: each ends in one line with the cause, one with the next step, an exit
 //! code of its own, and nothing half done.
 
+mod beats;
+mod crowd;
 mod disk;
 mod files;
 mod hung;

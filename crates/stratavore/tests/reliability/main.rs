@@ -7,6 +7,7 @@ mod agentkill;
 mod cancel;
 mod drain;
 mod dupe;
+mod fence;
 mod idem;
 mod launch;
 mod lost;

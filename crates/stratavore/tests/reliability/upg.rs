@@ -1,5 +1,7 @@
 //! T-UPG: agents are replaced in place, and daemons by other versions, and no session is lost.
 
+use std::fs;
+
 use rustix::process::Signal;
 use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
@@ -103,5 +105,69 @@ fn t_upg_agents_are_replaced_again_and_again_and_no_session_is_lost() {
     signal(agents[0].expect("it lived").pid, Signal::KILL);
     world.until_state(&runners[0].runner, &["lost"]);
     trial.control("an agent that was killed", upgraded(&world, &runners[0], agents[0]).is_err());
+    trial.end();
+}
+
+/// A daemon that speaks these versions of the agents' protocol, oldest and newest, takes over.
+fn daemon_speaking(world: &mut World, versions: &str) {
+    if world.daemon_pid().is_some() {
+        world.kill_daemon();
+    }
+    world.set_env("STRATAVORE_TEST_PROTOCOL", versions);
+    world.run(["daemon", "start"]).ok();
+}
+
+/// Row 71: what an agent and a daemon have in common is spoken. With nothing in common the agent goes
+/// on as it was, and is found again by the next daemon that it understands.
+#[test]
+fn t_upg_agents_and_daemons_of_other_protocol_versions_get_along() {
+    let mut trial = Trial::new("T-UPG", "daemons and agents of other protocol versions");
+    let mut world =
+        World::with_config("agent:\n  heartbeat: 200ms\nrunner:\n  unresponsive_after: 1s\n");
+    daemon_speaking(&mut world, "1-2");
+    world.project("demo");
+    let newer = Printing::launch(&world, "newer", &["--every", "20"]);
+    daemon_speaking(&mut world, "1-1");
+    let older = Printing::launch(&world, "older", &["--every", "20"]);
+    // What each daemon speaks, and whether the newer and the older agent understand it.
+    let daemons = [
+        ("2-3", [true, false]),
+        ("3-3", [false, false]),
+        ("1-1", [true, true]),
+        ("1-2", [true, true]),
+    ];
+    for round in 0..scale(2, 200) {
+        let (versions, understood) = daemons[round % daemons.len()];
+        daemon_speaking(&mut world, versions);
+        for (runner, understood) in [&newer, &older].into_iter().zip(understood) {
+            let state = if understood { "running" } else { "unresponsive" };
+            until(&format!("of a daemon of {versions} it is known as {state}"), || {
+                match world.runner(&runner.runner) {
+                    shown if shown["state"] == state && shown["connected"] == understood => Ok(()),
+                    shown => Err(shown),
+                }
+            });
+            if !understood {
+                let refused = world.run(["--no-start", "screen", &runner.runner]).fails(4);
+                let said = refused.stderr();
+                assert!(said.contains("use programs of one version"), "{said}");
+                let log = world.path(&format!("state/runners/{}/agent.log", runner.runner));
+                let log = fs::read_to_string(log).unwrap();
+                assert!(log.contains("no common version"), "{log}");
+            }
+            trial.tried(runner.held(&world));
+        }
+    }
+    // All are back with a daemon that speaks with both, in the run that they were in.
+    daemon_speaking(&mut world, "1-2");
+    for runner in [&newer, &older] {
+        let shown = world.until_state(&runner.runner, &["running"]);
+        assert_eq!(shown["epoch"], 1, "{shown}");
+        trial.tried(runner.held(&world));
+    }
+    // One that nobody understands is ended all the same when somebody wants that.
+    daemon_speaking(&mut world, "3-3");
+    world.run(["kill", "older", "--force"]).ok();
+    trial.control("a runner that was killed", older.held(&world).is_err());
     trial.end();
 }

@@ -25,7 +25,8 @@ use tokio::net::UnixListener;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 
-use crate::peer::{Peer, own_name};
+use crate::crowd::Crowd;
+use crate::peer::{Peer, Visitor, own_name};
 use crate::run::ShutdownWish;
 
 /// What all services share.
@@ -49,22 +50,39 @@ pub(crate) async fn serve(
     let api = Api { control, shutdown };
     let user: Arc<str> = own_name().into();
     let runners: Arc<Path> = api.control.runtime().runners().into();
+    let crowd = Arc::new(Crowd::default());
     let incoming = futures_util::stream::unfold(
-        (listener, user, runners),
-        |(listener, user, runners)| async move {
+        (listener, user, runners, crowd),
+        |(listener, user, runners, crowd)| async move {
             let peer = loop {
                 let (stream, cred) = Peer::accept(&listener).await;
-                if let Some(peer) = Peer::new(stream, &cred, &user, &runners) {
+                if let Some(peer) = Peer::new(stream, &cred, &user, &runners, &crowd) {
                     break peer;
                 }
             };
-            Some((Ok::<_, std::io::Error>(peer), (listener, user, runners)))
+            Some((Ok::<_, std::io::Error>(peer), (listener, user, runners, crowd)))
         },
     );
+    let telling = health.clone();
+    let mut ready = api.control.ready();
+    api.control.clone().supervisor().spawn({
+        let stopping = stopping.clone();
+        async move {
+            // Ready only while the store answers: others may then ask another daemon.
+            while let Some(Ok(())) = stopping.run_until_cancelled(ready.changed()).await {
+                let status = match *ready.borrow_and_update() {
+                    true => tonic_health::ServingStatus::Serving,
+                    false => tonic_health::ServingStatus::NotServing,
+                };
+                telling.set_service_status("", status).await;
+            }
+        }
+    });
     let going_down = stopping.clone();
     Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(256))
+        .layer(tonic::service::InterceptorLayer::new(let_in))
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
@@ -77,12 +95,19 @@ pub(crate) async fn serve(
         .await
 }
 
+/// Refuses the requests of connections that are too many.
+fn let_in(request: Request<()>) -> Result<Request<()>, Status> {
+    match request.extensions().get::<Visitor>().and_then(|visitor| visitor.over) {
+        Some(limit) => Err(problem::status(Error::TooMany { limit })),
+        None => Ok(request),
+    }
+}
+
 /// Who sent the request.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    request
-        .extensions()
-        .get::<Caller>()
-        .cloned()
+    let visitor = request.extensions().get::<Visitor>();
+    visitor
+        .map(|visitor| visitor.caller.clone())
         .ok_or_else(|| Status::unauthenticated("the caller is not known"))
 }
 

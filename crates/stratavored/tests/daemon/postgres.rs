@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stratavore_testkit::postgres::{TestPostgres, database};
-use stratavore_testkit::world::{World, signal, start_time, until};
+use stratavore_testkit::proxy::{Flow, Proxy};
+use stratavore_testkit::world::{PATIENCE, World, signal, start_time, until};
+use tonic_health::pb::health_check_response::ServingStatus;
 
+use crate::starts::health;
 use crate::{Daemon, until_ready};
 
 fn world(database: &TestPostgres) -> World {
@@ -96,6 +99,32 @@ fn a_frozen_database_does_not_keep_the_daemon() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("without a goodbye"), "it had something to wait for: {said}");
     assert!(took < Duration::from_secs(10), "{took:?} of a grace of 4 s: {said}");
+}
+
+/// Others may ask another daemon while the store does not answer.
+#[tokio::test]
+async fn health_is_not_ready_while_the_database_is_away() {
+    let database = database();
+    let way = tempfile::tempdir().expect("a temporary directory");
+    let name = format!(".s.PGSQL.{}", database.port);
+    let proxy = Proxy::unix(&way.path().join(&name), &database.socket_dir.join(&name));
+    let world = world_by(&database, way.path());
+    let _daemon = Daemon::start(&world, |_| {});
+    until_ready(&world);
+    assert_eq!(health(&world).await, ServingStatus::Serving);
+    // It takes everything and says nothing.
+    proxy.set(|wire| wire.down.flow = Flow::Hold);
+    becomes(&world, ServingStatus::NotServing).await;
+    proxy.heal();
+    becomes(&world, ServingStatus::Serving).await;
+}
+
+async fn becomes(world: &World, wished: ServingStatus) {
+    let began = Instant::now();
+    while health(world).await != wished {
+        assert!(began.elapsed() < PATIENCE, "it does not become {wished:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Lets them go on, however the test ends.

@@ -1,0 +1,221 @@
+//! T-FENCE: a daemon that was stopped for longer than its lease lasts changes nothing under it when
+//! it goes on; and of two state directories of which one is a copy, one daemon serves.
+
+use std::process::Command;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::world::{Ran, World, signal, until};
+
+use crate::printing::{Printing, events};
+
+/// Two daemons of two hosts with one database. Each stops whenever it is about to publish events,
+/// with the lease of that duty in its hand.
+struct Pair {
+    database: TestPostgres,
+    worlds: [World; 2],
+}
+
+impl Pair {
+    fn new() -> Self {
+        let database = database();
+        let worlds = [(); 2].map(|()| {
+            let mut world = World::with_config(&database.settings(&database.socket_dir));
+            world.set_env("STRATAVORE_FAILPOINTS", "relay_before_publish=pause");
+            world.run(["daemon", "start"]).ok();
+            world
+        });
+        Self { database, worlds }
+    }
+
+    fn daemon(&self, which: usize) -> u32 {
+        self.worlds[which].daemon_pid().expect("a daemon runs")
+    }
+
+    fn stands_still(&self, which: usize) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon(which)));
+        stat.unwrap_or_default().rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
+    fn until_it_stands(&self, which: usize) {
+        until("it is about to publish", || match self.stands_still(which) {
+            true => Ok(()),
+            false => Err(self.database.query("SELECT * FROM leases")),
+        });
+    }
+
+    fn go_on(&self, which: usize) {
+        signal(self.daemon(which), Signal::CONT);
+    }
+
+    /// Lets both publish what there is, however often they stop for it.
+    fn settle(&self) {
+        until("all is published", || {
+            for which in 0..2 {
+                self.go_on(which);
+            }
+            match self.database.query("SELECT count(*) FROM outbox").as_str() {
+                "0" if !self.stands_still(0) && !self.stands_still(1) => Ok(()),
+                left => Err(left.to_owned()),
+            }
+        });
+    }
+
+    /// Makes an event at this daemon, which stops before it can publish it; answers who asked for
+    /// it, and perhaps has no answer yet.
+    fn event_at(&self, which: usize, name: &str) -> std::process::Child {
+        let world = &self.worlds[which];
+        let mut create = world.command("stratavore");
+        create.args(["new", name, "--directory"]).arg(world.work());
+        create.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let asking = create.spawn().expect("it starts");
+        self.until_it_stands(which);
+        asking
+    }
+
+    /// As if its time had passed.
+    fn expire(&self) {
+        self.database.query("UPDATE leases SET expires_at = 'epoch' WHERE name = 'relay'");
+    }
+
+    fn published(&self) -> String {
+        self.database.query("SELECT count(*) FROM events WHERE position IS NOT NULL")
+    }
+
+    /// How often this daemon was told that its term is over.
+    fn refused(&self, which: usize) -> usize {
+        let log = std::fs::read_to_string(self.worlds[which].path("state/daemon.log")).unwrap();
+        log.matches("is held by someone else now").count()
+    }
+}
+
+/// Lets the daemon go on that believes in its lease, and waits until it has tried to publish under
+/// it. Answers whether nothing came of that.
+fn wakes_up(pair: &Pair, which: usize) -> Result<(), String> {
+    let (before, refused) = (pair.published(), pair.refused(which));
+    pair.go_on(which);
+    until("it has tried, and was refused or was not", || {
+        let done = pair.refused(which) > refused || pair.published() != before;
+        if done { Ok(()) } else { Err(pair.database.query("SELECT * FROM leases")) }
+    });
+    let after = pair.published();
+    if after == before {
+        Ok(())
+    } else {
+        Err(format!("{before} events were published, now {after}"))
+    }
+}
+
+#[test]
+fn t_fence_a_daemon_that_wakes_up_after_its_lease_changes_nothing() {
+    let mut trial =
+        Trial::new("T-FENCE", "a daemon is stopped beyond its lease, and changes nothing under it");
+    let pair = Pair::new();
+    let mut asking = Vec::new();
+    for round in 0..scale(3, 300) {
+        let (stale, taker) = (round % 2, 1 - round % 2);
+        pair.expire();
+        asking.push(pair.event_at(stale, &format!("first-{round}")));
+        pair.expire();
+        asking.push(pair.event_at(taker, &format!("second-{round}")));
+        trial.tried(wakes_up(&pair, stale));
+        pair.settle();
+    }
+    // The control: its time has passed as well, but nobody has taken its place.
+    pair.expire();
+    asking.push(pair.event_at(0, "last"));
+    pair.expire();
+    trial.control("a term that is not over", wakes_up(&pair, 0).is_err());
+    pair.settle();
+    for mut asking in asking {
+        assert!(asking.wait().expect("it ends").success(), "whoever asked has an answer");
+    }
+    let gaps = "SELECT count(*) - max(position) FROM events";
+    assert_eq!(pair.database.query(gaps), "0", "each event has one place");
+    trial.end();
+}
+
+/// Copies the state directory of one world to another, as a clone of the machine would.
+fn copy_state(from: &World, to: &World) {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(from.path("state")).arg(to.path(""));
+    Ran::of(copy).ok();
+}
+
+/// Starts a daemon of the copy in the foreground, and answers how it ended.
+fn daemon_of(world: &World) -> Ran {
+    let mut command = world.command("stratavored");
+    command.stdin(std::process::Stdio::null());
+    Ran::of(command)
+}
+
+#[test]
+fn t_fence_the_daemon_of_a_copied_state_directory_is_refused() {
+    let mut trial = Trial::new("T-FENCE", "a copied state directory: its daemon is refused");
+    let database = database();
+    let settings = database.settings(&database.socket_dir);
+    let world = World::with_config(&settings);
+    world.project("demo");
+    let runner = Printing::launch(&world, "one", &["--every", "20"]);
+    let copy = World::with_config(&settings);
+    copy_state(&world, &copy);
+    for _ in 0..scale(1, 20) {
+        let began = Instant::now();
+        let refused = daemon_of(&copy).fails(5);
+        trial.measured("refused after", began.elapsed());
+        let said = refused.stderr();
+        assert!(said.contains("is a copy") && said.contains("next: "), "{said}");
+        trial.tried(runner.held(&world));
+    }
+    assert_eq!(world.runner(&runner.runner)["connected"], true, "nothing has happened to it");
+    assert_eq!(events(&world, "runner.lost"), 0);
+
+    // The control: the copy's daemon starts when nothing says that the other one lives; and that one
+    // ends, as soon as it hears of it.
+    let first = world.daemon_pid().expect("a daemon runs");
+    signal(first, Signal::STOP);
+    database.query("UPDATE leases SET expires_at = 'epoch' WHERE name LIKE 'host:%'");
+    copy.run(["daemon", "start"]).ok();
+    trial.control("a copy whose host is free", copy.daemon_pid().is_some());
+    copy.run(["reconcile"]).ok();
+    trial.tried(runner.held(&world));
+    signal(first, Signal::CONT);
+    until("the first one has ended", || match world.daemon_pid() {
+        Some(pid) if pid == first => Err(pid),
+        Some(_) | None => Ok(()),
+    });
+    let log = std::fs::read_to_string(world.path("state/daemon.log")).unwrap();
+    assert!(log.contains("one of the two state directories is a copy"), "{log}");
+    trial.tried(runner.held(&world));
+    trial.end();
+}
+
+#[test]
+fn t_fence_a_copy_on_the_same_host_ends_no_runner_of_the_other() {
+    let mut trial = Trial::new("T-FENCE", "a copied SQLite database: no runner is taken for dead");
+    let world = World::new();
+    world.project("demo");
+    let runner = Printing::launch(&world, "one", &["--every", "20"]);
+    let mut copy = World::new();
+    // So that what is copied of the database is one moment's.
+    world.kill_daemon();
+    copy_state(&world, &copy);
+    world.run(["daemon", "start"]).ok();
+    for _ in 0..scale(1, 20) {
+        copy.run(["daemon", "start"]).ok();
+        let looked = copy.run(["reconcile"]).ok();
+        assert!(looked.stdout().contains("is a copy"), "{}", looked.everything());
+        trial.tried(runner.held(&world));
+        copy.kill_daemon();
+    }
+    // The control: without the check the processes are taken for a dead agent's.
+    copy.set_env("STRATAVORE_FAILPOINTS", "copies=off");
+    copy.run(["daemon", "start"]).ok();
+    until("the other one's process is gone", || {
+        if runner.process.is_alive() { Err(runner.process) } else { Ok(()) }
+    });
+    trial.control("a copy that does not know that it is one", runner.held(&world).is_err());
+    trial.end();
+}

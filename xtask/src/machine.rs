@@ -1,5 +1,6 @@
 //! What the tests need on this machine, and how to get it: Debian packages through apt-get.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use stratavore_testkit::postgres;
@@ -24,6 +25,8 @@ const NEEDS: &[Need] = &[
     Need { what: "setpriv", package: "util-linux", is_met: || on_path("setpriv") },
     Need { what: "strace", package: "strace", is_met: || on_path("strace") },
     Need { what: "ps", package: "procps", is_met: || on_path("ps") },
+    Need { what: "ip", package: "iproute2", is_met: || is_installed("ip") },
+    Need { what: "iptables", package: "iptables", is_met: || is_installed("iptables") },
 ];
 
 /// How this process may become root.
@@ -98,6 +101,12 @@ fn root() -> Root {
     }
     let sudo = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
     if sudo.is_ok_and(|status| status.success()) { Root::Sudo } else { Root::No }
+}
+
+/// The same of a program for administrators, which others need not have on their PATH.
+fn is_installed(program: &str) -> bool {
+    on_path(program)
+        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).is_file())
 }
 
 /// Whether a program of this name stands on the PATH.

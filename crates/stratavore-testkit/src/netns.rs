@@ -1,11 +1,16 @@
 //! Namespaces: a test that has a machine of its own, where pids come round at will, the boot has
-//! whichever id, and hosts are joined by links that can be cut.
+//! whichever id, and another host is at the end of a link that can be cut ([`Link`]).
 //!
 //! The test calls itself in there, so it is written in one place and in one language.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use crate::postgres::{SERVER_VARIABLE, Server};
+
+mod link;
+pub use link::{Cut, Link};
 
 /// Set inside, to the name of the test that is there.
 const INSIDE: &str = "STRATAVORE_TEST_INSIDE";
@@ -17,11 +22,29 @@ const INSIDE: &str = "STRATAVORE_TEST_INSIDE";
 ///
 /// # Panics
 /// If the namespaces cannot be had, or `body` panics.
-#[expect(clippy::print_stderr, reason = "what was said inside is told outside")]
 pub fn inside(test: &str, body: impl FnOnce()) {
+    inside_with(test, || None, body);
+}
+
+/// The same with a PostgreSQL server, which has to be started outside: inside everybody is root, as
+/// which it does not run. `body` gets databases of it as usual.
+///
+/// # Panics
+/// As [`inside`], or if no server can be started.
+pub fn inside_with_postgres(test: &str, body: impl FnOnce()) {
+    let server = || match std::env::var_os(SERVER_VARIABLE) {
+        Some(named) if !named.is_empty() => None,
+        Some(_) | None => Some(Server::start().expect("there is a PostgreSQL to test with")),
+    };
+    inside_with(test, server, body);
+}
+
+#[expect(clippy::print_stderr, reason = "what was said inside is told outside")]
+fn inside_with(test: &str, server: impl FnOnce() -> Option<Server>, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some_and(|inside| inside == test) {
         return body();
     }
+    let server = server();
     let own = std::env::current_exe().expect("a test has a program");
     let mut unshare = Command::new("unshare");
     unshare.args(["--fork", "--kill-child", "--pid", "--mount-proc", "--net"]);
@@ -31,6 +54,7 @@ pub fn inside(test: &str, body: impl FnOnce()) {
     // The shell stays the first process, and waits for what nobody else does.
     unshare.args(["sh", "-c", "\"$@\"; exit $?", "sh"]).arg(own);
     unshare.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, test);
+    unshare.envs(server.as_ref().map(|server| (SERVER_VARIABLE, server.to_string())));
     let ran = unshare.output().expect("unshare is installed (util-linux)");
     let said = [ran.stdout, ran.stderr].concat();
     let said = String::from_utf8_lossy(&said);
@@ -101,7 +125,9 @@ fn path(path: &Path) -> String {
 /// Runs a program of the system's, which must succeed.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) {
-    let ran = Command::new(program).args(arguments).output();
+    // Those for administrators are not on everybody's PATH.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let ran = Command::new(program).args(arguments).env("PATH", path).output();
     let ran = ran.unwrap_or_else(|error| panic!("{program} is needed: {error}"));
     assert!(ran.status.success(), "{program} {arguments:?}: {ran:?}");
 }

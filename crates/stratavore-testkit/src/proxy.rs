@@ -139,6 +139,16 @@ impl Proxy {
         Self::start(Listening::Tcp(listener), Door::Tcp(at), Door::Tcp(server))
     }
 
+    /// Takes clients at a listener of TCP, of whichever network, and connects to the Unix socket
+    /// `server` for each.
+    ///
+    /// # Panics
+    /// If the listener has no address.
+    pub fn before(listener: std::net::TcpListener, server: &Path) -> Self {
+        let at = listener.local_addr().expect("it has an address");
+        Self::start(Listening::Tcp(listener), Door::Tcp(at), Door::Unix(server.into()))
+    }
+
     fn start(listening: Listening, door: Door, server: Door) -> Self {
         let shared = Arc::new(Shared {
             wire: watch::Sender::new(Wire::default()),

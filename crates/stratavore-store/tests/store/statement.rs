@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use stratavore_core::event::EventFilter;
+use stratavore_core::liveness::Liveness;
+use stratavore_core::runner::Runner;
 use stratavore_store::testing::statements;
 use stratavore_store::{RunnerFilter, on_both_databases};
 
@@ -12,23 +14,35 @@ use crate::{given, raw};
 /// The words that a statement begins with.
 const VERBS: [&str; 5] = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
 
+/// Those whose statements are run at each opening, or help tests, and are on no list.
+const WITHOUT_LIST: [&str; 4] = ["open.rs", "postgres.rs", "sqlite.rs", "testing.rs"];
+
 /// `module NAME` of each constant in the sources that holds a statement. rustfmt leaves one way to
 /// write a declaration.
 fn declared() -> BTreeSet<String> {
     let mut declared = BTreeSet::new();
-    for entry in std::fs::read_dir(sources()).unwrap() {
-        let path = entry.unwrap().path();
-        let text = if path.is_file() { std::fs::read_to_string(&path).unwrap() } else { continue };
+    for (module, text) in listing() {
         for declaration in text.split("const ").skip(1) {
             let Some((name, value)) = declaration.split_once(": &str =") else { continue };
             let value = value.trim_start().trim_start_matches('"');
             if !name.contains(char::is_whitespace) && VERBS.iter().any(|v| value.starts_with(v)) {
-                let module = path.file_stem().unwrap().to_str().unwrap();
                 declared.insert(format!("{module} {name}"));
             }
         }
     }
     declared
+}
+
+/// The modules that have to list their statements, with their text.
+fn listing() -> Vec<(String, String)> {
+    let paths = std::fs::read_dir(sources()).unwrap().map(|entry| entry.unwrap().path());
+    let listing = paths
+        .filter(|path| path.is_file() && !WITHOUT_LIST.iter().any(|file| path.ends_with(file)));
+    let read = |path: std::path::PathBuf| {
+        let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (module, std::fs::read_to_string(path).unwrap())
+    };
+    listing.map(read).collect()
 }
 
 fn sources() -> &'static Path {
@@ -42,15 +56,23 @@ fn every_statement_is_listed() {
     let declared = declared();
     assert!(declared.len() > 50, "{declared:?}");
     assert_eq!(listed, declared);
-    // Those of opening the store, and of helping tests, stand where they are used; no other does.
-    for entry in std::fs::read_dir(sources()).unwrap() {
-        let path = entry.unwrap().path();
-        let may = ["open.rs", "postgres.rs", "sqlite.rs", "testing.rs"];
-        if path.is_file() && !may.iter().any(|file| path.ends_with(file)) {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let inline = ["query(\"", "query_as(\"", "query_scalar(\""];
-            assert!(inline.iter().all(|made| !text.contains(made)), "{}", path.display());
-        }
+    for (module, text) in listing() {
+        let inline = ["query(\"", "query_as(\"", "query_scalar(\""];
+        assert!(inline.iter().all(|made| !text.contains(made)), "{module} has one inline");
+    }
+}
+
+fn given_beat(runner: &Runner) -> Liveness {
+    Liveness {
+        runner: runner.id,
+        epoch: runner.epoch,
+        at: given::at(0),
+        cpu_ms: 1,
+        memory: 2,
+        processes: 3,
+        output_bytes: 4,
+        output_at: None,
+        viewers: 5,
     }
 }
 
@@ -98,6 +120,13 @@ on_both_databases! {
         for filter in [EventFilter::default(), whole] {
             store.event_list(0, &filter, 10).await.unwrap();
             store.event_latest(&filter, 10).await.unwrap();
+        }
+        // A first one, and a later one.
+        for second in [1, 2] {
+            let beat = Liveness { at: given::at(second), ..given_beat(&runner) };
+            store.liveness_record(&[beat]).await.unwrap();
+            let listed = store.runner_list(&RunnerFilter::default()).await.unwrap();
+            assert_eq!(listed[0].1, Some(beat));
         }
     }
 }

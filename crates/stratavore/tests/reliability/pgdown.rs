@@ -68,7 +68,7 @@ async fn ask_in_vain(client: &Client, trial: &mut Trial) {
 }
 
 /// A person attaches, sees it print, and lets go.
-fn attach(world: &World, of: &Printing) {
+pub(crate) fn attach(world: &World, of: &Printing) {
     let next = format!("line {}", of.printed() + 2);
     let mut terminal = world.terminal(&["attach", &of.runner], 24, 80);
     terminal.until_text(&next);
@@ -77,7 +77,7 @@ fn attach(world: &World, of: &Printing) {
 }
 
 /// The runners that are running, with their agents connected, by what the daemon says.
-async fn running(client: &Client) -> Result<usize, Status> {
+pub(crate) async fn running(client: &Client) -> Result<usize, Status> {
     let listed = client.runners().list(ListRunners::default()).await?.into_inner().runners;
     Ok(listed.iter().filter(|runner| runner.state == "running" && runner.connected).count())
 }

@@ -93,7 +93,7 @@ macro_rules! messages {
 }
 
 messages! {
-    Limits Quota Project CreateProject GetProject ListProjects ProjectList EditProject
+    Limits LimitsEdit Quota QuotaEdit Project CreateProject GetProject ListProjects ProjectList EditProject
     ArchiveProject DeleteProject FromAgent AgentHello AgentIdentity ProcessIdentity AgentReport
     OutputGap Exit AgentHeartbeat ToAgent Welcome Rejected Go StopAssistant SetPaused Upgrade
     ToAgentSocket SocketHello Attach Resize Steal Yield Pong ScreenWish Poke SendInput OutputWish

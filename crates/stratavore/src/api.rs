@@ -25,17 +25,26 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1500);
 pub(crate) struct Api<'c> {
     context: &'c Context,
     client: Client,
+    /// Whether a daemon that goes away is asked again, and started if none comes.
+    insists: bool,
 }
 
 impl<'c> Api<'c> {
     /// Connects to the daemon, and starts one if there is none and that is allowed.
     pub(crate) async fn connect(context: &'c Context) -> Result<Self, Failure> {
-        Ok(Self { context, client: daemon_start::connect(context).await? })
+        Ok(Self { context, client: daemon_start::connect(context).await?, insists: true })
     }
 
-    /// Connects to the daemon if one runs.
+    /// Connects to the daemon if one runs. If that goes away, requests fail: asking again would start
+    /// another one.
     pub(crate) async fn connect_if_running(context: &'c Context) -> Result<Option<Self>, Failure> {
-        Ok(daemon_start::connect_if_running(context).await?.map(|client| Self { context, client }))
+        let client = daemon_start::connect_if_running(context).await?;
+        Ok(client.map(|client| Self { context, client, insists: false }))
+    }
+
+    /// The same connection, that starts no other daemon if its own goes away.
+    pub(crate) fn only_while_it_runs(self) -> Self {
+        Self { insists: false, ..self }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -65,7 +74,7 @@ impl<'c> Api<'c> {
             };
             match answer {
                 Ok(response) => return Ok(response.into_inner()),
-                Err(status) if attempt < ATTEMPTS && is_lost(&status) => {
+                Err(status) if self.insists && attempt < ATTEMPTS && is_lost(&status) => {
                     self.reconnect(&mut attempt).await?;
                 }
                 Err(status) => return Err(failure(&status)),

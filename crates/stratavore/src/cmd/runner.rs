@@ -149,7 +149,7 @@ pub(crate) fn table(runners: &[Runner], now: Timestamp) -> Table {
 }
 
 /// Enough of a state to know what it is about; a cause may be a whole sentence.
-fn shortened(state: &str) -> String {
+pub(crate) fn shortened(state: &str) -> String {
     const MOST: usize = 48;
     match state.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &state[..end]),

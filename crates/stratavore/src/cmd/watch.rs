@@ -1,35 +1,41 @@
 //! `stratavore status --watch`: the status, repainted in place when something changes.
 //!
 //! Events say that something changed, and the status is then read again; what one runner uses is
-//! not an event, so it is read again every two seconds too.
+//! not an event, so it is read again every two seconds too. Events also say what has ended: a runner
+//! that only vanished from the list would leave its person to wonder.
 //!
 //! Invariant: one frame is one write, and nothing is erased before it is drawn over.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use stratavore_core::clock::Clock;
-use stratavore_proto::v1::{DaemonStatus, Event, Runner, SubscribeEvents};
+use stratavore_proto::v1::{DaemonStatus, Event, EventFilter, Runner, SubscribeEvents};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::status;
+use super::{resolve, runner, status};
 use crate::api::Api;
 use crate::attach::tty::{self, Keyboard, RawMode};
+use crate::clock::ago;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::table::Tone;
+use crate::table::{Cell, Column, Table, Tone};
 use crate::ui::Format;
+use crate::view::time;
 
 const REFRESH: Duration = Duration::from_secs(2);
 /// Changes within this time are shown together.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How many of those that ended are shown, the latest ones.
+const ENDED: usize = 5;
 
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &[u8] = b"\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 pub(crate) async fn run(
     context: &Context,
-    mut api: Api<'_>,
+    api: Api<'_>,
     project: &str,
 ) -> Result<Exit, Failure> {
     if !tty::is_here() || context.ui.format != Format::Table {
@@ -40,15 +46,19 @@ pub(crate) async fn run(
     let mut resized = signal(SignalKind::window_change()).map_err(io)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
+    // A daemon that is away is waited for, not started: whoever stopped it has a reason.
+    let mut api = api.only_while_it_runs();
     let mut seen = status::look(&mut api, project).await?;
 
     let raw = RawMode::enter(LEAVE.to_vec()).map_err(io)?;
     let mut keyboard = Keyboard::listen().map_err(io)?;
     tty::write_all(ENTER).map_err(io)?;
-    let mut events = subscribe(&api, &seen.0).await;
+    let mut changes = Changes::after(seen.0.last_event_position, project);
+    changes.subscribe(&api).await;
     let mut connected = true;
     let exit = loop {
-        let frame = frame(&seen, connected, context.clock.now(), context.ui.has_colors());
+        let frame =
+            frame(&seen, &changes.ended, connected, context.clock.now(), context.ui.has_colors());
         if tty::write_all(frame.as_bytes()).is_err() {
             break Exit::Ok;
         }
@@ -60,10 +70,9 @@ pub(crate) async fn run(
             _ = resized.recv() => continue,
             _ = terminate.recv() => break Exit::Terminated,
             _ = hangup.recv() => break Exit::Ok,
-            () = changed(&mut events) => tokio::time::sleep(SETTLE).await,
+            () = changes.next() => {}
             () = tokio::time::sleep(REFRESH) => {}
         }
-        // A daemon that is away is waited for, not started: whoever stopped it has a reason.
         match Api::connect_if_running(context).await {
             Ok(Some(fresh)) if !connected => api = fresh,
             Ok(Some(_)) => {}
@@ -75,8 +84,8 @@ pub(crate) async fn run(
         match status::look(&mut api, project).await {
             Ok(now) => {
                 seen = now;
-                if !connected || events.is_none() {
-                    events = subscribe(&api, &seen.0).await;
+                if !connected || changes.events.is_none() {
+                    changes.subscribe(&api).await;
                 }
                 connected = true;
             }
@@ -93,23 +102,84 @@ pub(crate) async fn run(
     Ok(exit)
 }
 
-async fn subscribe(api: &Api<'_>, seen: &DaemonStatus) -> Option<tonic::Streaming<Event>> {
-    let request = SubscribeEvents { filter: None, after: Some(seen.last_event_position) };
-    Some(api.client().events().subscribe(request).await.ok()?.into_inner())
+/// What is told while somebody watches, over as many connections as it takes.
+struct Changes {
+    filter: EventFilter,
+    /// The last event that was heard; the next connection goes on after it.
+    position: i64,
+    /// `None`: there is no connection.
+    events: Option<tonic::Streaming<Event>>,
+    /// The runners that ended, the latest one first.
+    ended: VecDeque<Event>,
 }
 
-/// Answers when something has changed. A stream that ended is dropped, and says nothing more.
-async fn changed(events: &mut Option<tonic::Streaming<Event>>) {
-    let Some(stream) = events else { return std::future::pending().await };
-    match stream.message().await {
-        Ok(Some(_)) => {}
-        Ok(None) | Err(_) => *events = None,
+impl Changes {
+    fn after(position: i64, project: &str) -> Self {
+        let filter = EventFilter { project: project.into(), ..EventFilter::default() };
+        Self { filter, position, events: None, ended: VecDeque::new() }
     }
+
+    async fn subscribe(&mut self, api: &Api<'_>) {
+        let request =
+            SubscribeEvents { filter: Some(self.filter.clone()), after: Some(self.position) };
+        let answer = api.client().events().subscribe(request).await;
+        self.events = answer.ok().map(tonic::Response::into_inner);
+    }
+
+    /// Answers when something has changed, with all that follows at once. May be given up at any
+    /// time: what was heard is kept.
+    async fn next(&mut self) {
+        self.hear().await;
+        let settled = tokio::time::sleep(SETTLE);
+        tokio::pin!(settled);
+        while self.events.is_some() {
+            tokio::select! {
+                () = self.hear() => {}
+                () = &mut settled => return,
+            }
+        }
+    }
+
+    /// Takes one event in. A stream that ended is dropped, and says nothing more.
+    async fn hear(&mut self) {
+        let Some(events) = &mut self.events else { return std::future::pending().await };
+        let Ok(Some(event)) = events.message().await else {
+            self.events = None;
+            return;
+        };
+        self.position = self.position.max(event.position);
+        if matches!(event.kind.as_str(), "runner.exited" | "runner.failed" | "runner.lost") {
+            self.ended.push_front(event);
+            self.ended.truncate(ENDED);
+        }
+    }
+}
+
+/// Those that ended, for people.
+fn ended_table(ended: &VecDeque<Event>, now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::new("ENDED").shrinks(),
+        Column::new("STATE").shrinks(),
+        Column::new("AGE").right(),
+    ]);
+    for event in ended {
+        let data: serde_json::Value = serde_json::from_str(&event.data).unwrap_or_default();
+        let cause = data["cause"].as_str().unwrap_or("unknown");
+        let state = event.kind.rsplit('.').next().unwrap_or_default();
+        let tone = if resolve::ended_well(cause) { Tone::Dim } else { Tone::Bad };
+        table.row([
+            Cell::toned(&event.name, Tone::Strong),
+            Cell::toned(runner::shortened(&format!("{state} ({cause})")), tone),
+            Cell::new(ago(now, time(event.at_us))),
+        ]);
+    }
+    table
 }
 
 /// One frame: every line drawn over what was there, the rest of it and the rows below erased.
 fn frame(
     (daemon, runners): &(DaemonStatus, Vec<Runner>),
+    ended: &VecDeque<Event>,
     connected: bool,
     now: Timestamp,
     colors: bool,
@@ -117,6 +187,10 @@ fn frame(
     let (columns, rows) = tty::size();
     let (columns, rows) = (usize::from(columns), usize::from(rows));
     let mut lines = status::lines(daemon, runners, now, Some(columns));
+    if !ended.is_empty() {
+        lines.push(String::new());
+        lines.extend(ended_table(ended, now).lines(Some(columns)));
+    }
     if !connected {
         lines[0] =
             Tone::Bad.paint("no daemon answers; runners go on without it; this was the last");

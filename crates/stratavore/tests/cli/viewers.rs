@@ -137,6 +137,21 @@ fn a_watcher_with_a_smaller_terminal_sees_where_the_cursor_is() {
 }
 
 #[test]
+fn who_watches_is_told_what_ended_even_while_no_daemon_ran() {
+    let world = world();
+    world.launch("api", "shell", &SHELL);
+    let mut status = world.terminal(&["status", "--watch"], 12, 100);
+    status.until_text("ready on").until_text("shell");
+    world.kill_daemon();
+    status.until_text("no daemon answers");
+    world.run(["--no-start", "send", "shell", "exit 3"]).ok();
+    world.run(["daemon", "start"]).ok();
+    status.until_text("no runner lives").until_text("ENDED").until_text("failed (exit 3)");
+    status.press(b"q");
+    assert!(status.wait_exit().success());
+}
+
+#[test]
 fn an_attached_terminal_survives_daemons_and_agents_that_are_replaced() {
     let world = world();
     world.launch("api", "shell", &SHELL);

@@ -13,6 +13,10 @@ use crate::sample::Samples;
 
 /// Runners that do nothing. The target is for 1,000, of which this is a tenth.
 const RUNNERS: u32 = 100;
+/// How often as many are launched again, to see what one more costs.
+const MORE: u32 = 3;
+/// After so long all has been written that a launch leaves to be written later.
+const SETTLED: Duration = Duration::from_secs(12);
 const WINDOWS: usize = 7;
 const WINDOW: Duration = Duration::from_secs(10);
 
@@ -45,9 +49,10 @@ pub(crate) fn at_rest(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     for runner in home.launch(&client, RUNNERS, &["sleep", "100000"])? {
         agents.push(home.wait(&client, &runner.id, &["running"])?.agent_pid);
     }
-    std::thread::sleep(Duration::from_secs(12));
+    std::thread::sleep(SETTLED);
     let with_runners = pss(daemon)?;
-    let one_more = (with_runners - alone) / f64::from(RUNNERS);
+    // What is made once, such as threads and caches, is a part of these.
+    let of_first = (with_runners - alone) / f64::from(RUNNERS);
     let agents_pss: anyhow::Result<Vec<f64>> =
         agents.iter().take(20).map(|agent| Ok(pss(*agent)? / 1024.0)).collect();
     let tmux_pss = Samples(vec![pss(tmux.server_pid()?)? / 1024.0]);
@@ -61,13 +66,29 @@ pub(crate) fn at_rest(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         percent.0.push((used() - before) / seconds * 100.0);
         of_daemon.0.push((cpu(daemon) - daemon_before) / seconds * 100.0);
     }
+    for _ in 0..MORE {
+        for runner in home.launch(&client, RUNNERS, &["sleep", "100000"])? {
+            home.wait(&client, &runner.id, &["running"])?;
+        }
+    }
+    std::thread::sleep(SETTLED);
+    let of_more = (pss(daemon)? - with_runners) / f64::from(MORE * RUNNERS);
     let agents_pss = Samples(agents_pss?);
     let agent = || Row::new(format!("agent at rest, one of {RUNNERS}, PSS"), "MB", &agents_pss);
     Ok(vec![
         Row::new("daemon at rest, PSS", "MB", &Samples(vec![alone / 1024.0]))
             .target(Target::Below(25.0)),
-        Row::new("daemon, for each idle runner", "KB", &Samples(vec![one_more]))
-            .target(Target::Below(20.0)),
+        Row::new(
+            format!("daemon, for each idle runner beyond {RUNNERS}"),
+            "KB",
+            &Samples(vec![of_more]),
+        )
+        .target(Target::Below(20.0)),
+        Row::new(
+            format!("daemon, for each of the first {RUNNERS}, with what is made once"),
+            "KB",
+            &Samples(vec![of_first]),
+        ),
         agent().target(Target::Below(3.0)),
         agent().against("a tmux server with one session", &tmux_pss).target(Target::AtMost(1.0)),
         Row::new(

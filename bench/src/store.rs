@@ -17,10 +17,12 @@ use crate::{Lab, given};
 const RUNNERS: usize = 10_000;
 /// Heartbeats in one batch.
 const BATCH: usize = 1000;
-/// Clients that launch at the same time, each in a project of its own.
+/// Clients that launch at the same time, each in projects of its own.
 const CLIENTS: usize = 16;
-/// Launches of each in one measurement.
-const LAUNCHES: usize = 60;
+/// Launches of each in one measurement: enough that what is done once for a connection does not count.
+const LAUNCHES: usize = 300;
+/// Launches in one project, as many as its quota is unless it says otherwise: each reads who lives.
+const TO_A_PROJECT: usize = 20;
 
 fn both(lab: &Lab) -> [(&'static str, TestStore); 2] {
     let open = async { (TestStore::postgres().await, TestStore::sqlite().await) };
@@ -118,11 +120,12 @@ pub(crate) fn runners(lab: &Lab) -> anyhow::Result<Vec<Row>> {
 
 /// One launch as a transaction without us, by a client that knows its statements beforehand.
 const BARE_LAUNCH: &str = "\
+\\set project random(1, :projects)
 BEGIN;
-SELECT record FROM projects WHERE id = 'prj_bare_' || :round || '_' || :client_id FOR UPDATE;
-SELECT count(*) FROM runners WHERE project_id = 'prj_bare_' || :round || '_' || :client_id AND ended_at IS NULL;
+SELECT record FROM projects WHERE id = 'prj_bare_' || :round || '_' || :client_id || '_' || :project FOR UPDATE;
+SELECT count(*) FROM runners WHERE project_id = 'prj_bare_' || :round || '_' || :client_id || '_' || :project AND ended_at IS NULL;
 INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation, created_at, updated_at, record)
- VALUES ('run_' || gen_random_uuid(), 'prj_bare_' || :round || '_' || :client_id, gen_random_uuid()::text, 'node_bare',
+ VALUES ('run_' || gen_random_uuid(), 'prj_bare_' || :round || '_' || :client_id || '_' || :project, gen_random_uuid()::text, 'node_bare',
   '{}', 'pending', 1, 1, now(), now(), repeat('x', 700));
 INSERT INTO events (id, entity, entity_id, name, seq, kind, at, caused_by, data)
  VALUES ('evt_' || gen_random_uuid(), 'runner', gen_random_uuid()::text, 'bare', 1, 'runner.accepted', now(), 'bench', repeat('x', 100));
@@ -148,10 +151,11 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let bare = |clients: usize| -> anyhow::Result<f64> {
         other.set(other.get() + 1);
         let number = other.get();
+        let projects = LAUNCHES / TO_A_PROJECT;
         server.query(&format!(
             "INSERT INTO projects (id, name, generation, created_at, updated_at, record) \
-             SELECT 'prj_bare_{number}_' || n, 'bare-{number}-' || n, 1, now(), now(), repeat('x', 300) \
-             FROM generate_series(0, {}) n",
+             SELECT 'prj_bare_{number}_' || n || '_' || p, 'bare-{number}-' || n || '-' || p, 1, now(), now(), repeat('x', 300) \
+             FROM generate_series(0, {}) n, generate_series(1, {projects}) p",
             clients - 1
         ));
         let mut pgbench = Command::new(bin.join("pgbench"));
@@ -161,6 +165,8 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
             &LAUNCHES.to_string(),
             "--define",
             &format!("round={number}"),
+            "--define",
+            &format!("projects={projects}"),
         ]);
         pgbench.arg("--file").arg(script.path()).arg("--host").arg(&server.socket_dir);
         pgbench.args(["--port", &server.port.to_string(), "--username", &server.user]);
@@ -192,15 +198,16 @@ async fn admissions(
     round: u32,
 ) -> anyhow::Result<f64> {
     let mut projects = Vec::new();
-    for client in 0..clients {
-        projects.push(given::project(&store, &format!("ours-{round}-{client}")).await?);
+    for number in 0..clients * LAUNCHES / TO_A_PROJECT {
+        projects.push(given::project(&store, &format!("ours-{round}-{number}")).await?);
     }
     let mut tasks = tokio::task::JoinSet::new();
     let began = Instant::now();
-    for project in projects {
-        let store = store.clone();
+    for of_client in projects.chunks(LAUNCHES / TO_A_PROJECT) {
+        let (store, projects) = (store.clone(), of_client.to_vec());
         tasks.spawn(async move {
             for number in 0..LAUNCHES {
+                let project = projects[number / TO_A_PROJECT];
                 let new = given::unborn(project, node, &format!("r{number}"))?;
                 store.runners_admit(vec![new], "bench", given::at(0), None).await?;
             }

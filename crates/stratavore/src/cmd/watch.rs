@@ -33,11 +33,7 @@ const ENDED: usize = 5;
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &[u8] = b"\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-pub(crate) async fn run(
-    context: &Context,
-    api: Api<'_>,
-    project: &str,
-) -> Result<Exit, Failure> {
+pub(crate) async fn run(context: &Context, api: Api<'_>, project: &str) -> Result<Exit, Failure> {
     if !tty::is_here() || context.ui.format != Format::Table {
         return Err(Failure::usage("--watch needs a terminal and the table format")
             .next("for programs: stratavore events subscribe --format json"));

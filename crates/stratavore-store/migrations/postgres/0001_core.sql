@@ -84,10 +84,12 @@ CREATE INDEX runners_project_ended_name ON runners (project_id, name, created_at
     WHERE ended_at IS NOT NULL;
 CREATE INDEX runners_page ON runners (created_at, id);
 CREATE INDEX runners_project_page ON runners (project_id, created_at, id);
-CREATE INDEX runners_live_project_page ON runners (project_id, created_at, id)
-    WHERE ended_at IS NULL;
 CREATE INDEX runners_live_page ON runners (created_at, id) WHERE ended_at IS NULL;
 CREATE INDEX runners_node_page ON runners (node_id, created_at, id) WHERE ended_at IS NULL;
+-- After the one of all that live: a plan that is made while there are few, and then kept, finds both
+-- alike and takes the later one.
+CREATE INDEX runners_live_project_page ON runners (project_id, created_at, id)
+    WHERE ended_at IS NULL;
 
 -- Written with every heartbeat. No column that changes is indexed and half of each page is free,
 -- so an update stays within its page and touches no index.

@@ -137,7 +137,39 @@ fn grown<'c>(few: &'c Costs, many: &Costs) -> Vec<(&'c str, u64, u64)> {
     both.filter(|(_, few, many)| *many > few + few / 5 + 5).collect()
 }
 
+/// What one launch costs of `count`, each in a project of its own, by one store that keeps its plans.
+async fn launch_each(db: &TestStore, node: NodeId, count: usize, called: &str) -> u64 {
+    let store = db.another().await;
+    let mut projects = Vec::new();
+    for number in 0..count {
+        projects.push(given::project(&store, &format!("{called}-{number}")).await);
+    }
+    store.close().await;
+    let launch = |store: Store| async move {
+        for project in &projects {
+            store.runners_admit(vec![another(project, node)], "ada", at(1), None).await.unwrap();
+        }
+    };
+    db.work(launch).await.1 / count as u64
+}
+
 on_both_databases! {
+    async fn a_launch_reads_no_more_when_many_live_in_other_projects(db: TestStore) {
+        let store = db.another().await;
+        let node = given::node(&store).await;
+        store.close().await;
+        let few = launch_each(&db, node, 20, "few").await;
+        let many = launch_each(&db, node, 200, "many").await;
+        assert!(many <= few + few / 2 + 5, "{few}, and then {many}");
+
+        // The control: without the indexes that begin with the project.
+        for index in ["runners_live_project_page", "runners_live_name", "runners_project_page"] {
+            raw::execute(&db, &format!("DROP INDEX {index}")).await.unwrap();
+        }
+        let without = launch_each(&db, node, 20, "without").await;
+        assert!(without > few + few / 2 + 5, "{few}, and without indexes {without}");
+    }
+
     async fn nothing_reads_more_when_ten_times_as_many_have_ended(db: TestStore) {
         let store = db.another().await;
         if let Some(server) = db.server() {

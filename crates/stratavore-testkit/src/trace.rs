@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::world::{World, is_zombie, of_process, start_time};
+use crate::world::{World, is_zombie, of_process, parent, start_time};
 
 /// One process and no later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +58,14 @@ impl World {
     pub fn process_of(&self, runner: &str) -> Process {
         match self.processes_of(runner)[..] {
             [pid] => Process::of(pid).expect("it has just been seen"),
-            ref pids => panic!("{runner} should have one process, and has {pids:?}"),
+            ref pids => {
+                let told = |pid: &u32| {
+                    let line = of_process(*pid, "cmdline");
+                    (*pid, String::from_utf8_lossy(&line).into_owned(), parent(*pid))
+                };
+                let pids: Vec<_> = pids.iter().map(told).collect();
+                panic!("{runner} should have one process, and has {pids:?}")
+            }
         }
     }
 

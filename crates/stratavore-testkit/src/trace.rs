@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::world::{World, is_zombie, of_process, parent, start_time};
+use crate::world::{World, is_zombie, of_process, parent, start_time, until};
 
 /// One process and no later one with the same pid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,23 +50,24 @@ fn is_frozen(pid: u32) -> bool {
 }
 
 impl World {
-    /// The one process that carries the runner's mark.
+    /// The one process that carries the runner's mark. In the middle of an exec a process shows no
+    /// mark, so it is waited for.
     ///
     /// # Panics
-    /// If there is none, or several.
+    /// If there is none, or several, for as long as a condition is waited for.
     #[track_caller]
     pub fn process_of(&self, runner: &str) -> Process {
-        match self.processes_of(runner)[..] {
-            [pid] => Process::of(pid).expect("it has just been seen"),
-            ref pids => {
-                let told = |pid: &u32| {
-                    let line = of_process(*pid, "cmdline");
-                    (*pid, String::from_utf8_lossy(&line).into_owned(), parent(*pid))
-                };
-                let pids: Vec<_> = pids.iter().map(told).collect();
-                panic!("{runner} should have one process, and has {pids:?}")
+        until("a runner has one process", || {
+            let pids = self.processes_of(runner);
+            let told = |pid: &u32| {
+                let line = of_process(*pid, "cmdline");
+                (*pid, String::from_utf8_lossy(&line).into_owned(), parent(*pid))
+            };
+            match pids[..] {
+                [pid] => Process::of(pid).ok_or_else(Vec::new),
+                _ => Err(pids.iter().map(told).collect()),
             }
-        }
+        })
     }
 
     /// The pids of the agents of one runner: one, or none.

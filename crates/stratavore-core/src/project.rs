@@ -35,9 +35,13 @@ pub struct Project {
 /// What can be changed of a project; `None` leaves it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProjectEdit {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub assistant: Option<Name>,
     pub quota: QuotaEdit,
     pub runner_limits: LimitsEdit,

@@ -1,7 +1,7 @@
 //! Projects as they are changed by several people at once.
 
 use serde_json::json;
-use stratavore_testkit::world::World;
+use stratavore_testkit::world::{World, until};
 
 #[test]
 fn edits_of_different_limits_at_the_same_time_all_hold() {
@@ -35,6 +35,13 @@ fn edits_of_different_limits_at_the_same_time_all_hold() {
     assert_eq!(project["runner_limits"]["pids"], 50);
 
     world.run(["projects", "edit", "demo", "--quota-memory", "none"]).ok();
+    // Its event tells what was changed, and nothing of what was not.
+    let edited = until("it is told", || {
+        let events = world.json(&["events", "--kind", "project.edited", "--limit", "1"]);
+        let data = events[0]["data"].clone();
+        if data["quota"] == json!({ "memory": 0 }) { Ok(data) } else { Err(data) }
+    });
+    assert_eq!(edited, json!({ "quota": { "memory": 0 }, "runner_limits": {} }));
     let project = world.json(&["projects", "show", "demo"]);
     assert_eq!(project["quota"]["memory"], json!(null));
     assert_eq!(project["quota"]["pids"], 500);

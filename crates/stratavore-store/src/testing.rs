@@ -167,14 +167,14 @@ pub async fn sqlite_execute(file: &Path, sql: &str) -> u64 {
 /// # Panics
 /// With what the database said, if it refuses.
 pub async fn sqlite_number(file: &Path, sql: &str) -> i64 {
-    let mut connection = SqliteConnectOptions::new()
-        .filename(file)
-        .read_only(true)
-        .connect()
-        .await
-        .expect("the database file can be opened");
+    let mut connection = sqlite_to_read(file).await;
     let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await;
     found.expect("the query is one of this schema")
+}
+
+async fn sqlite_to_read(file: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(file).read_only(true);
+    options.connect().await.expect("the database file can be opened")
 }
 
 /// The texts that a query on a SQLite file answers, one of each row.
@@ -182,12 +182,7 @@ pub async fn sqlite_number(file: &Path, sql: &str) -> i64 {
 /// # Panics
 /// With what the database said, if it refuses.
 pub async fn sqlite_texts(file: &Path, sql: &str) -> Vec<String> {
-    let mut connection = SqliteConnectOptions::new()
-        .filename(file)
-        .read_only(true)
-        .connect()
-        .await
-        .expect("the database file can be opened");
+    let mut connection = sqlite_to_read(file).await;
     let found = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await;
     found.expect("the query is one of this schema")
 }

@@ -21,7 +21,11 @@ mod upgrade;
 mod version;
 mod watch;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use std::cell::Cell;
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::context::{Context, Globals};
 use crate::exit::{Exit, Failure};
@@ -59,32 +63,90 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    New(project::New),
+    New(Named<project::New>),
     #[command(visible_alias = "project")]
-    Projects(project::Projects),
-    Launch(launch::Launch),
+    Projects(Named<project::Projects>),
+    Launch(Named<launch::Launch>),
     #[command(visible_aliases = ["runner", "ps"])]
-    Runners(runner::Runners),
-    Attach(attach::Attach),
-    Send(send::Send),
-    Logs(output::Logs),
-    Screen(output::Screen),
+    Runners(Named<runner::Runners>),
+    Attach(Named<attach::Attach>),
+    Send(Named<send::Send>),
+    Logs(Named<output::Logs>),
+    Screen(Named<output::Screen>),
     #[command(visible_alias = "stop")]
-    Kill(stop::Kill),
-    Restart(stop::Restart),
-    Pause(stop::Pause),
-    Unpause(stop::Unpause),
-    Recover(recover::Recover),
-    Status(status::Status),
-    Events(event::Events),
-    Daemon(daemon::Daemon),
-    Config(config::Config),
-    Doctor(doctor::Doctor),
-    Reconcile(daemon::Reconcile),
-    Upgrade(upgrade::Upgrade),
-    Completions(completions::Completions),
-    Man(completions::Man),
-    Version(version::Version),
+    Kill(Named<stop::Kill>),
+    Restart(Named<stop::Restart>),
+    Pause(Named<stop::Pause>),
+    Unpause(Named<stop::Unpause>),
+    Recover(Named<recover::Recover>),
+    Status(Named<status::Status>),
+    Events(Named<event::Events>),
+    Daemon(Named<daemon::Daemon>),
+    Config(Named<config::Config>),
+    Doctor(Named<doctor::Doctor>),
+    Reconcile(Named<daemon::Reconcile>),
+    Upgrade(Named<upgrade::Upgrade>),
+    Completions(Named<completions::Completions>),
+    Man(Named<completions::Man>),
+    Version(Named<version::Version>),
+}
+
+thread_local! {
+    /// Whether the arguments of a command are set up once it is named, or all at once.
+    static ONCE_NAMED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The arguments of a command. To set up those of all commands takes a fourth of what most commands
+/// take as a whole.
+#[derive(Debug)]
+struct Named<T>(T);
+
+impl<T: Args> Args for Named<T> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        if ONCE_NAMED.get() { command.defer(T::augment_args) } else { T::augment_args(command) }
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        T::augment_args_for_update(command)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Named<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches_mut(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+
+    fn update_from_arg_matches_mut(&mut self, matches: &mut ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches_mut(matches)
+    }
+}
+
+impl Cli {
+    /// What the arguments say. Who asks for help or made a mistake is answered with all commands in
+    /// mind.
+    pub(crate) fn read(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        match Self::read_named(arguments) {
+            Err(error) if error.kind() != ErrorKind::DisplayVersion => {
+                Self::try_parse_from(arguments)
+            }
+            read => read,
+        }
+    }
+
+    fn read_named(arguments: &[OsString]) -> Result<Self, clap::Error> {
+        ONCE_NAMED.set(true);
+        let command = Self::command();
+        ONCE_NAMED.set(false);
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
 }
 
 /// Runs what was asked for.
@@ -105,34 +167,86 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
     let load = |ui| Context::load(&globals, ui);
     match command {
         // These need neither configuration nor places, or look at them themselves.
-        Command::Completions(args) => completions::run(&ui, &args),
-        Command::Man(args) => completions::man(&ui, &args),
-        Command::Version(args) => version::run(&ui, &args),
-        Command::Config(args) => config::run(&ui, &globals, &args),
+        Command::Completions(Named(args)) => completions::run(&ui, &args),
+        Command::Man(Named(args)) => completions::man(&ui, &args),
+        Command::Version(Named(args)) => version::run(&ui, &args),
+        Command::Config(Named(args)) => config::run(&ui, &globals, &args),
         Command::Doctor(_) => doctor::run(ui, &globals),
 
-        Command::New(args) => project::create(&load(ui)?, args),
-        Command::Projects(args) => project::run(&load(ui)?, args),
-        Command::Launch(args) => launch::run(&load(ui)?, args),
-        Command::Runners(args) => runner::run(&load(ui)?, args),
-        Command::Attach(args) => attach::run(&load(ui)?, &args),
-        Command::Send(args) => send::run(&load(ui)?, &args),
-        Command::Logs(args) => output::logs(&load(ui)?, args),
-        Command::Screen(args) => output::screen(&load(ui)?, &args),
-        Command::Kill(args) => stop::kill(&load(ui)?, args),
-        Command::Restart(args) => stop::restart(&load(ui)?, args),
-        Command::Pause(args) => stop::pause(&load(ui)?, args.which, true),
-        Command::Unpause(args) => stop::pause(&load(ui)?, args.which, false),
-        Command::Recover(args) => recover::run(&load(ui)?, args),
-        Command::Status(args) => status::run(&load(ui)?, &args),
-        Command::Events(args) => event::run(&load(ui)?, args),
-        Command::Daemon(args) => daemon::run(&load(ui)?, args),
+        Command::New(Named(args)) => project::create(&load(ui)?, args),
+        Command::Projects(Named(args)) => project::run(&load(ui)?, args),
+        Command::Launch(Named(args)) => launch::run(&load(ui)?, args),
+        Command::Runners(Named(args)) => runner::run(&load(ui)?, args),
+        Command::Attach(Named(args)) => attach::run(&load(ui)?, &args),
+        Command::Send(Named(args)) => send::run(&load(ui)?, &args),
+        Command::Logs(Named(args)) => output::logs(&load(ui)?, args),
+        Command::Screen(Named(args)) => output::screen(&load(ui)?, &args),
+        Command::Kill(Named(args)) => stop::kill(&load(ui)?, args),
+        Command::Restart(Named(args)) => stop::restart(&load(ui)?, args),
+        Command::Pause(Named(args)) => stop::pause(&load(ui)?, args.which, true),
+        Command::Unpause(Named(args)) => stop::pause(&load(ui)?, args.which, false),
+        Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
+        Command::Status(Named(args)) => status::run(&load(ui)?, &args),
+        Command::Events(Named(args)) => event::run(&load(ui)?, args),
+        Command::Daemon(Named(args)) => daemon::run(&load(ui)?, args),
         Command::Reconcile(_) => daemon::reconcile(&load(ui)?),
-        Command::Upgrade(args) => upgrade::run(&load(ui)?, args),
+        Command::Upgrade(Named(args)) => upgrade::run(&load(ui)?, args),
     }
 }
 
 /// The whole command line, for completions and man pages.
 pub(crate) fn command() -> clap::Command {
     Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_read_alike_with_one_command_set_up_and_with_all() {
+        let lines = [
+            "",
+            "api",
+            "--quiet api",
+            "-- status",
+            "status",
+            "--format json status -q --no-start --home /somewhere",
+            "attach one --steal --project api --config file",
+            "project edit api --quota-runners 3 --format yaml",
+            "projects",
+            "ps --all",
+            "launch --count 3 --memory 2GiB --project api -- sh -c true",
+            "stop --force one two",
+            "daemon start -q",
+            "config show --format json",
+            "completions bash",
+            "version",
+            "--version",
+            "--help",
+            "launch --help",
+            "projects edit --help",
+            "attach",
+            "api status",
+            "kill --forse",
+            "status --format xml",
+            "projects edti",
+        ];
+        let mut named = 0;
+        for line in lines {
+            let words: Vec<OsString> = std::iter::once("stratavore")
+                .chain(line.split_whitespace())
+                .map(Into::into)
+                .collect();
+            let told = |read: Result<Cli, clap::Error>| match read {
+                Ok(cli) => Ok(format!("{cli:?}")),
+                Err(error) => Err((error.kind(), error.render().to_string())),
+            };
+            let whole = told(Cli::try_parse_from(&words));
+            assert_eq!(told(Cli::read(&words)), whole, "{line}");
+            named += usize::from(Cli::read_named(&words).is_ok());
+            assert_eq!(Cli::read_named(&words).is_ok(), whole.is_ok(), "{line}");
+        }
+        assert!(named >= 14, "{named} of the lines are well formed");
+    }
 }

@@ -19,16 +19,17 @@ mod units;
 mod usage;
 mod view;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::exit::{Exit, Failure};
 use crate::ui::{Format, Ui};
 
 fn main() -> ExitCode {
-    let cli = match cmd::Cli::try_parse() {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match cmd::Cli::read(&arguments) {
         Ok(cli) => cli,
         Err(error)
             if [ErrorKind::DisplayHelp, ErrorKind::DisplayVersion].contains(&error.kind()) =>
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
             return Exit::Ok.into();
         }
         Err(error) => {
-            return fail(Format::Table, &usage::failure(&error, std::env::args().skip(1)));
+            let arguments = arguments.iter().skip(1).map(|a| a.to_string_lossy().into_owned());
+            return fail(Format::Table, &usage::failure(&error, arguments));
         }
     };
     let format = cli.globals.format;

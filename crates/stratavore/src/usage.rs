@@ -37,12 +37,11 @@ fn path(root: &Command, arguments: impl Iterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
     fn told(arguments: &[&str]) -> (String, String) {
-        let error = cmd::Cli::try_parse_from(["stratavore"].iter().chain(arguments)).unwrap_err();
+        let words: Vec<_> = ["stratavore"].iter().chain(arguments).map(Into::into).collect();
+        let error = cmd::Cli::read(&words).unwrap_err();
         let failure = failure(&error, arguments.iter().map(|text| (*text).to_owned()));
         (failure.message, failure.next)
     }

@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -215,10 +215,8 @@ fn limit_file(controller: &str) -> (&'static str, &'static str) {
 
 /// Makes the directory of the v2 tree. `own` is the agent's cgroup.
 fn unified(own: &Path, runner: RunnerId, mounts: &Mounts) -> io::Result<PathBuf> {
-    let alone = fs::read_to_string(own.join("cgroup.procs"))
-        .is_ok_and(|pids| pids.trim() == std::process::id().to_string());
     // A cgroup with limits may hold no processes beside its children: the agent moves aside.
-    if alone && !mounts.is_root(own) {
+    if !mounts.is_root(own) && is_alone(own) {
         let leaf = make(own, "agent")?;
         write(&leaf.join("cgroup.procs"), "0")?;
         delegate(own);
@@ -229,6 +227,15 @@ fn unified(own: &Path, runner: RunnerId, mounts: &Mounts) -> io::Result<PathBuf>
     delegate(own);
     delegate(&parent);
     Ok(dir)
+}
+
+/// True if this is the only process in the cgroup. Reads no more than its pid takes: where there is
+/// no systemd, all agents and much else are in one.
+fn is_alone(dir: &Path) -> bool {
+    let mut pids = [0; 32];
+    let read = File::open(dir.join("cgroup.procs")).and_then(|mut file| file.read(&mut pids));
+    let pid = std::process::id().to_string();
+    read.is_ok_and(|n| pids[..n].trim_ascii() == pid.as_bytes())
 }
 
 /// Hands the controllers down to the children of `dir`, those that can be.
@@ -341,5 +348,24 @@ mod tests {
         assert_eq!(of_runner(runner, made.dirs()), made.dirs());
         assert_eq!(of_runner(RunnerId::from_entropy([8; 16]), made.dirs()), Vec::<PathBuf>::new());
         remove(made.dirs());
+    }
+
+    #[test]
+    fn alone_is_who_finds_its_own_number_and_no_other() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(!is_alone(home.path()), "nothing is known");
+        let me = std::process::id();
+        let crowd: String = (me..me + 10_000).map(|pid| format!("{pid}\n")).collect();
+        for (list, alone) in [
+            (format!("{me}\n"), true),
+            (String::new(), false),
+            (format!("{me}0\n"), false),
+            (format!("{me}\n1\n"), false),
+            (format!("1\n{me}\n"), false),
+            (crowd, false),
+        ] {
+            fs::write(home.path().join("cgroup.procs"), &list).unwrap();
+            assert_eq!(is_alone(home.path()), alone, "{:?}", &list[..list.len().min(40)]);
+        }
     }
 }

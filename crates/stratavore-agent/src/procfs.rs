@@ -1,7 +1,7 @@
 //! What `/proc` tells of other processes. A process may be gone at any moment: `None` says so.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use stratavore_core::RunnerId;
 
@@ -50,12 +50,25 @@ impl Stat {
 }
 
 /// The file `name` of a process. Such files have no length, so that one who goes by it reads them in
-/// ever larger pieces from almost nothing; who connects is looked up in dozens of them.
+/// ever larger pieces from almost nothing. Who connects is looked up in dozens of them, so nothing is
+/// asked but for what they hold.
 pub(crate) fn read(pid: u32, name: &str) -> Option<Vec<u8>> {
     const USUAL: usize = 8 * 1024;
     let mut file = File::open(format!("/proc/{pid}/{name}")).ok()?;
-    let mut bytes = Vec::with_capacity(USUAL);
-    file.read_to_end(&mut bytes).ok()?;
+    let mut bytes = vec![0; USUAL];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return None,
+        }
+        if filled == bytes.len() {
+            bytes.resize(filled * 2, 0);
+        }
+    }
+    bytes.truncate(filled);
     Some(bytes)
 }
 
@@ -140,6 +153,21 @@ mod tests {
             "42 (a) S 1 (b)) R 7 42 42 34816 42 4194304 1 2 3 4 10 20 30 40 20 0 1 0 999 1 2 3";
         let stat = Stat::parse(line).unwrap();
         assert_eq!(stat, Stat { state: b'R', parent: 7, cpu: 30, waited_cpu: 70, start_time: 999 });
+    }
+
+    #[test]
+    fn a_mark_behind_much_else_is_found() {
+        let runner = RunnerId::from_entropy([7; 16]);
+        for length in [0, 8 * 1024 - 2, 8 * 1024, 100_000] {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("1000").env_clear().env("A", "x".repeat(length));
+            command.env(MARKER, runner.to_string());
+            let mut child = command.spawn().unwrap();
+            let found = mark(child.id());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(found, Some(runner), "behind {length} bytes");
+        }
     }
 
     #[test]

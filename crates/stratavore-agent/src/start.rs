@@ -80,12 +80,17 @@ pub fn run(dir: PathBuf, epoch: i64) -> Result<(), StartError> {
 }
 
 /// Runs an agent on this one thread.
+///
+/// It is a task like those that it starts. What the runtime itself waits for is looked at each time
+/// that any of them is woken, thus at every key.
 pub(crate) fn on_runtime(
-    agent: impl Future<Output = Result<(), StartError>>,
+    agent: impl Future<Output = Result<(), StartError>> + 'static,
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(doing("start the runtime"))?;
-    LocalSet::new().block_on(&runtime, agent)
+    let ended = LocalSet::new().block_on(&runtime, async { tokio::task::spawn_local(agent).await });
+    // Nobody cancels it, so it has panicked, and that goes on.
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// The join token, and the environment of the runner's program.

@@ -148,7 +148,8 @@ impl Ui {
     fn tell(&self, text: &str) {
         let mut err = anstream::stderr().lock();
         // If not even this can be written, there is nobody to tell that to.
-        let _ = writeln!(err, "{text}").and_then(|()| err.flush());
+        // In one piece: each one wakes the terminal.
+        let _ = err.write_all(format!("{text}\n").as_bytes()).and_then(|()| err.flush());
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use stratavore_core::runner::Cause;
 use stratavore_proto::v1::{
     self, Attach, Resize, ScreenWish, ToAgentSocket, from_agent_socket, socket_hello,
@@ -28,23 +30,52 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// Frames handled before the terminal is written to.
 const BATCH: usize = 64;
 
+/// What a signal tells.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Resized,
+    Continued,
+    HangUp,
+    Terminate,
+    Interrupt,
+}
+
+/// All signals as one thing to wait for, of which only those are looked at that have come: it is
+/// waited for anew after every key.
 struct Signals {
-    resized: Signal,
-    continued: Signal,
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
+    waiting: FuturesUnordered<LocalBoxFuture<'static, (Told, Signal)>>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            resized: signal(SignalKind::window_change())?,
-            continued: signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?,
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        let signals = Self { waiting: FuturesUnordered::new() };
+        for (kind, told) in [
+            (SignalKind::window_change(), Told::Resized),
+            (SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()), Told::Continued),
+            (SignalKind::hangup(), Told::HangUp),
+            (SignalKind::terminate(), Told::Terminate),
+            (SignalKind::interrupt(), Told::Interrupt),
+        ] {
+            signals.wait(told, signal(kind)?);
+        }
+        Ok(signals)
+    }
+
+    fn wait(&self, told: Told, mut signal: Signal) {
+        let come = async move {
+            signal.recv().await;
+            (told, signal)
+        };
+        self.waiting.push(come.boxed_local());
+    }
+
+    /// The next one. Safe to cancel.
+    async fn next(&mut self) -> Told {
+        let Some((told, signal)) = self.waiting.next().await else {
+            return std::future::pending().await;
+        };
+        self.wait(told, signal);
+        told
     }
 }
 
@@ -157,18 +188,20 @@ impl Session<'_, '_> {
                     self.settle_at = None;
                     self.refresh_if_unfit().await;
                 }
-                _ = signals.resized.recv() => self.resized().await,
-                _ = signals.continued.recv() => {
-                    // A shell has had the terminal; it left it cooked and drew over it.
-                    if raw.enforce().is_err() {
-                        return Ok(Ending::HungUp);
+                told = signals.next() => match told {
+                    Told::Resized => self.resized().await,
+                    Told::Continued => {
+                        // A shell has had the terminal; it left it cooked and drew over it.
+                        if raw.enforce().is_err() {
+                            return Ok(Ending::HungUp);
+                        }
+                        self.canvas.viewer = tty::size();
+                        self.refresh().await;
                     }
-                    self.canvas.viewer = tty::size();
-                    self.refresh().await;
+                    Told::HangUp => return Ok(Ending::HungUp),
+                    Told::Terminate => return Ok(Ending::Signalled(Exit::Terminated)),
+                    Told::Interrupt => return Ok(Ending::Signalled(Exit::Interrupted)),
                 }
-                _ = signals.hangup.recv() => return Ok(Ending::HungUp),
-                _ = signals.terminate.recv() => return Ok(Ending::Signalled(Exit::Terminated)),
-                _ = signals.interrupt.recv() => return Ok(Ending::Signalled(Exit::Interrupted)),
             }
         }
     }

@@ -38,17 +38,32 @@ pub(crate) fn first_screen(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         until_full(command)?;
         std::thread::sleep(Duration::from_millis(50));
     }
-    let [ours, by_tmux, by_dtach] = in_turns(
+    let alone = |mut command: Command| {
+        let began = Instant::now();
+        succeed(&mut command)?;
+        Ok(ms_since(began))
+    };
+    let tmux_alone = || {
+        let mut command = Command::new("tmux");
+        command.arg("-V");
+        command
+    };
+    let [ours, by_tmux, by_dtach, start, tmux_start] = in_turns(
         lab.rounds.max(20),
         [
             &mut || until_full(home.cli(attach)),
             &mut || until_full(tmux.command(&["attach", "-t", "painted"])),
             &mut || until_full(dtach.attach("painted")),
+            &mut || alone(home.cli(["--version"])),
+            &mut || alone(tmux_alone()),
         ],
     )?;
     let row = || Row::new("attach to the first full screen", "ms", &ours);
     Ok(vec![
         row().against("`tmux attach`", &by_tmux).target(Target::AtMost(0.6)),
         row().against("`dtach -a`", &by_dtach).target(Target::AtMost(2.0)),
+        // The floor under each command: what it takes to start and to end.
+        row().against("`stratavore --version`", &start),
+        Row::new("`stratavore --version`", "ms", &start).against("`tmux -V`", &tmux_start),
     ])
 }

@@ -8,6 +8,7 @@ use crate::home::{Home, succeed};
 use crate::peer::{Dtach, Tmux};
 use crate::play::{FULL, words};
 use crate::pty::Pty;
+use crate::relay::Relays;
 use crate::report::{Row, Target};
 use crate::sample::{in_turns, ms_since};
 
@@ -15,6 +16,10 @@ use crate::sample::{in_turns, ms_since};
 const KEYS: [&[u8]; 2] = [b"^", b"|"];
 
 pub(crate) const TYPED: usize = 600;
+
+/// As many processes as ours, that do nothing but wait, read and write.
+const TWO: &str = "bare relays: a viewer, one with the terminal";
+const THREE: &str = "bare relays: a viewer, one between, one with the terminal";
 
 pub(crate) struct Typist {
     terminal: Pty,
@@ -62,6 +67,8 @@ pub(crate) fn keystroke(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let mut at_socket = Typist::at(home.cli(["attach", &near.id]))?;
     let mut through_daemon = Typist::at(elsewhere.cli(["attach", &far.id]))?;
     let mut at_tmux = Typist::at(tmux.command(&["attach", "-t", "=echo"]))?;
+    let (two, three) = (Relays::start(&argv, false)?, Relays::start(&argv, true)?);
+    let (mut by_two, mut by_three) = (Typist::at(two.attach()?)?, Typist::at(three.attach()?)?);
     // dtach shows nothing of before: the program is not one that paints again.
     let mut at_dtach = {
         let mut terminal = Pty::spawn(&mut dtach.attach("echo"))?;
@@ -73,13 +80,15 @@ pub(crate) fn keystroke(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         terminal.until(FULL.as_bytes())?;
         Typist { terminal, typed: 0 }
     };
-    let [at_socket, through_daemon, by_tmux, by_dtach, bare] = in_turns(
+    let [at_socket, through_daemon, by_tmux, by_dtach, by_two, by_three, bare] = in_turns(
         TYPED,
         [
             &mut || at_socket.key(),
             &mut || through_daemon.key(),
             &mut || at_tmux.key(),
             &mut || at_dtach.key(),
+            &mut || by_two.key(),
+            &mut || by_three.key(),
             &mut || bare.key(),
         ],
     )?;
@@ -91,6 +100,13 @@ pub(crate) fn keystroke(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         socket().against("dtach", &by_dtach),
         daemon().against("tmux", &by_tmux).p99().target(Target::AtMost(1.0)),
         daemon().against("tmux", &by_tmux),
+        socket().against(TWO, &by_two).p99().target(Target::AtMost(1.3)),
+        socket().against(TWO, &by_two),
+        daemon().against(THREE, &by_three).p99().target(Target::AtMost(1.3)),
+        daemon().against(THREE, &by_three),
+        // What no three processes in a row can do better.
+        Row::new(THREE, "ms", &by_three).against("tmux", &by_tmux).p99(),
+        Row::new(THREE, "ms", &by_three).against("tmux", &by_tmux),
         socket().against("a bare terminal", &bare),
     ])
 }

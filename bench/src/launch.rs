@@ -120,14 +120,22 @@ pub(crate) fn one(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         dtach.end(&name);
         Ok(executed)
     };
+    // What the command adds to the request: a start of the program, and a connection.
+    let mut asked = || {
+        let began = Instant::now();
+        succeed(&mut home.cli(["projects", "list"]))?;
+        Ok(ms_since(began))
+    };
     let rounds = lab.rounds.max(20);
-    let [by_command, by_request, by_tmux, by_dtach] =
-        in_turns(rounds, [&mut command, &mut request, &mut session, &mut bare])?;
+    let [by_command, by_request, by_tmux, by_dtach, by_list] =
+        in_turns(rounds, [&mut command, &mut request, &mut session, &mut bare, &mut asked])?;
     let tmux = "`tmux new-session -d`";
     Ok(vec![
         Row::new("launch by command, to assistant executed", "ms", &by_command)
             .against(tmux, &by_tmux)
             .target(Target::AtMost(1.5)),
+        Row::new("launch by command, to assistant executed", "ms", &by_command)
+            .against("`stratavore projects list`", &by_list),
         Row::new("launch over an open connection, to assistant executed", "ms", &by_request)
             .against(tmux, &by_tmux)
             .target(Target::AtMost(1.5)),

@@ -22,6 +22,7 @@ mod output;
 mod peer;
 mod play;
 mod pty;
+mod relay;
 mod report;
 mod sample;
 mod start;

@@ -11,6 +11,8 @@ use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, STATEMENT_TIMEOUT, Settings, TlsMode,
 };
 
+use crate::relay;
+
 /// What stands at the end of a full screen.
 pub(crate) const FULL: &str = "END-OF-SCREEN";
 /// What stands at the end of everything that is produced.
@@ -28,6 +30,9 @@ pub(crate) fn play(arguments: &[String]) -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["paint"] => paint(),
         ["echo"] => echo(),
+        ["view", socket] => relay::view(socket),
+        ["pass", from, to] => relay::pass(from, to),
+        ["hold", socket, argv @ ..] => relay::hold(socket, argv),
         ["produce", megabytes, report] => produce(megabytes.parse()?, report),
         ["open-sqlite", file, socket] => open(Database::Sqlite { path: (*file).into() }, socket),
         ["open-postgres", host, port, database, user, socket] => {
@@ -47,7 +52,7 @@ pub(crate) fn play(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
-fn raw() -> anyhow::Result<()> {
+pub(crate) fn raw() -> anyhow::Result<()> {
     let stdin = rustix::stdio::stdin();
     let mut settings = tcgetattr(stdin)?;
     settings.make_raw();

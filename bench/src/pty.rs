@@ -49,6 +49,10 @@ impl Pty {
         Ok(Pty { master, child, buffer: vec![0; 64 << 10], seen: Vec::new(), total: 0 })
     }
 
+    pub(crate) fn master(&self) -> &OwnedFd {
+        &self.master
+    }
+
     pub(crate) fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
         ensure!(rustix::io::write(&self.master, bytes)? == bytes.len(), "a key was not taken");
         Ok(())

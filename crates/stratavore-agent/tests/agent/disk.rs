@@ -1,7 +1,7 @@
 //! T-ENOSPC: disks that are full or broken. Nothing is missing from a record without a mark.
 //!
-//! These mount a file system, or run the agent under `strace`; where this user may not, or there is
-//! none, they say so and prove nothing.
+//! These mount a file system, in namespaces of their own, or run the agent under `strace`. Where that
+//! cannot be had they fail, and say what is missing.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,24 +11,29 @@ use stratavore_core::runner::Cause;
 use stratavore_proto::runner_dir::Recording;
 use stratavore_proto::v1::AgentReport;
 use stratavore_proto::v1::agent_report::What;
+use stratavore_testkit::netns::inside;
+use stratavore_testkit::strace;
 use stratavore_testkit::trial::{Dice, Trial, scale};
 
 use crate::daemon::World;
 use crate::viewer::send;
 
+fn on_runtime(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(test);
+}
+
 /// A file system of a megabyte; gone when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None`: this user may not mount.
-    fn mount(at: PathBuf) -> Option<Self> {
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Self(at));
-        }
-        eprintln!("proved nothing: this user may not mount");
-        None
+    /// Only inside, where everybody may mount.
+    fn mount(at: PathBuf) -> Self {
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at).output();
+        let mounted = mounted.expect("mount is installed");
+        assert!(mounted.status.success(), "a tmpfs of a megabyte is needed: {mounted:?}");
+        Self(at)
     }
 
     /// Leaves room for so many bytes, a page more or less.
@@ -86,8 +91,8 @@ fn accounted(world: &World, source: &[u8], told: &[(u64, u64)]) -> Result<u64, S
     Ok(gaps.iter().map(|(from, to)| to - from).sum())
 }
 
-/// A runner on a full disk that gets room after a while. `None`: there can be no such disk.
-async fn round(dice: &mut Dice, recording: Recording) -> Option<(Result<u64, String>, World)> {
+/// A runner on a full disk that gets room after a while.
+async fn round(dice: &mut Dice, recording: Recording) -> Result<u64, String> {
     // More than the disk has room for.
     let lines = 40_000 + dice.below(60_000);
     let script = format!(
@@ -99,7 +104,7 @@ async fn round(dice: &mut Dice, recording: Recording) -> Option<(Result<u64, Str
         spec.segment_bytes = 100_000;
     });
     world.dir.create().unwrap();
-    let disk = SmallDisk::mount(world.dir.output())?;
+    let disk = SmallDisk::mount(world.dir.output());
     let mut line = world.launch().await;
     world.until_recorded("ready").await;
     disk.fill(dice.below(100_000));
@@ -131,11 +136,16 @@ async fn round(dice: &mut Dice, recording: Recording) -> Option<(Result<u64, Str
     assert!(told.is_empty() || silent.is_err(), "the check does not notice a silent gap");
     world.agent_gone().await;
     drop(disk);
-    Some((held, world))
+    held
 }
 
-#[tokio::test]
-async fn t_enospc_nothing_is_missing_without_a_mark() {
+#[test]
+fn t_enospc_nothing_is_missing_without_a_mark() {
+    let test = "disk::t_enospc_nothing_is_missing_without_a_mark";
+    inside(test, || on_runtime(nothing_is_missing_without_a_mark()));
+}
+
+async fn nothing_is_missing_without_a_mark() {
     let mut trial = Trial::new(
         "T-ENOSPC",
         "on a disk of a megabyte that is full for a while, every byte is recorded or in a gap that is told",
@@ -144,9 +154,8 @@ async fn t_enospc_nothing_is_missing_without_a_mark() {
     let (mut lost, mut rounds_with_gaps) = (0, 0);
     for _ in 0..scale(2, 50) {
         for recording in [Recording::BestEffort, Recording::Strict] {
-            let Some((held, _)) = round(&mut dice, recording).await else { return };
             let strict = recording == Recording::Strict;
-            trial.tried(match held {
+            trial.tried(match round(&mut dice, recording).await {
                 Ok(gaps) if strict && gaps > 0 => Err(format!("strict lost {gaps} bytes")),
                 Ok(gaps) => {
                     lost += gaps;
@@ -164,11 +173,16 @@ async fn t_enospc_nothing_is_missing_without_a_mark() {
 }
 
 /// Everything of the runner is on the disk that is full: its end cannot be written down.
-#[tokio::test]
-async fn an_end_that_cannot_be_written_is_told_and_written_later() {
+#[test]
+fn an_end_that_cannot_be_written_is_told_and_written_later() {
+    let test = "disk::an_end_that_cannot_be_written_is_told_and_written_later";
+    inside(test, || on_runtime(an_end_is_told_and_written_later()));
+}
+
+async fn an_end_is_told_and_written_later() {
     let mut world = World::shell("read x; exit 5");
     std::fs::create_dir_all(world.dir.path()).unwrap();
-    let Some(disk) = SmallDisk::mount(world.dir.path().into()) else { return };
+    let disk = SmallDisk::mount(world.dir.path().into());
     // On the full disk there is no room for the agent's words either.
     world.words = Some(world.path("words"));
     let mut line = world.launch().await;
@@ -223,11 +237,7 @@ async fn an_agent_whose_words_go_nowhere_does_its_work() {
 /// the same, and the agent says what its disk did.
 #[tokio::test]
 async fn a_disk_that_fails_to_sync_is_not_believed() {
-    let strace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !strace.is_ok_and(|status| status.success()) {
-        eprintln!("proved nothing: there is no strace, or it may not trace");
-        return;
-    }
+    strace::needed();
     let mut world = World::shell("echo printed; read x; exit 7");
     // `-D`: the agent stays our own child. The spool may sync before; its failure is told as well.
     world.wrapper = vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null"];

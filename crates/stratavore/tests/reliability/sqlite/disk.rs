@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicUsize;
 
 use rustix::process::Signal;
+use stratavore_testkit::strace;
 use stratavore_testkit::trial::{Dice, Trial, scale};
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, signal, until};
@@ -154,11 +155,7 @@ fn under_strace(world: &World, n: usize) -> Child {
 
 #[test]
 fn t_sqlite_a_sync_that_fails_is_told_loudly_and_acknowledges_nothing() {
-    let strace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
-    if !strace.is_ok_and(|status| status.success()) {
-        eprintln!("proved nothing: there is no strace, or it may not trace");
-        return;
-    }
+    strace::needed();
     let promise =
         "EIO from fsync: nothing is acknowledged, it is told, and the next daemon has all";
     let mut trial = Trial::new("T-SQLITE", promise);

@@ -2,6 +2,7 @@
 
 mod env;
 mod life;
+mod state;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -198,7 +199,7 @@ pub struct Stop {
 
 /// Where a runner stands in its life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(tag = "state", rename_all = "snake_case", try_from = "state::Record")]
 pub enum RunnerState {
     /// Admitted, and no agent is known. Started again not before `not_before`.
     Pending {

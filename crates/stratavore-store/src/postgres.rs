@@ -4,10 +4,12 @@
 //! those that idle.
 //! Invariant: we never speak to a standby; every decision is made on the primary.
 
+use futures_util::future::{self, Either};
 use secrecy::ExposeSecret;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use std::pin::pin;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
@@ -39,8 +41,6 @@ pub(crate) async fn open(
     at: &PostgresSettings,
     pool: &PoolSettings,
 ) -> Result<(PgPool, PgPool, Deadline), StoreError> {
-    migrate(at, pool).await?;
-
     let options = options(at).options([
         ("statement_timeout", millis(at.statement_timeout)),
         ("lock_timeout", millis(LOCK_TIMEOUT)),
@@ -55,6 +55,19 @@ pub(crate) async fn open(
         .connect_lazy_with(options.clone());
     let vital =
         pool_options(pool, &deadline).max_connections(VITAL_CONNECTIONS).connect_lazy_with(options);
+
+    // Each pool's first connection is made while the schema is looked at: whoever opens the store
+    // asks both of them something at once. Until the schema is known to be ours nothing is asked.
+    let pools = [common.clone(), vital.clone()];
+    let first = future::join_all(pools.iter().map(PgPool::acquire));
+    // What is in their way is told by whoever looks, or by whoever needs them next.
+    match future::select(pin!(migrate(at, pool)), pin!(first)).await {
+        Either::Left((looked, first)) => {
+            looked?;
+            drop(first.await);
+        }
+        Either::Right((_, looking)) => looking.await?,
+    }
     Ok((common, vital, deadline))
 }
 

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl TestStore {
     /// Runs `deed` on a store of its own, and answers what it cost besides: rows read on
-    /// PostgreSQL, steps of its machine on SQLite. Nobody else may use the database meanwhile, and
+    /// PostgreSQL, those of the schema's versions included, steps of its machine on SQLite. Nobody else may use the database meanwhile, and
     /// this one's own store is closed for it.
     ///
     /// # Panics
@@ -34,26 +34,25 @@ impl TestStore {
     pub async fn work<T, F: Future<Output = T>>(&self, deed: impl FnOnce(Store) -> F) -> (T, u64) {
         // Its connections would count, and be waited for.
         self.store().close().await;
-        let store = self.another().await;
-        match &store.inner.engine {
-            Engine::Sqlite { write, read, .. } => {
-                let steps = Arc::new(AtomicU64::new(0));
+        let Some(server) = self.server() else {
+            let store = self.another().await;
+            let steps = Arc::new(AtomicU64::new(0));
+            if let Engine::Sqlite { write, read, .. } = &store.inner.engine {
                 count_steps(write, &steps).await;
                 count_steps(read, &steps).await;
-                let done = deed(store.clone()).await;
-                store.close().await;
-                (done, steps.load(Ordering::Relaxed))
             }
-            Engine::Postgres { .. } => {
-                let url = self.server().expect("it is PostgreSQL").url();
-                let mut counter = PgConnection::connect(&url).await.expect("the server answers");
-                let before = rows_read(&mut counter).await;
-                let done = deed(store.clone()).await;
-                store.close().await;
-                let after = rows_read(&mut counter).await;
-                (done, after - before)
-            }
-        }
+            let done = deed(store.clone()).await;
+            store.close().await;
+            return (done, steps.load(Ordering::Relaxed));
+        };
+        let mut counter = PgConnection::connect(&server.url()).await.expect("the server answers");
+        // Before it is opened: it keeps the connections that it has made by then.
+        let before = rows_read(&mut counter).await;
+        let store = self.another().await;
+        let done = deed(store.clone()).await;
+        store.close().await;
+        let after = rows_read(&mut counter).await;
+        (done, after - before)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the store does, beside the same rows written and read without it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -85,7 +86,8 @@ pub(crate) fn runners(lab: &Lab) -> anyhow::Result<Vec<Row>> {
             Ok(took)
         };
         let mut page = Samples::default();
-        let [whole, limit] = in_turns(
+        let mut bare_reads = wait.block_on(Bare::open(db.settings()))?;
+        let [whole, limit, looked_through] = in_turns(
             lab.rounds,
             [
                 &mut || {
@@ -95,6 +97,12 @@ pub(crate) fn runners(lab: &Lab) -> anyhow::Result<Vec<Row>> {
                 &mut || {
                     let began = Instant::now();
                     ensure!(wait.block_on(bare_list.list(RUNNERS as i64))? > 0, "an empty list");
+                    Ok(ms_since(began))
+                },
+                &mut || {
+                    let began = Instant::now();
+                    let bytes = wait.block_on(bare_reads.list_looked_through(RUNNERS as i64))?;
+                    ensure!(bytes > 0, "an empty list");
                     Ok(ms_since(began))
                 },
             ],
@@ -112,8 +120,13 @@ pub(crate) fn runners(lab: &Lab) -> anyhow::Result<Vec<Row>> {
                 .against("bare query", &limit)
                 .target(Target::AtMost(1.3)),
         );
+        rows.push(
+            Row::new(format!("list of {RUNNERS} runners, {engine}, whole"), "ms", &whole)
+                .against("bare query, its JSON looked through and nothing kept", &looked_through),
+        );
         wait.block_on(bare.close())?;
         wait.block_on(bare_list.close())?;
+        wait.block_on(bare_reads.close())?;
     }
     Ok(rows)
 }
@@ -132,14 +145,36 @@ INSERT INTO events (id, entity, entity_id, name, seq, kind, at, caused_by, data)
 COMMIT;
 ";
 
+/// The same with all the rows that ours writes, in one statement.
+const BARE_LAUNCH_ALL_ROWS: &str = "\
+\\set project random(1, :projects)
+BEGIN;
+SELECT record FROM projects WHERE id = 'prj_bare_' || :round || '_' || :client_id || '_' || :project FOR UPDATE;
+SELECT count(*) FROM runners WHERE project_id = 'prj_bare_' || :round || '_' || :client_id || '_' || :project AND ended_at IS NULL;
+WITH new AS MATERIALIZED (
+ SELECT 'ses_' || gen_random_uuid() AS session, 'run_' || gen_random_uuid() AS runner, 'evt_' || gen_random_uuid() AS event,
+  'prj_bare_' || :round || '_' || :client_id || '_' || :project AS project
+), session AS (
+ INSERT INTO sessions (id, project_id, assistant, created_at, updated_at) SELECT session, project, 'generic', now(), now() FROM new
+), runner AS (
+ INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation, session_id, created_at, updated_at, record)
+ SELECT runner, project, runner, 'node_bare', '{}', 'pending', 1, 1, session, now(), now(), repeat('x', 700) FROM new
+), event AS (
+ INSERT INTO events (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
+ SELECT event, 'runner', runner, 'bare', project, 1, 'runner.accepted', now(), 'bench', repeat('x', 100) FROM new RETURNING id, at
+) INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event;
+COMMIT;
+";
+
 /// Admissions on PostgreSQL beside `pgbench`.
 pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let wait = &lab.runtime;
     let db = wait.block_on(TestStore::postgres());
     let server = db.server().context("a PostgreSQL server")?;
     server.query("INSERT INTO nodes VALUES ('node_bare', 'bare', 'boot', now())");
-    let script = tempfile::NamedTempFile::new()?;
+    let (script, all_rows) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
     std::fs::write(script.path(), BARE_LAUNCH)?;
+    std::fs::write(all_rows.path(), BARE_LAUNCH_ALL_ROWS)?;
     let bin = stratavore_testkit::postgres::newest_bin().context("a PostgreSQL server")?;
     let node = wait.block_on(given::node(db.store()))?;
 
@@ -148,7 +183,7 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         round.set(round.get() + 1);
         wait.block_on(admissions(db.store().clone(), node, clients, round.get()))
     };
-    let bare = |clients: usize| -> anyhow::Result<f64> {
+    let bare = |script: &Path, clients: usize| -> anyhow::Result<f64> {
         other.set(other.get() + 1);
         let number = other.get();
         let projects = LAUNCHES / TO_A_PROJECT;
@@ -168,25 +203,36 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
             "--define",
             &format!("projects={projects}"),
         ]);
-        pgbench.arg("--file").arg(script.path()).arg("--host").arg(&server.socket_dir);
+        pgbench.arg("--file").arg(script).arg("--host").arg(&server.socket_dir);
         pgbench.args(["--port", &server.port.to_string(), "--username", &server.user]);
         let printed = succeed(pgbench.arg(&server.database))?;
         let line = printed.lines().find_map(|line| line.strip_prefix("tps = "));
         let rate = line.and_then(|line| line.split(' ').next()).context("pgbench tells no rate")?;
         Ok(rate.parse()?)
     };
-    let [one, sixteen, bare_one, bare_sixteen] = in_turns(
+    let (two, four) = (script.path(), all_rows.path());
+    let [one, sixteen, two_one, two_sixteen, four_one, four_sixteen] = in_turns(
         lab.rounds,
-        [&mut || ours(1), &mut || ours(CLIENTS), &mut || bare(1), &mut || bare(CLIENTS)],
+        [
+            &mut || ours(1),
+            &mut || ours(CLIENTS),
+            &mut || bare(two, 1),
+            &mut || bare(two, CLIENTS),
+            &mut || bare(four, 1),
+            &mut || bare(four, CLIENTS),
+        ],
     )?;
-    let against = "the bare transaction in pgbench";
+    let (what, same) = (
+        "launch transactions, one daemon on PostgreSQL, 1 client",
+        format!("the same, {CLIENTS} clients"),
+    );
+    let against = "the bare transaction in pgbench, of two rows";
+    let against_all = "the bare transaction in pgbench, of the four rows that ours has";
     Ok(vec![
-        Row::new("launch transactions, one daemon on PostgreSQL, 1 client", "/s", &one)
-            .against(against, &bare_one)
-            .target(Target::AtLeast(0.7)),
-        Row::new(format!("the same, {CLIENTS} clients"), "/s", &sixteen)
-            .against(against, &bare_sixteen)
-            .target(Target::AtLeast(0.7)),
+        Row::new(what, "/s", &one).against(against, &two_one).target(Target::AtLeast(0.7)),
+        Row::new(&same, "/s", &sixteen).against(against, &two_sixteen).target(Target::AtLeast(0.7)),
+        Row::new(what, "/s", &one).against(against_all, &four_one),
+        Row::new(&same, "/s", &sixteen).against(against_all, &four_sixteen),
     ])
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
-use stratavore_store::{PoolStatus, RunnerFilter};
+use stratavore_store::PoolStatus;
 
 use crate::control::Control;
 use crate::disk;
@@ -204,21 +204,16 @@ impl Control {
     /// Answers how many still live.
     pub async fn stop_all(&self, caller: &Caller, limit: Duration) -> Result<usize, Error> {
         self.may_change(caller, "stop runners")?;
-        let filter = RunnerFilter {
-            live_only: true,
-            node: Some(self.inner.node.id),
-            ..RunnerFilter::default()
-        };
-        let live = self.inner.store.runner_list(&filter).await?;
-        for (runner, _) in &live {
-            self.stop(caller, runner.id, false, None, None).await?;
+        let live = self.inner.store.runner_live_ids(self.inner.node.id).await?;
+        for id in &live {
+            self.stop(caller, *id, false, None, None).await?;
         }
         let until = self.inner.clock.monotonic() + limit;
-        for (runner, _) in &live {
+        for id in live {
             let left = until.saturating_sub(self.inner.clock.monotonic());
             let wait = WaitFor { timeout: Some(left), ..WaitFor::default() };
-            if !self.wait(runner.id, wait).await?.is_terminal() {
-                return Ok(self.inner.store.runner_list(&filter).await?.len());
+            if !self.wait(id, wait).await?.is_terminal() {
+                return Ok(self.inner.store.runner_live_ids(self.inner.node.id).await?.len());
             }
         }
         Ok(0)

@@ -41,10 +41,14 @@ impl Control {
         }
     }
 
-    /// The projects' names by id, archived ones too.
-    pub(crate) async fn project_names(&self) -> Result<HashMap<ProjectId, String>, Error> {
-        let projects = self.inner.store.project_list(true).await?;
-        Ok(projects.into_iter().map(|project| (project.id, project.name.to_string())).collect())
+    /// How many runners live, by their projects; a project of none is left out.
+    pub async fn live_runners(&self) -> Result<HashMap<ProjectId, u32>, Error> {
+        Ok(self.inner.store.project_live_counts().await?)
+    }
+
+    /// How many runners of one project live.
+    pub async fn live_runners_of(&self, id: ProjectId) -> Result<u32, Error> {
+        Ok(self.inner.store.project_live_count(id).await?)
     }
 
     /// A project's name for showing; its id if it cannot be had.

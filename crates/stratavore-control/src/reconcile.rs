@@ -13,7 +13,7 @@ use stratavore_core::reconcile::{Action, Context, Found, decide};
 use stratavore_core::runner::{Input, Runner, RunnerState, Stop};
 use stratavore_runtime::Discovery;
 use stratavore_runtime::socket::SocketError;
-use stratavore_store::{RunnerFilter, StoreError};
+use stratavore_store::StoreError;
 
 use crate::control::Control;
 use crate::error::Error;
@@ -52,13 +52,7 @@ impl Control {
     pub async fn reconcile(&self, caller: &Caller) -> Result<ReconcileReport, Error> {
         self.may_change(caller, "reconcile")?;
         let mut report = ReconcileReport::default();
-        let filter = RunnerFilter {
-            live_only: true,
-            node: Some(self.inner.node.id),
-            ..RunnerFilter::default()
-        };
-        let live = self.inner.store.runner_list(&filter).await?;
-        let mut wanted: Vec<RunnerId> = live.iter().map(|(runner, _)| runner.id).collect();
+        let mut wanted = self.inner.store.runner_live_ids(self.inner.node.id).await?;
         for id in self.strays().await? {
             if !wanted.contains(&id) {
                 wanted.push(id);
@@ -94,15 +88,9 @@ impl Control {
 
     /// The periodic task: whatever lives and is not connected is being watched.
     pub(crate) async fn watch_all(&self) -> Result<String, Error> {
-        let filter = RunnerFilter {
-            live_only: true,
-            node: Some(self.inner.node.id),
-            ..RunnerFilter::default()
-        };
-        let live = self.inner.store.runner_list(&filter).await?;
-        let unconnected =
-            live.iter().filter(|(runner, _)| !self.inner.links.is_connected(runner.id));
-        let watched = unconnected.map(|(runner, _)| self.watch(runner.id)).count();
+        let live = self.inner.store.runner_live_ids(self.inner.node.id).await?;
+        let unconnected = live.iter().filter(|id| !self.inner.links.is_connected(**id));
+        let watched = unconnected.map(|id| self.watch(*id)).count();
         Ok(format!("{} live, {watched} not connected", live.len()))
     }
 

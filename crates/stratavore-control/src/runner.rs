@@ -22,6 +22,8 @@ use crate::launch::resolve_directory;
 use crate::project::nearest;
 
 /// The longest that a request waits for something to happen.
+/// The most lost runners that are brought back at once.
+const RECOVERED_MAX: u32 = 10_000;
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 const WAIT_LOOK: Duration = Duration::from_secs(5);
@@ -122,9 +124,10 @@ impl Control {
         caller: &Caller,
         filter: &RunnerFilter,
     ) -> Result<Vec<RunnerView>, Error> {
-        let names = self.project_names().await?;
-        let name = |id: ProjectId| names.get(&id).cloned().unwrap_or_default();
         let listed = self.inner.store.runner_list(filter).await?;
+        let projects = listed.iter().map(|(runner, _)| runner.project).collect();
+        let names = self.inner.store.project_names(&projects).await?;
+        let name = |id: ProjectId| names.get(&id).cloned().unwrap_or_default();
         Ok(listed
             .into_iter()
             .map(|(runner, stored)| {
@@ -239,20 +242,9 @@ impl Control {
                 Some(project) => Some(self.project(project).await?.id),
                 None => None,
             };
-            let filter = RunnerFilter {
-                project,
-                node: Some(self.inner.node.id),
-                states: vec!["lost".into()],
-                limit: Some(10_000),
-                ..RunnerFilter::default()
-            };
-            let listed = self.inner.store.runner_list(&filter).await?;
-            lost.extend(
-                listed
-                    .into_iter()
-                    .map(|(runner, _)| runner)
-                    .filter(|r| r.desired != Desired::Stopped),
-            );
+            let node = self.inner.node.id;
+            let found = self.inner.store.runner_lost(node, project, RECOVERED_MAX).await?;
+            lost.extend(found.into_iter().filter(|r| r.desired != Desired::Stopped));
         } else {
             for text in wanted {
                 let runner = self.runner(text, project).await?;

@@ -1,7 +1,8 @@
 //! Admission: the one transaction that decides whether runners may exist, and makes them.
 //!
 //! Invariant: the project's lock is held from before its live runners are read until the commit,
-//! so no two admissions decide on the same free place.
+//! so no two admissions decide on the same free place. What was read without the lock (`alone.rs`)
+//! counts only if it is found to be so still once the lock is held.
 //! Invariant: all runners of a call are admitted, or none.
 
 use std::collections::HashSet;
@@ -75,7 +76,7 @@ pub struct NewRunner {
 /// daemon die there; nothing else sets it.
 pub static PASSING: OnceLock<fn(&str)> = OnceLock::new();
 
-fn passing(place: &str) {
+pub(crate) fn passing(place: &str) {
     if let Some(tell) = PASSING.get() {
         tell(place);
     }
@@ -106,6 +107,11 @@ impl Store {
         let Some(project) = new.first().map(|n| n.project) else { return Ok(Vec::new()) };
         if new.iter().any(|n| n.project != project) {
             return Err(StoreError::invalid("a launch", "all its runners must be of one project"));
+        }
+        if let [lone] = &new[..]
+            && let Some(admitted) = self.admit_alone(lone, by, now, idempotency).await?
+        {
+            return Ok(vec![admitted]);
         }
         retried!({
             let mut tx = self.begin().await?;
@@ -169,11 +175,7 @@ async fn decide(
     holders: &[Holder],
     now: Timestamp,
 ) -> Result<Runner, StoreError> {
-    let limits = project
-        .quota
-        .admit(wanted.limits.or(project.runner_limits), holders)
-        .map_err(|refusal| StoreError::Quota(Box::new(refusal)))?;
-    let name = name(&wanted.name, holders)?;
+    let runner = placed(wanted, project, holders, now)?;
     if let Some(predecessor) = wanted.successor_of {
         check_succession(tx, predecessor, project).await?;
     }
@@ -188,6 +190,21 @@ async fn decide(
         }
         session::touch(tx, session.id, now).await?;
     }
+    Ok(runner)
+}
+
+/// The runner, if there is a place and a name for it beside those that live.
+pub(crate) fn placed(
+    wanted: &NewRunner,
+    project: &Project,
+    holders: &[Holder],
+    now: Timestamp,
+) -> Result<Runner, StoreError> {
+    let limits = project
+        .quota
+        .admit(wanted.limits.or(project.runner_limits), holders)
+        .map_err(|refusal| StoreError::Quota(Box::new(refusal)))?;
+    let name = name(&wanted.name, holders)?;
     Ok(Runner {
         id: wanted.id,
         project: project.id,
@@ -292,15 +309,10 @@ macro_rules! inserting {
             .bind(to_json($runner))
     };
 }
+pub(crate) use inserting;
 
-async fn insert(
-    tx: &mut Tx,
-    runner: &Runner,
-    new_session: bool,
-    by: &str,
-) -> Result<(), StoreError> {
-    without_nul("the name of who asked", by)?;
-    let accepted = NewEvent::new(
+pub(crate) fn accepted(runner: &Runner) -> NewEvent {
+    NewEvent::new(
         "runner.accepted",
         serde_json::json!({
             "name": runner.name,
@@ -310,7 +322,17 @@ async fn insert(
             "session": runner.session,
             "successor_of": runner.successor_of,
         }),
-    );
+    )
+}
+
+async fn insert(
+    tx: &mut Tx,
+    runner: &Runner,
+    new_session: bool,
+    by: &str,
+) -> Result<(), StoreError> {
+    without_nul("the name of who asked", by)?;
+    let accepted = accepted(runner);
     match tx {
         Tx::Postgres(tx, deadline) => {
             let inserted = inserting!(INSERT_ALL_POSTGRES, runner)
@@ -337,7 +359,7 @@ async fn insert(
 }
 
 /// Under the lock only the last two can happen; the others are the schema's safety net.
-fn refused(runner: &Runner, error: sqlx::Error) -> StoreError {
+pub(crate) fn refused(runner: &Runner, error: sqlx::Error) -> StoreError {
     match violated(&error) {
         Some(Unique::RunnerName) => {
             StoreError::NameTaken { noun: runner::NOUN, name: runner.name.clone() }

@@ -44,7 +44,7 @@ pub(crate) async fn claim<T: DeserializeOwned>(
     now: Timestamp,
 ) -> Result<Option<T>, StoreError> {
     let Some(idempotency) = idempotency else { return Ok(None) };
-    let expires = now.checked_add(IDEMPOTENCY_TTL).unwrap_or(Timestamp::MAX);
+    let expires = expiry(now);
     let claimed: Option<String> = on!(tx, |conn| sqlx::query_scalar(CLAIM)
         .bind(idempotency.key())
         .bind(idempotency.request().as_slice())
@@ -60,6 +60,11 @@ pub(crate) async fn claim<T: DeserializeOwned>(
         on!(tx, |conn| sqlx::query_as(ANSWER).bind(idempotency.key()).fetch_one(conn).await)
             .map_err(doing("reading an earlier answer"))?;
     earlier_answer(idempotency, found).map(Some)
+}
+
+/// When a record that is made `now` counts as absent.
+pub(crate) fn expiry(now: Timestamp) -> Timestamp {
+    now.checked_add(IDEMPOTENCY_TTL).unwrap_or(Timestamp::MAX)
 }
 
 /// The answer of a record, if it is one to this request.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 mod statement;
 
 mod admit;
+mod alone;
 mod daemon;
 mod deadline;
 mod error;

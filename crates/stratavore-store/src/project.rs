@@ -1,6 +1,9 @@
 //! Projects.
 
+use std::collections::{BTreeSet, HashMap};
+
 use sqlx::types::Text;
+use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::name::{Name, Reference};
@@ -8,6 +11,7 @@ use stratavore_core::project::Project;
 use stratavore_core::quota::Holder;
 use stratavore_core::{ProjectId, RunnerId};
 
+use crate::deadline::Deadline;
 use crate::error::{CANDIDATES_MAX, Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Reader, Tx, on};
@@ -45,7 +49,19 @@ const LIST_ALL: &str = "SELECT record FROM projects WHERE deleted_at IS NULL ORD
 const HOLDERS: &str = "SELECT id, name, limits FROM runners
     WHERE project_id = $1 AND ended_at IS NULL ORDER BY created_at, id";
 
-statements! { INSERT, UPDATE, BY_ID, BY_ID_LOCKED_POSTGRES, BY_NAME, ARCHIVED_BY_NAME, BY_PREFIX, LIST, LIST_ALL, HOLDERS }
+/// Both in one look, which is one round trip.
+const WITH_HOLDERS_POSTGRES: &str = "SELECT record, NULL AS id, NULL AS name, NULL AS limits, NULL AS created_at
+    FROM projects WHERE id = $1
+    UNION ALL
+    SELECT NULL, id, name, limits, created_at FROM runners WHERE project_id = $1 AND ended_at IS NULL
+    ORDER BY created_at NULLS FIRST, id";
+
+const LIVE_COUNTS: &str =
+    "SELECT project_id, count(*) FROM runners WHERE ended_at IS NULL GROUP BY project_id";
+
+const LIVE_COUNT: &str = "SELECT count(*) FROM runners WHERE project_id = $1 AND ended_at IS NULL";
+
+statements! { INSERT, UPDATE, BY_ID, BY_ID_LOCKED_POSTGRES, BY_NAME, ARCHIVED_BY_NAME, BY_PREFIX, LIST, LIST_ALL, HOLDERS, WITH_HOLDERS_POSTGRES, LIVE_COUNTS, LIVE_COUNT }
 
 #[derive(Debug, sqlx::FromRow)]
 struct HolderRow {
@@ -144,6 +160,44 @@ impl Store {
         records.iter().map(|record| parse(record)).collect()
     }
 
+    /// What projects are called, of those that are asked for.
+    pub async fn project_names(
+        &self,
+        ids: &BTreeSet<ProjectId>,
+    ) -> Result<HashMap<ProjectId, String>, StoreError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut reader = self.read().await?;
+        let named: Vec<(Text<ProjectId>, String)> = on!(reader, |conn| {
+            let mut query = QueryBuilder::new("SELECT id, name FROM projects WHERE id IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(Text(*id));
+            }
+            query.push(")").build_query_as().fetch_all(conn).await
+        })
+        .map_err(doing("reading the names of projects"))?;
+        Ok(named.into_iter().map(|(id, name)| (id.0, name)).collect())
+    }
+
+    /// How many runners live, by their projects; a project of none is left out.
+    pub async fn project_live_counts(&self) -> Result<HashMap<ProjectId, u32>, StoreError> {
+        let mut reader = self.read().await?;
+        let counts: Vec<(Text<ProjectId>, i64)> =
+            on!(reader, |conn| sqlx::query_as(LIVE_COUNTS).fetch_all(conn).await)
+                .map_err(doing("counting the runners of projects"))?;
+        Ok(counts.into_iter().map(|(id, count)| (id.0, small(count))).collect())
+    }
+
+    /// How many runners of one project live.
+    pub async fn project_live_count(&self, id: ProjectId) -> Result<u32, StoreError> {
+        let mut reader = self.read().await?;
+        on!(reader, |conn| sqlx::query_scalar(LIVE_COUNT).bind(Text(id)).fetch_one(conn).await)
+            .map(small)
+            .map_err(doing("counting the runners of a project"))
+    }
+
     /// Replaces the project `seen` by `next`, with the event that says so.
     ///
     /// If somebody else changed it since `seen` was read it is left alone, and the answer is
@@ -227,12 +281,31 @@ pub(crate) async fn holders(tx: &mut Tx, id: ProjectId) -> Result<Vec<Holder>, S
     let rows: Vec<HolderRow> =
         on!(tx, |conn| sqlx::query_as(HOLDERS).bind(Text(id)).fetch_all(conn).await)
             .map_err(doing("reading who holds a project's quota"))?;
-    rows.into_iter()
-        .map(|row| {
-            let limits = from_json("the limits of a runner", &row.limits)?;
-            Ok(Holder { runner: row.id.0, name: row.name.0, limits })
-        })
-        .collect()
+    rows.into_iter().map(HolderRow::into_holder).collect()
+}
+
+impl HolderRow {
+    fn into_holder(self) -> Result<Holder, StoreError> {
+        let limits = from_json("the limits of a runner", &self.limits)?;
+        Ok(Holder { runner: self.id.0, name: self.name.0, limits })
+    }
+}
+
+/// The project and its live runners, as they are now, without the lock; `None`: there is no such
+/// project.
+pub(crate) async fn with_holders(
+    conn: &mut PgConnection,
+    deadline: &Deadline,
+    id: ProjectId,
+) -> Result<Option<(Project, Vec<Holder>)>, StoreError> {
+    let what = "reading who holds a project's quota";
+    let query = sqlx::query(WITH_HOLDERS_POSTGRES).bind(Text(id));
+    let rows = deadline.keep(query.fetch_all(conn)).await.map_err(doing(what))?;
+    let Some((first, others)) = rows.split_first() else { return Ok(None) };
+    let Some(record) = first.try_get(0).map_err(doing(what))? else { return Ok(None) };
+    let holders = others.iter().map(|row| HolderRow::from_row(row).map_err(doing(what)));
+    let holders = holders.map(|row| row.and_then(HolderRow::into_holder)).collect::<Result<_, _>>();
+    Ok(Some((parse(record)?, holders?)))
 }
 
 async fn several(
@@ -255,6 +328,10 @@ fn one(mut found: Vec<Project>, wanted: &Reference) -> Result<Project, StoreErro
         return Err(StoreError::Ambiguous { noun: NOUN, wanted: wanted.text.clone(), candidates });
     }
     found.pop().ok_or_else(|| not_found(wanted))
+}
+
+fn small(count: i64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn not_found(wanted: &Reference) -> StoreError {

@@ -54,11 +54,20 @@ const LIST: &str = "SELECT record, l.epoch, l.at, cpu_ms, memory, processes, out
 const COUNTS: &str =
     "SELECT state, count(*) FROM runners WHERE ended_at IS NULL GROUP BY state ORDER BY state";
 
+const LIVE_IDS: &str = "SELECT id FROM runners
+    WHERE node_id = $1 AND ended_at IS NULL ORDER BY created_at, id";
+
+/// The index has the order, and no runner that was carried on.
+const LOST: &str =
+    "SELECT record FROM lost_runners AS lost JOIN runners ON runners.id = lost.runner_id
+    WHERE lost.node_id = $1 AND (project_id = $2 OR $2 IS NULL)
+    ORDER BY lost.created_at DESC, lost.runner_id DESC LIMIT $3";
+
 const UPDATE: &str = "UPDATE runners
     SET state = $1, epoch = $2, generation = $3, updated_at = $4, ended_at = $5, record = $6
     WHERE id = $7 AND epoch = $8 AND generation = $9 AND ended_at IS NULL";
 
-statements! { BY_ID, LIVE_BY_NAME, LIVE_OF_PROJECT_BY_NAME, ENDED_BY_NAME, ENDED_OF_PROJECT_BY_NAME, BY_PREFIX, OF_PROJECT_BY_PREFIX, LIST, COUNTS, UPDATE }
+statements! { BY_ID, LIVE_BY_NAME, LIVE_OF_PROJECT_BY_NAME, ENDED_BY_NAME, ENDED_OF_PROJECT_BY_NAME, BY_PREFIX, OF_PROJECT_BY_PREFIX, LIST, COUNTS, LIVE_IDS, LOST, UPDATE }
 
 /// Which runners a list shows; the default is all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -203,6 +212,33 @@ impl Store {
         })
         .map_err(doing("listing runners"))?;
         unreadable.map_or(Ok(listed), Err)
+    }
+
+    /// The runners of a node that have not ended.
+    pub async fn runner_live_ids(&self, node: NodeId) -> Result<Vec<RunnerId>, StoreError> {
+        let mut reader = self.read().await?;
+        let ids: Vec<Text<RunnerId>> =
+            on!(reader, |conn| sqlx::query_scalar(LIVE_IDS).bind(Text(node)).fetch_all(conn).await)
+                .map_err(doing("listing who lives"))?;
+        Ok(ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// The runners of a node that are lost and that no other carries on, newest first.
+    pub async fn runner_lost(
+        &self,
+        node: NodeId,
+        project: Option<ProjectId>,
+        limit: u32,
+    ) -> Result<Vec<Runner>, StoreError> {
+        let mut reader = self.read().await?;
+        let records: Vec<String> = on!(reader, |conn| sqlx::query_scalar(LOST)
+            .bind(Text(node))
+            .bind(project.map(Text))
+            .bind(i64::from(limit))
+            .fetch_all(conn)
+            .await)
+        .map_err(doing("listing lost runners"))?;
+        records.iter().map(|record| parse(record)).collect()
     }
 
     /// How many runners live, by the names of their states; states of no runner are left out.

@@ -138,8 +138,19 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
             [$((stringify!($module), crate::$module::STATEMENTS)),*]
         };
     }
-    let modules =
-        of!(admit, daemon, event, idempotency, lease, liveness, outbox, project, runner, session);
+    let modules = of!(
+        admit,
+        alone,
+        daemon,
+        event,
+        idempotency,
+        lease,
+        liveness,
+        outbox,
+        project,
+        runner,
+        session
+    );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))
     });

@@ -1,6 +1,7 @@
 //! Transactions and connections of either database.
 //!
-//! Invariant: every write goes through [`Store::begin`]. On SQLite there is one connection that
+//! Invariant: every write goes through [`Store::begin`], but for the one that is a transaction by
+//! itself (`alone.rs`). On SQLite there is one connection that
 //! writes, so writers queue in the process and never meet a lock.
 
 use std::sync::{Arc, OnceLock};

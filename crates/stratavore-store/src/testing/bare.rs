@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use futures_util::TryStreamExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, PgConnection, Row, SqliteConnection};
@@ -23,7 +24,10 @@ const HEARTBEATS_SQLITE: &str = "UPDATE runner_liveness AS kept SET at = new.val
     FROM json_each($1) AS new
     WHERE kept.runner_id = new.value ->> 'runner_id'";
 
-const LIST: &str = "SELECT record FROM runners ORDER BY created_at DESC, id DESC LIMIT $1";
+/// What a list shows: the runners, each with its heartbeat.
+const LIST: &str = "SELECT record, l.epoch, l.at, cpu_ms, memory, processes, output_bytes, output_at, viewers
+    FROM runners LEFT JOIN runner_liveness AS l ON l.runner_id = runners.id AND l.epoch = runners.epoch
+    ORDER BY created_at DESC, runners.id DESC LIMIT $1";
 
 /// One connection, with the durability that the store has.
 pub enum Bare {
@@ -99,18 +103,43 @@ impl Bare {
         })
     }
 
-    /// Fetches the newest runners' records and makes nothing of them. Answers how many bytes came.
+    /// Fetches the newest runners and makes nothing of them. Answers how many bytes their records
+    /// have.
     pub async fn list(&mut self, limit: i64) -> Result<usize, sqlx::Error> {
-        Ok(match self {
+        self.list_with(limit, |record| Ok(record.len())).await
+    }
+
+    /// The same, with each record looked through by `serde_json`: all of it is read, and none of it
+    /// is kept. Nothing that answers with what stands in records can take less.
+    pub async fn list_looked_through(&mut self, limit: i64) -> Result<usize, sqlx::Error> {
+        self.list_with(limit, |record| {
+            let read = serde_json::from_str::<serde::de::IgnoredAny>(record);
+            read.map(|_| record.len()).map_err(|error| sqlx::Error::Decode(error.into()))
+        })
+        .await
+    }
+
+    async fn list_with(
+        &mut self,
+        limit: i64,
+        read: impl Fn(&str) -> Result<usize, sqlx::Error>,
+    ) -> Result<usize, sqlx::Error> {
+        let mut bytes = 0;
+        match self {
             Bare::Postgres(conn) => {
-                let rows = sqlx::query(LIST).bind(limit).fetch_all(&mut **conn).await?;
-                rows.iter().map(|row| row.get::<&str, _>(0).len()).sum()
+                let mut rows = sqlx::query(LIST).bind(limit).fetch(&mut **conn);
+                while let Some(row) = rows.try_next().await? {
+                    bytes += read(row.get(0))?;
+                }
             }
             Bare::Sqlite(conn) => {
-                let rows = sqlx::query(LIST).bind(limit).fetch_all(&mut **conn).await?;
-                rows.iter().map(|row| row.get::<&str, _>(0).len()).sum()
+                let mut rows = sqlx::query(LIST).bind(limit).fetch(&mut **conn);
+                while let Some(row) = rows.try_next().await? {
+                    bytes += read(row.get(0))?;
+                }
             }
-        })
+        }
+        Ok(bytes)
     }
 
     pub async fn close(self) -> Result<(), sqlx::Error> {

@@ -10,7 +10,7 @@ use stratavore_core::name::{Name, Reference};
 use stratavore_core::project::Project;
 use stratavore_core::quota::Quota;
 use stratavore_core::restart::{Backoff, RestartPolicy};
-use stratavore_core::runner::{Cause, Command, Exit, Input, Outcome, Runner};
+use stratavore_core::runner::{Cause, Command, Exit, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 use stratavore_store::{NameWish, NewRunner, Store};
 
@@ -143,6 +143,25 @@ pub(crate) fn ended(runner: &Runner) -> (Runner, NewEvent) {
 pub(crate) async fn end(store: &Store, runner: &Runner) -> Runner {
     let (next, event) = ended(runner);
     store.runner_write(runner, &next, event, "agent", None).await.unwrap()
+}
+
+pub(crate) async fn lose(store: &Store, runner: &Runner) -> Runner {
+    let lost = RunnerState::Lost { cause: Cause::AgentDied, at: at(9) };
+    let generation = runner.generation + 1;
+    let next = Runner { state: lost, generation, updated_at: at(10), ..runner.clone() };
+    let event = NewEvent::new("runner.lost", serde_json::json!({}));
+    store.runner_write(runner, &next, event, "daemon", None).await.unwrap()
+}
+
+pub(crate) async fn archive(store: &Store, project: &Project) -> Project {
+    let next = Project {
+        archived_at: Some(at(20)),
+        generation: project.generation + 1,
+        updated_at: at(20),
+        ..project.clone()
+    };
+    let event = NewEvent::new("project.archived", serde_json::json!({}));
+    store.project_write(project, &next, event, "ada", None).await.unwrap()
 }
 
 /// A change that ends nothing.

@@ -2,7 +2,7 @@
 //!
 //! Counted and not timed: rows that PostgreSQL read, steps that SQLite made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stratavore_core::event::EventFilter;
 use stratavore_core::project::Project;
@@ -36,6 +36,14 @@ async fn history(store: &Store, project: &Project, node: NodeId, count: usize) {
         for runner in store.runners_admit(new, "ada", at(1), None).await.unwrap() {
             given::end(store, &runner).await;
         }
+    }
+    for number in 0..count / AT_ONCE {
+        // One that was lost and carried on, and a project that was archived.
+        let lost = given::lose(store, &given::admit(store, another(project, node)).await).await;
+        let next = NewRunner { successor_of: Some(lost.id), ..another(project, node) };
+        given::end(store, &given::admit(store, next).await).await;
+        let old = given::project(store, &format!("old-{count}-{number}")).await;
+        given::archive(store, &old).await;
     }
     let lease = store.lease_acquire("history", daemon(), LONG).await.unwrap().unwrap();
     while !store.outbox_publish(&lease, 500).await.unwrap().is_empty() {}
@@ -118,6 +126,26 @@ async fn costs(db: &TestStore, project: &Project, node: NodeId, alive: &Runner) 
         let list = |store: Store| async move { store.runner_list(&filter).await.unwrap().len() };
         costs.insert(what, db.work(list).await.1);
     }
+    let lost = |store: Store| async move { store.runner_lost(node, None, 100).await.unwrap() };
+    let (lost, cost) = db.work(lost).await;
+    assert_eq!(lost, [], "each was carried on");
+    costs.insert("recover", cost);
+    let ids = |store: Store| async move { store.runner_live_ids(node).await.unwrap().len() };
+    costs.insert("reconcile", db.work(ids).await.1);
+    let projects = |store: Store| async move { store.project_list(false).await.unwrap().len() };
+    costs.insert("list projects", db.work(projects).await.1);
+    let names = |store: Store| async move {
+        store.project_names(&BTreeSet::from([of])).await.unwrap().len()
+    };
+    costs.insert("name projects", db.work(names).await.1);
+    let counts = |store: Store| async move {
+        assert_eq!(store.project_live_count(of).await.unwrap(), 1);
+        assert_eq!(
+            store.project_live_counts().await.unwrap().into_iter().collect::<Vec<_>>(),
+            [(of, 1)]
+        );
+    };
+    costs.insert("count the living of projects", db.work(counts).await.1);
     let count = |store: Store| async move {
         assert_eq!(store.runner_counts().await.unwrap(), BTreeMap::from([("pending", 1)]));
     };
@@ -129,6 +157,12 @@ async fn costs(db: &TestStore, project: &Project, node: NodeId, alive: &Runner) 
     };
     costs.insert("list events", db.work(events).await.1);
     costs
+}
+
+/// What `recover` looked through before: all that ever were lost.
+async fn cost_of_all_lost(db: &TestStore) -> u64 {
+    let filter = RunnerFilter { states: vec!["lost".into()], ..RunnerFilter::default() };
+    db.work(|store: Store| async move { store.runner_list(&filter).await.unwrap() }).await.1
 }
 
 /// The deeds that cost more than a fifth more.
@@ -186,6 +220,7 @@ on_both_databases! {
         store.close().await;
         tidy(&db).await;
         let few = costs(&db, &project, node, &alive).await;
+        let few_lost = cost_of_all_lost(&db).await;
 
         let store = db.another().await;
         history(&store, &project, node, FEW * 9).await;
@@ -194,7 +229,9 @@ on_both_databases! {
         let many = costs(&db, &project, node, &alive).await;
         assert_eq!(grown(&few, &many), [], "{few:?}, and then {many:?}");
 
-        // The control: without indexes of the living, an admission reads all that ever were.
+        // The controls: one who passes by all that were lost; and without indexes of the living, an admission reads all that ever were.
+        let many_lost = cost_of_all_lost(&db).await;
+        assert!(many_lost > 2 * few_lost, "{few_lost}, and then {many_lost}");
         for index in LIVING {
             raw::execute(&db, &format!("DROP INDEX {index}")).await.unwrap();
         }

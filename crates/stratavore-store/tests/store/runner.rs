@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use stratavore_core::event::NewEvent;
 use stratavore_core::name::Reference;
 use stratavore_core::runner::{Input, Runner, RunnerState, Stop};
@@ -29,6 +31,33 @@ fn writes<'a>(seen: &'a [Runner], next: &'a [(Runner, NewEvent)]) -> Vec<RunnerW
 }
 
 on_both_databases! {
+    async fn lost_are_those_that_no_other_carries_on(db: TestStore) {
+        let store = db.store();
+        let node = given::node(store).await;
+        let (alpha, beta) = (given::project(store, "alpha").await, given::project(store, "beta").await);
+        let names = |project| async move {
+            let lost = store.runner_lost(node, project, 10).await.unwrap();
+            lost.into_iter().map(|runner| runner.name.to_string()).collect::<Vec<_>>()
+        };
+        let one = given::runner(store, &alpha, node, "one").await;
+        given::end(store, &given::runner(store, &alpha, node, "done").await).await;
+        given::runner(store, &alpha, node, "alive").await;
+        let other = given::node(store).await;
+        given::lose(store, &given::runner(store, &alpha, other, "elsewhere").await).await;
+        assert!(names(None).await.is_empty());
+        let one = given::lose(store, &one).await;
+        given::lose(store, &given::runner(store, &beta, node, "two").await).await;
+        assert_eq!(BTreeSet::from_iter(names(None).await), BTreeSet::from(["one".into(), "two".into()]));
+        assert_eq!(names(Some(beta.id)).await, ["two"]);
+        assert_eq!(store.runner_lost(node, None, 1).await.unwrap().len(), 1);
+
+        let next = NewRunner { successor_of: Some(one.id), ..given::unborn(alpha.id, node, "one") };
+        let next = given::admit(store, next).await;
+        assert_eq!(names(None).await, ["two"]);
+        given::lose(store, &next).await;
+        assert_eq!(names(Some(alpha.id)).await, ["one"], "and who carried it on is lost again");
+    }
+
     async fn it_reads_back_as_it_was_admitted(db: TestStore) {
         let store = db.store();
         let node = given::node(store).await;

@@ -1,12 +1,8 @@
 //! Projects.
 
-use std::collections::HashMap;
-
-use stratavore_core::caller::Caller;
 use stratavore_core::project::{Project, ProjectEdit};
 use stratavore_proto::v1;
 use stratavore_proto::v1::projects_server::Projects;
-use stratavore_store::RunnerFilter;
 use tonic::{Request, Response, Status};
 
 use super::problem::status;
@@ -14,10 +10,7 @@ use super::{Api, caller, given, keyed, view};
 
 impl Api {
     async fn project_view(&self, project: Project) -> Result<Response<v1::Project>, Status> {
-        let filter =
-            RunnerFilter { project: Some(project.id), live_only: true, ..RunnerFilter::default() };
-        let live = self.control.runner_list(&Caller::Daemon, &filter).await.map_err(status)?;
-        let live = live.len() as u32;
+        let live = self.control.live_runners_of(project.id).await.map_err(status)?;
         Ok(Response::new(view::project(project, live)))
     }
 }
@@ -64,11 +57,7 @@ impl Projects for Api {
     ) -> Result<Response<v1::ProjectList>, Status> {
         let projects =
             self.control.project_list(request.into_inner().archived).await.map_err(status)?;
-        let filter = RunnerFilter { live_only: true, ..RunnerFilter::default() };
-        let mut live: HashMap<_, u32> = HashMap::new();
-        for view in self.control.runner_list(&Caller::Daemon, &filter).await.map_err(status)? {
-            *live.entry(view.runner.project).or_default() += 1;
-        }
+        let live = self.control.live_runners().await.map_err(status)?;
         let projects = projects.into_iter().map(|project| {
             let live = live.get(&project.id).copied().unwrap_or(0);
             view::project(project, live)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use stratavore_testkit::postgres;
+use stratavore_testkit::{postgres, rabbit};
 
 use crate::step;
 
@@ -20,6 +20,12 @@ const NEEDS: &[Need] = &[
         package: "postgresql",
         is_met: || postgres::newest_bin().is_some(),
     },
+    Need { what: "a RabbitMQ broker", package: "rabbitmq-server", is_met: rabbit::is_installed },
+    Need {
+        what: "Python that can make environments, for a consumer of another language",
+        package: "python3-venv",
+        is_met: has_venv,
+    },
     Need { what: "vim, a full-screen program", package: "vim", is_met: || on_path("vim") },
     Need { what: "a C compiler", package: "build-essential", is_met: || on_path("cc") },
     Need { what: "setpriv", package: "util-linux", is_met: || on_path("setpriv") },
@@ -28,6 +34,12 @@ const NEEDS: &[Need] = &[
     Need { what: "ip", package: "iproute2", is_met: || is_installed("ip") },
     Need { what: "iptables", package: "iptables", is_met: || is_installed("iptables") },
 ];
+
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    let tried = python.args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
 
 /// How this process may become root.
 enum Root {

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that must hold before a change is taken, on a fresh machine.
 //!
-//! One private PostgreSQL serves the whole run. It ends with us, whatever ends us (see
-//! `stratavore_testkit::postgres`), so Ctrl-C leaves nothing behind.
+//! One private PostgreSQL and one RabbitMQ serve the whole run. They end with us, whatever ends us (see
+//! `stratavore_testkit::postgres` and `rabbit`), so Ctrl-C leaves nothing behind.
 
 use stratavore_testkit::postgres::{SERVER_VARIABLE, Server};
+use stratavore_testkit::rabbit::{BROKER_VARIABLE, Broker};
 use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
@@ -51,8 +52,18 @@ pub(crate) fn tests(
     }
     let mut server = None;
     let served = steps.take("postgres", || {
-        if std::env::var_os(SERVER_VARIABLE).is_none_or(|named| named.is_empty()) {
+        if is_unset(SERVER_VARIABLE) {
             server = Some(Server::start().map_err(anyhow::Error::msg)?);
+        }
+        Ok(())
+    });
+    if !served {
+        return;
+    }
+    let mut broker = None;
+    let served = steps.take("rabbitmq", || {
+        if is_unset(BROKER_VARIABLE) {
+            broker = Some(Broker::try_start().map_err(anyhow::Error::msg)?);
         }
         Ok(())
     });
@@ -69,11 +80,18 @@ pub(crate) fn tests(
     if let Some(server) = &server {
         tests.env(SERVER_VARIABLE, server.to_string());
     }
+    if let Some(broker) = &broker {
+        tests.env(BROKER_VARIABLE, broker.to_string());
+    }
     if length == Length::Long {
         tests.env(LONG_VARIABLE, "1");
     }
     tests.envs(environment.iter().map(|(name, value)| (name, value)));
     steps.take("tests", || step::run("tests", &mut tests));
+}
+
+fn is_unset(variable: &str) -> bool {
+    std::env::var_os(variable).is_none_or(|named| named.is_empty())
 }
 
 /// Whether an argument narrows the run to a package, which `--workspace` would undo.

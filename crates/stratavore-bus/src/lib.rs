@@ -1,6 +1,7 @@
-//! Carries published events to whoever listens. For now there is one bus, inside the process.
+//! Carries published events to whoever listens: inside the process ([`Bus`]), and to RabbitMQ
+//! ([`rabbit`]).
 //!
-//! The bus is a wake-up and a short cut, not a store: a subscriber that falls behind is told so and
+//! The bus of the process is a wake-up and a short cut, not a store: a subscriber that falls behind is told so and
 //! reads the events that it missed from the store, by position.
 //!
 //! Invariant: publishing never waits for a subscriber.
@@ -8,6 +9,7 @@
 //! it missed none.
 
 mod local;
+pub mod rabbit;
 
 use std::sync::Arc;
 

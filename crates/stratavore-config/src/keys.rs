@@ -4,11 +4,12 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, Config, LogFormat, LogLevel, Recording, Resize, SslMode, StoreUrl,
+    AssistantSettings, BusUrl, Config, LogFormat, LogLevel, Recording, Resize, SslMode, StoreUrl,
+    Switch,
 };
 use crate::value::{
-    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, program, size, text,
-    variables,
+    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, list, program, size,
+    text, variables,
 };
 
 /// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
@@ -48,6 +49,22 @@ keys! {
     "store.pool.connect_timeout": store.pool.connect_timeout = |g| duration(g, "100ms", "5m"), Shown::shown;
     "store.pool.statement_timeout": store.pool.statement_timeout = |g| duration(g, "100ms", "1h"), Shown::shown;
 
+    "bus.url": bus.url = BusUrl::read, displayed;
+    "bus.rabbitmq.host": bus.rabbitmq.host = |g| text(g, "a host's name or address"), Shown::shown;
+    "bus.rabbitmq.port": bus.rabbitmq.port = port, displayed;
+    "bus.rabbitmq.vhost": bus.rabbitmq.vhost = |g| amqp_name(g, "a virtual host's name"), Shown::shown;
+    "bus.rabbitmq.user": bus.rabbitmq.user = |g| text(g, "a user's name"), Shown::shown;
+    "bus.rabbitmq.password_file": bus.rabbitmq.password_file = |g| absolute(g).map(Some), Shown::shown;
+    "bus.rabbitmq.tls": bus.rabbitmq.tls = Switch::read, displayed;
+    "bus.rabbitmq.root_cert": bus.rabbitmq.root_cert = |g| absolute(g).map(Some), Shown::shown;
+    "bus.rabbitmq.exchange": bus.rabbitmq.exchange = |g| amqp_name(g, "an exchange's name"), Shown::shown;
+    "bus.rabbitmq.queues": bus.rabbitmq.queues = queues, Shown::shown;
+    "bus.rabbitmq.window": bus.rabbitmq.window = |g| count(g, 4, 4096), Shown::shown;
+    "bus.rabbitmq.message_max": bus.rabbitmq.message_max = |g| size(g, "1KiB", "16MiB"), Shown::shown;
+    "bus.rabbitmq.connect_timeout": bus.rabbitmq.connect_timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
+    "bus.rabbitmq.refusals_max": bus.rabbitmq.refusals_max = |g| count(g, 1, 1000), Shown::shown;
+    "bus.rabbitmq.refused_for": bus.rabbitmq.refused_for = |g| duration(g, "0s", "7d"), Shown::shown;
+
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
     "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
@@ -75,6 +92,21 @@ keys! {
 
 fn port(given: &Given) -> Result<u16, Wanted> {
     count(given, 1, 65535).map(|n| u16::try_from(n).expect("within the range"))
+}
+
+/// A name that AMQP carries in at most 255 bytes. What begins with `amq.` is the broker's.
+fn amqp_name(given: &Given, what: &str) -> Result<String, Wanted> {
+    let fits = |name: &String| name.len() <= 255 && !name.starts_with("amq.");
+    let wanted = || format!("{what} of at most 255 bytes that does not begin with `amq.`");
+    text(given, what).ok().filter(fits).ok_or_else(wanted)
+}
+
+fn queues(given: &Given) -> Result<Vec<String>, Wanted> {
+    let names = list(given, "queue names")?;
+    for name in &names {
+        amqp_name(&Given::Text(name.clone()), "a list of queue names, each")?;
+    }
+    Ok(names)
 }
 
 fn detach_key(given: &Given) -> Result<crate::DetachKey, Wanted> {
@@ -156,6 +188,8 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "store",
         "store.pool",
         "store.postgres",
+        "bus",
+        "bus.rabbitmq",
         "agent",
         "runner",
         "attach",

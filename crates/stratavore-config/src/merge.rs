@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{ConfigError, Conflict};
 use crate::keys::{self, ASSISTANT_KEYS, ASSISTANTS, KEYS};
 use crate::secret;
-use crate::settings::Config;
+use crate::settings::{BusUrl, Config};
 use crate::value::Given;
 use crate::yaml::{self, Content, Node, Place};
 
@@ -238,13 +238,19 @@ fn refuse_readable_secret(
 
 /// Checks what holds between keys.
 fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
-    let Config { store, agent, runner, .. } = &loaded.config;
+    let Config { store, bus, agent, runner, .. } = &loaded.config;
     let rules = [
         (
             store.pool.min_connections <= store.pool.max_connections,
             "store.pool.min_connections",
             "must not be more than",
             "store.pool.max_connections",
+        ),
+        (
+            bus.url == BusUrl::None || bus.rabbitmq.password_file.is_some(),
+            "bus.url",
+            "needs the file that is named by",
+            "bus.rabbitmq.password_file",
         ),
         (
             agent.output_segment_bytes * 2 <= agent.output_max_bytes,
@@ -259,8 +265,10 @@ fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
             "agent.heartbeat",
         ),
     ];
-    let value =
-        |name| keys::key(name).and_then(|key| (key.show)(&loaded.config)).unwrap_or_default();
+    let value = |name| {
+        let shown = keys::key(name).and_then(|key| (key.show)(&loaded.config));
+        shown.unwrap_or_else(|| "not set".into())
+    };
     for (holds, key, rule, other) in rules {
         if !holds {
             return Err(ConfigError::Conflict(Box::new(Conflict {

@@ -13,6 +13,7 @@ use crate::value::{Given, Wanted, choice};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     pub store: Store,
+    pub bus: Bus,
     pub agent: Agent,
     pub runner: Runner,
     pub attach: Attach,
@@ -147,6 +148,84 @@ impl Default for Pool {
             idle_timeout: Duration::from_secs(30 * 60),
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bus {
+    pub url: BusUrl,
+    pub rabbitmq: Rabbitmq,
+}
+
+/// Where events go besides those who read them here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BusUrl {
+    #[default]
+    None,
+    /// The broker of [`Rabbitmq`].
+    Rabbitmq,
+}
+
+impl BusUrl {
+    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
+        match crate::value::text(given, "`none` or `rabbitmq`")?.as_str() {
+            "none" => Ok(Self::None),
+            "rabbitmq" => Ok(Self::Rabbitmq),
+            text if text.starts_with("amqp") => Err(
+                "`rabbitmq`, with the broker under `bus.rabbitmq` (`host`, `port`, `vhost`, `user`, `password_file`)"
+                    .into(),
+            ),
+            _ => Err("`none` or `rabbitmq`".into()),
+        }
+    }
+}
+
+impl fmt::Display for BusUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Rabbitmq => "rabbitmq",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rabbitmq {
+    pub host: String,
+    pub port: u16,
+    pub vhost: String,
+    pub user: String,
+    /// Holds the password, alone. Read it with [`crate::read_secret`].
+    pub password_file: Option<PathBuf>,
+    pub tls: Switch,
+    pub root_cert: Option<PathBuf>,
+    pub exchange: String,
+    pub queues: Vec<String>,
+    pub window: u32,
+    pub message_max: u64,
+    pub connect_timeout: Duration,
+    pub refusals_max: u32,
+    pub refused_for: Duration,
+}
+
+impl Default for Rabbitmq {
+    fn default() -> Self {
+        Self {
+            host: "localhost".into(),
+            port: 5672,
+            vhost: "/".into(),
+            user: "stratavore".into(),
+            password_file: None,
+            tls: Switch::Off,
+            root_cert: None,
+            exchange: "stratavore.events".into(),
+            queues: Vec::new(),
+            window: 256,
+            message_max: 1 << 20,
+            connect_timeout: Duration::from_secs(5),
+            refusals_max: 10,
+            refused_for: Duration::from_secs(600),
         }
     }
 }
@@ -292,6 +371,11 @@ choices! {
         Info = "info",
         Debug = "debug",
         Trace = "trace",
+    }
+    Switch {
+        #[default]
+        Off = "off",
+        On = "on",
     }
     /// As in `libpq`.
     SslMode {

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
 use crate::outage::Outage;
+use crate::outbox::RabbitSettings;
 use crate::supervisor::Supervisor;
 
 /// How often a decision is made anew because another one got in between.
@@ -58,6 +59,8 @@ pub struct Settings {
     /// Variables that a runner may set although they change how programs load.
     pub env_allow: Vec<String>,
     pub state_dir: PathBuf,
+    /// Where events go besides, if anywhere.
+    pub rabbit: Option<RabbitSettings>,
 }
 
 /// What control is built from.
@@ -106,6 +109,8 @@ pub(crate) struct Inner {
     /// Who is starting an agent just now. More at once would not be faster, and each takes a thread.
     pub(crate) starting: Semaphore,
     pub(crate) relay_wake: Arc<Notify>,
+    /// A dead letter is to be tried again.
+    pub(crate) outbox_wake: Arc<Notify>,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
@@ -135,6 +140,7 @@ impl Control {
             liveness: Mutex::default(),
             starting: Semaphore::new(STARTS_AT_ONCE),
             relay_wake: Arc::new(Notify::new()),
+            outbox_wake: Arc::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
         };

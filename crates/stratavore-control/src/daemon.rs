@@ -131,6 +131,9 @@ impl Control {
                 async move { control.carry_out_wishes().await }
             });
         }
+        if let Some(settings) = self.inner.settings.rabbit.clone() {
+            supervisor.spawn(self.clone().deliver_to_rabbit(settings));
+        }
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
             let control = control.clone();
@@ -175,6 +178,10 @@ impl Control {
             match store.event_last_position().await {
                 Ok(position) => last_event_position = position,
                 Err(error) => note("look at the events", &error),
+            }
+            match self.destination_problems().await {
+                Ok(found) => problems.extend(found),
+                Err(error) => problems.push(format!("look at the destinations: {}", chain(&error))),
             }
         }
         let tasks = self.inner.supervisor.status();

@@ -133,6 +133,9 @@ id!(
     /// One `stratavored`, from its start to its end.
     DaemonId, "dmn", "daemon");
 id!(
+    /// An event that a destination will not take.
+    DeadLetterId, "dead", "dead letter");
+id!(
     /// One fact; consumers recognise a repeated one by it.
     EventId, "evt", "event");
 id!(

@@ -8,6 +8,8 @@
 pub mod caller;
 pub mod clock;
 pub mod daemon;
+pub mod destination;
+pub mod envelope;
 pub mod event;
 pub mod id;
 pub mod idempotency;
@@ -23,5 +25,5 @@ pub mod runner;
 pub mod session;
 pub mod terminal;
 
-pub use id::{DaemonId, EventId, NodeId, ProjectId, RunnerId, SessionId};
+pub use id::{DaemonId, DeadLetterId, EventId, NodeId, ProjectId, RunnerId, SessionId};
 pub use jiff::Timestamp;

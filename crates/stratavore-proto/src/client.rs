@@ -10,6 +10,7 @@ use tower::service_fn;
 use crate::v1::Problem;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
+use crate::v1::outbox_client::OutboxClient;
 use crate::v1::projects_client::ProjectsClient;
 use crate::v1::runners_client::RunnersClient;
 
@@ -41,6 +42,9 @@ impl Client {
     }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
+    }
+    pub fn outbox(&self) -> OutboxClient<Channel> {
+        OutboxClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

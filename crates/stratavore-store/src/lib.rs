@@ -28,6 +28,7 @@ mod admit;
 mod alone;
 mod daemon;
 mod deadline;
+mod destination;
 mod error;
 mod event;
 mod idempotency;

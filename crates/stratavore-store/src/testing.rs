@@ -142,6 +142,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         admit,
         alone,
         daemon,
+        destination,
         event,
         idempotency,
         lease,

@@ -7,6 +7,7 @@ pub mod fuzz;
 pub mod netns;
 pub mod postgres;
 pub mod proxy;
+pub mod rabbit;
 pub mod strace;
 pub mod terminal;
 pub mod trace;

@@ -9,6 +9,7 @@ mod event;
 mod launch;
 mod limits;
 mod open;
+mod outbox;
 mod output;
 mod project;
 mod recover;
@@ -81,6 +82,7 @@ enum Command {
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
     Events(Named<event::Events>),
+    Outbox(Named<outbox::Outbox>),
     Daemon(Named<daemon::Daemon>),
     Config(Named<config::Config>),
     Doctor(Named<doctor::Doctor>),
@@ -188,6 +190,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
+        Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Daemon(Named(args)) => daemon::run(&load(ui)?, args),
         Command::Reconcile(_) => daemon::reconcile(&load(ui)?),
         Command::Upgrade(Named(args)) => upgrade::run(&load(ui)?, args),

@@ -6,11 +6,15 @@
 //! Times are RFC 3339 in UTC, sizes are bytes, CPU is a number of cores, `null` is "none" or
 //! "not known".
 
+mod outbox;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use stratavore_proto::v1;
+
+pub(crate) use outbox::{DeadLetterView, DestinationView};
 
 /// Microseconds after 1970, where 0 is "never".
 pub(crate) fn time(us: i64) -> Option<Timestamp> {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use stratavore_bus::Bus;
+use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
-use stratavore_control::{AssistantSettings, Control, Parts, Settings, chain};
+use stratavore_control::{AssistantSettings, Control, Parts, RabbitSettings, Settings, chain};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::restart::Backoff;
@@ -28,6 +28,9 @@ use crate::run::Failure;
 
 /// Events that a subscriber may be behind before it has to read them from the store.
 const BUS_CAPACITY: usize = 1024;
+
+/// A broker that has said nothing for twice as long is taken for gone.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// What the daemon was told, checked.
 pub(crate) struct Setup {
@@ -230,8 +233,62 @@ impl Setup {
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
+            rabbit: rabbit(&self.config.bus),
         }
     }
+}
+
+/// How events get to RabbitMQ, if they are to.
+fn rabbit(bus: &config::Bus) -> Option<RabbitSettings> {
+    match bus.url {
+        config::BusUrl::None => return None,
+        config::BusUrl::Rabbitmq => {}
+    }
+    let config::Rabbitmq { host, port, vhost, user, exchange, queues, .. } = &bus.rabbitmq;
+    let shown = serde_json::json!({
+        "host": host, "port": port, "vhost": vhost, "user": user, "tls": bus.rabbitmq.tls.as_str(),
+        "exchange": exchange, "queues": queues,
+    });
+    let own = bus.rabbitmq.clone();
+    Some(RabbitSettings {
+        window: own.window as usize,
+        refusals_max: own.refusals_max,
+        refused_for: own.refused_for,
+        shown: shown.to_string(),
+        broker: Arc::new(move || broker(&own)),
+    })
+}
+
+/// Reads what may have changed since the last connection: the password and the certificates.
+fn broker(own: &config::Rabbitmq) -> Result<rabbit::Settings, String> {
+    let password = match &own.password_file {
+        Some(path) => config::read_secret(path).map_err(|error| chain(&error))?,
+        None => return Err("bus.rabbitmq.password_file is not set".into()),
+    };
+    let roots = match &own.root_cert {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|error| format!("read {}: {error}", path.display()))?,
+        ),
+        None => None,
+    };
+    Ok(rabbit::Settings {
+        host: own.host.clone(),
+        port: own.port,
+        vhost: own.vhost.clone(),
+        user: own.user.clone(),
+        password,
+        tls: match own.tls {
+            config::Switch::Off => None,
+            config::Switch::On => Some(rabbit::Tls { roots }),
+        },
+        exchange: own.exchange.clone(),
+        queues: own.queues.clone(),
+        message_max: usize::try_from(own.message_max).unwrap_or(usize::MAX),
+        connect_timeout: own.connect_timeout,
+        heartbeat: HEARTBEAT,
+        name: format!("stratavored {VERSION}"),
+    })
 }
 
 /// Opens the store and builds what carries out use cases.

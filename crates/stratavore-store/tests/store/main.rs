@@ -5,6 +5,7 @@ mod admit;
 mod alone;
 mod cancel;
 mod daemon;
+mod destination;
 mod given;
 mod growth;
 mod hostile;

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 41] = [
     "",
     "new",
     "projects",
@@ -29,6 +29,10 @@ const COMMANDS: [&str; 37] = [
     "events",
     "events list",
     "events subscribe",
+    "outbox",
+    "outbox status",
+    "outbox dead",
+    "outbox retry",
     "daemon",
     "daemon start",
     "daemon stop",

@@ -14,6 +14,7 @@ mod launch;
 mod lost;
 mod matrix;
 mod mono;
+mod outbox;
 mod part;
 mod pgdown;
 mod pgkill;

@@ -3,6 +3,7 @@
 mod connect;
 mod daemon;
 mod event;
+mod outbox;
 mod problem;
 mod project;
 mod runner;
@@ -19,6 +20,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
+use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
 use tokio::net::UnixListener;
@@ -87,6 +89,7 @@ pub(crate) async fn serve(
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
+        .add_service(OutboxServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {
             going_down.cancelled().await;

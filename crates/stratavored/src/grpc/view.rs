@@ -3,6 +3,7 @@
 use prost::Message;
 use stratavore_control::{DaemonStatus, ReconcileReport, RunnerView};
 use stratavore_core::Timestamp;
+use stratavore_core::destination::{Backlog, DeadLetter, Destination};
 use stratavore_core::event::Event;
 use stratavore_core::limits::{Limits, LimitsEdit};
 use stratavore_core::project::Project;
@@ -245,6 +246,33 @@ pub(super) fn daemon_status(status: DaemonStatus) -> v1::DaemonStatus {
             })
             .collect(),
         state_dir: status.state_dir,
+    }
+}
+
+pub(super) fn destination((destination, backlog): (Destination, Backlog)) -> v1::Destination {
+    v1::Destination {
+        name: destination.name,
+        kind: destination.kind,
+        settings: destination.settings,
+        position: destination.position,
+        pending: backlog.pending,
+        oldest_at_us: micros(backlog.oldest),
+        dead: backlog.dead,
+        health: destination.health.as_str().into(),
+        problem: destination.problem,
+        told_at_us: destination.told_at.as_microsecond(),
+    }
+}
+
+pub(super) fn dead_letter((letter, of): (DeadLetter, Event)) -> v1::DeadLetter {
+    v1::DeadLetter {
+        id: letter.id.to_string(),
+        destination: letter.destination,
+        event: Some(event(of)),
+        reason: letter.reason,
+        attempts: letter.attempts.unsigned_abs(),
+        died_at_us: letter.died_at.as_microsecond(),
+        retry_at_us: micros(letter.retry_at),
     }
 }
 

@@ -1,0 +1,112 @@
+//! Destinations of events, as people ask for them.
+
+mod pump;
+mod rabbit;
+mod window;
+
+use std::time::Duration;
+
+use stratavore_core::DeadLetterId;
+use stratavore_core::caller::Caller;
+use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
+use stratavore_core::event::Event;
+use stratavore_store::StoreError;
+
+use crate::control::Control;
+use crate::error::Error;
+
+pub use rabbit::RabbitSettings;
+
+const LIST_DEFAULT: u32 = 100;
+const LIST_MAX: u32 = 1000;
+/// How much longer than its time a lease is given before its holder is said to be gone.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// The duty of delivering to a destination.
+pub(crate) fn duty(destination: &str) -> String {
+    format!("relay:{destination}")
+}
+
+impl Control {
+    /// Every destination, how it is, and what it still has to get.
+    pub async fn destinations(&self) -> Result<Vec<(Destination, Backlog)>, Error> {
+        let mut found = self.inner.store.destination_list().await?;
+        for (destination, _) in &mut found {
+            let lease = self.inner.store.lease_get(&duty(&destination.name)).await?;
+            let alive = lease.is_some_and(|lease| lease.expires_at + SLACK > self.now());
+            if !alive && destination.health != Health::Stopped {
+                // Who last wrote it down is gone without a word.
+                destination.health = Health::Stopped;
+                destination.problem = String::new();
+            }
+        }
+        Ok(found)
+    }
+
+    /// What stands in the daemon's status of destinations that are not well.
+    pub(crate) async fn destination_problems(&self) -> Result<Vec<String>, Error> {
+        let mut problems = Vec::new();
+        for (destination, backlog) in self.destinations().await? {
+            let Destination { name, health, problem, .. } = destination;
+            if health != Health::Connected || !problem.is_empty() {
+                let colon = if problem.is_empty() { "" } else { ": " };
+                let (how, pending) = (health.as_str(), backlog.pending);
+                problems
+                    .push(format!("{name} is {how}{colon}{problem}; {pending} events wait for it"));
+            }
+            if backlog.dead > 0 {
+                let dead = backlog.dead;
+                problems
+                    .push(format!("{name} does not take {dead} events: stratavore outbox dead"));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Events that a destination (or any, if its name is empty) will not take, by position.
+    pub async fn dead_letters(
+        &self,
+        destination: &str,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<(DeadLetter, Event)>, Error> {
+        let limit = if limit == 0 { LIST_DEFAULT } else { limit.min(LIST_MAX) };
+        Ok(self.inner.store.dead_letter_list(destination, after, limit).await?)
+    }
+
+    /// Has dead letters tried again: one, or all of a destination. Answers how many.
+    pub async fn dead_letter_retry(&self, caller: &Caller, which: Retry) -> Result<u64, Error> {
+        self.may_change(caller, "have events delivered again")?;
+        let now = self.now();
+        let asked = match which {
+            Retry::One(id) => {
+                self.inner.store.dead_letter_retry(id, now).await?;
+                1
+            }
+            Retry::All(destination) => {
+                let known = self.inner.store.destination_list().await?;
+                let mut asked = 0;
+                for (found, _) in &known {
+                    if destination.is_empty() || found.name == destination {
+                        asked += self.inner.store.dead_letter_retry_all(&found.name, now).await?;
+                    }
+                }
+                if !destination.is_empty() && !known.iter().any(|(d, _)| d.name == destination) {
+                    let missing = StoreError::NotFound { noun: "destination", wanted: destination };
+                    return Err(missing.into());
+                }
+                asked
+            }
+        };
+        self.inner.outbox_wake.notify_one();
+        Ok(asked)
+    }
+}
+
+/// What is to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retry {
+    One(DeadLetterId),
+    /// Of this destination, or of every one if the name is empty.
+    All(String),
+}

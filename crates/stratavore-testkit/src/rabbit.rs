@@ -1,0 +1,345 @@
+//! A private RabbitMQ for tests, and a virtual host in it for each of them.
+//!
+//! It takes ten seconds to start, so that `cargo xtask test` starts one for the whole run and names
+//! it in [`BROKER_VARIABLE`], and a test process that finds the variable unset starts one of its own
+//! on first use. What kills or freezes a broker starts one for itself ([`Broker::start`]).
+//!
+//! It runs under a guard, as the private PostgreSQL does. This module knows no AMQP library: it
+//! speaks to the broker through Erlang's `erl_call`, which takes milliseconds where `rabbitmqctl`
+//! takes a second.
+//!
+//! Invariant: no broker outlives the process that started it, and none listens but on the loopback.
+//! Invariant: no two tests share a virtual host.
+
+mod consumer;
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::Signal;
+
+use crate::world::{is_gone, of_process, processes, signal, until};
+
+pub use consumer::{Consumer, Received, same};
+
+/// Names the broker to use, in the form that [`Broker`] displays.
+pub const BROKER_VARIABLE: &str = "STRATAVORE_TEST_RABBITMQ";
+
+const GUARD: &str = include_str!("rabbit_guard.sh");
+
+/// How often a broker is started again on other ports, since somebody else took one meanwhile.
+const PORTS_TRIED: usize = 3;
+
+/// Whether a broker can be started here.
+pub fn is_installed() -> bool {
+    Path::new("/usr/lib/rabbitmq/lib").is_dir() && Path::new("/usr/bin/erl_call").exists()
+}
+
+/// A running broker. Displays as the value for [`BROKER_VARIABLE`].
+///
+/// Dropping it ends the broker, however it is, and removes its data.
+#[derive(Debug)]
+pub struct Broker {
+    at: Address,
+    guard: Child,
+    /// Our end of the guard's pipe; closing it is the order to stop.
+    lifeline: Option<ChildStdin>,
+}
+
+/// An empty virtual host with a user of its own. Dropping it removes both.
+#[derive(Debug)]
+pub struct Vhost {
+    at: Address,
+    pub name: String,
+    pub user: String,
+    pub password: String,
+}
+
+/// A virtual host on the broker that the tests share.
+///
+/// # Panics
+/// If there is no broker and none can be started. The message says what to install.
+pub fn vhost() -> Vhost {
+    static SHARED: OnceLock<Result<Shared, String>> = OnceLock::new();
+    let found = SHARED.get_or_init(|| match std::env::var(BROKER_VARIABLE) {
+        Ok(text) if !text.is_empty() => Address::parse(&text).map(Shared::Named),
+        _ => Broker::try_start().map(Shared::Own),
+    });
+    match found {
+        Ok(Shared::Named(at)) => at.vhost(),
+        Ok(Shared::Own(broker)) => broker.vhost(),
+        Err(reason) => panic!("no RabbitMQ to test with: {reason}"),
+    }
+}
+
+/// A static is never dropped: a broker of our own ends with the process, by its guard.
+#[derive(Debug)]
+enum Shared {
+    Named(Address),
+    Own(Broker),
+}
+
+impl Broker {
+    /// # Panics
+    /// If none can be started; the message says what to install.
+    pub fn start() -> Broker {
+        Self::try_start().unwrap_or_else(|reason| panic!("no RabbitMQ to test with: {reason}"))
+    }
+
+    /// # Errors
+    /// A sentence fragment: it is not installed, or what it said when it did not start.
+    pub fn try_start() -> Result<Broker, String> {
+        if !is_installed() {
+            return Err("it is not installed; install it (`apt-get install rabbitmq-server`), or \
+                        run `cargo xtask test`, which does"
+                .into());
+        }
+        let mut said = String::new();
+        for _ in 0..PORTS_TRIED {
+            match Self::start_on(free_ports()) {
+                Ok(broker) => return Ok(broker),
+                Err(reason) => said = reason,
+            }
+        }
+        Err(said)
+    }
+
+    fn start_on([port, dist, epmd]: [u16; 3]) -> Result<Broker, String> {
+        let mut guard = Command::new("/bin/sh")
+            .args(["-c", GUARD, "rabbit-guard"])
+            .arg(std::env::temp_dir())
+            .args([port, dist, epmd].map(|port| port.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Out of our process group: Ctrl-C must end us first, and the guard after us.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("cannot start /bin/sh: {error}"))?;
+        let lifeline = guard.stdin.take();
+        let mut said = String::new();
+        if let Some(output) = &mut guard.stdout {
+            output
+                .read_to_string(&mut said)
+                .map_err(|error| format!("cannot hear from the broker's guard: {error}"))?;
+        }
+        match said.lines().last().and_then(|line| line.strip_prefix("ready ")) {
+            Some(directory) => {
+                let at = Address { directory: directory.into(), port, epmd };
+                Ok(Broker { at, guard, lifeline })
+            }
+            None => {
+                drop(lifeline);
+                drop(guard.wait());
+                Err(format!("the broker did not start:\n{said}"))
+            }
+        }
+    }
+
+    /// Where it takes connections.
+    pub fn address(&self) -> SocketAddr {
+        self.at.socket()
+    }
+
+    pub fn vhost(&self) -> Vhost {
+        self.at.vhost()
+    }
+
+    /// Kills it as a crash of the machine would, but for what the kernel has not written yet.
+    pub fn kill(&self) {
+        let pid = self.at.pid().expect("the broker runs");
+        signal(pid, Signal::KILL);
+        until("the broker is dead", || if is_gone(pid) { Ok(()) } else { Err(pid) });
+    }
+
+    /// Starts it again after [`Broker::kill`], and waits until it answers.
+    pub fn start_again(&mut self) {
+        let guard = self.lifeline.as_mut().expect("the guard listens");
+        guard.write_all(b"start\n").expect("the guard listens");
+        let began = std::time::Instant::now();
+        while self.at.eval("rabbit:is_running().").as_deref() != Ok("true") {
+            assert!(began.elapsed().as_secs() < 90, "the broker does not come back");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
+    /// Freezes it. What connects is taken in by the kernel, and waits.
+    pub fn freeze(&self) {
+        signal(self.at.pid().expect("the broker runs"), Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        signal(self.at.pid().expect("the broker runs"), Signal::CONT);
+    }
+
+    /// Makes it short of memory, so that it takes nothing from any publisher.
+    pub fn block(&self) {
+        self.at.eval("vm_memory_monitor:set_vm_memory_high_watermark(0).").expect("it is told");
+    }
+
+    /// Gives it its memory back.
+    pub fn unblock(&self) {
+        let enough = "vm_memory_monitor:set_vm_memory_high_watermark({absolute, \"2GB\"}).";
+        self.at.eval(enough).expect("it is told");
+    }
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Address { directory, port, epmd } = &self.at;
+        write!(f, "{port} {epmd} {}", directory.display())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        // It cannot be heard any more, so there is nobody to tell that waiting failed.
+        drop(self.guard.wait());
+    }
+}
+
+impl Vhost {
+    pub fn address(&self) -> SocketAddr {
+        self.at.socket()
+    }
+
+    /// Evaluates an Erlang expression in the broker, where `VHOST` stands for this virtual host's
+    /// name. Answers what it is.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn eval(&self, expression: &str) -> String {
+        let text = expression.replace("VHOST", &format!("<<\"{}\">>", self.name));
+        match self.at.eval(&text) {
+            Ok(said) => said,
+            Err(reason) => panic!("cannot evaluate `{text}`: {reason}"),
+        }
+    }
+
+    /// How many messages stand in a queue, delivered ones that are not acknowledged included.
+    /// `None`: there is no such queue.
+    pub fn depth(&self, queue: &str) -> Option<u64> {
+        let count = self.eval(&format!(
+            "case rabbit_amqqueue:lookup(rabbit_misc:r(VHOST, queue, <<\"{queue}\">>)) of \
+             {{ok, Q}} -> [{{messages, N}}] = rabbit_amqqueue:info(Q, [messages]), N; \
+             _ -> none end."
+        ));
+        count.parse().ok()
+    }
+
+    /// The part of a daemon's configuration that names this virtual host, reached at `at`: the
+    /// broker's own address, or that of one that stands before it. The password is in a file.
+    pub fn settings(&self, at: SocketAddr, password_file: &Path) -> String {
+        format!(
+            "bus:\n  url: rabbitmq\n  rabbitmq:\n    host: {}\n    port: {}\n    vhost: {}\n    \
+             user: {}\n    password_file: {}\n",
+            at.ip(),
+            at.port(),
+            self.name,
+            self.user,
+            password_file.display(),
+        )
+    }
+
+    /// For an AMQP library.
+    pub fn url(&self) -> String {
+        format!("amqp://{}:{}@{}/{}", self.user, self.password, self.address(), self.name)
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        let Self { name, user, .. } = self;
+        // The broker may be gone, and a failing test has something better to say.
+        drop(self.at.eval(&format!(
+            "rabbit_vhost:delete(<<\"{name}\">>, <<\"tests\">>), \
+             rabbit_auth_backend_internal:delete_user(<<\"{user}\">>, <<\"tests\">>)."
+        )));
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    directory: PathBuf,
+    port: u16,
+    epmd: u16,
+}
+
+impl Address {
+    fn parse(text: &str) -> Result<Address, String> {
+        let wrong = || format!("{BROKER_VARIABLE}=`{text}` is not `PORT EPMD-PORT DIRECTORY`");
+        let mut words = text.splitn(3, ' ');
+        let mut word = || words.next().ok_or_else(wrong);
+        let port = word()?.parse().map_err(|_| wrong())?;
+        let epmd = word()?.parse().map_err(|_| wrong())?;
+        Ok(Address { directory: word()?.into(), port, epmd })
+    }
+
+    fn socket(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The Erlang machine that it runs in, by the mark in its environment.
+    fn pid(&self) -> Option<u32> {
+        let mark = format!("RABBITMQ_MNESIA_BASE={}/mnesia", self.directory.display());
+        let is_it = |pid: &u32| {
+            of_process(*pid, "comm") == b"beam.smp\n"
+                && of_process(*pid, "environ").split(|&b| b == 0).any(|e| e == mark.as_bytes())
+        };
+        processes().into_iter().find(is_it)
+    }
+
+    fn vhost(&self) -> Vhost {
+        let mut random = [0_u8; 12];
+        let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        assert_eq!(filled, Ok(random.len()), "the kernel gives some bytes at once");
+        let [name, password] = [&random[..6], &random[6..]]
+            .map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        let (user, name) = (format!("user-{name}"), format!("test-{name}"));
+        let made = self.eval(&format!(
+            "N = <<\"{name}\">>, U = <<\"{user}\">>, T = <<\"tests\">>, A = <<\".*\">>, \
+             rabbit_vhost:add(N, T), \
+             rabbit_auth_backend_internal:add_user(U, <<\"{password}\">>, T), \
+             rabbit_auth_backend_internal:set_permissions(U, N, A, A, A, T)."
+        ));
+        assert_eq!(made.as_deref(), Ok("ok"), "a virtual host can be made");
+        Vhost { at: self.clone(), name, user, password }
+    }
+
+    /// What an expression is, or what `erl_call` said.
+    fn eval(&self, expression: &str) -> Result<String, String> {
+        let home = self.directory.join("home");
+        let cookie = std::fs::read_to_string(home.join(".erlang.cookie"))
+            .map_err(|error| format!("the broker is gone: {error}"))?;
+        let mut call = Command::new("erl_call")
+            .args(["-n", &format!("stratavore-{}@localhost", self.port), "-c", &cookie, "-e"])
+            .env("HOME", home)
+            .env("ERL_EPMD_PORT", self.epmd.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot run erl_call: {error}"))?;
+        let mut input = call.stdin.take().expect("it is a pipe");
+        // One that cannot connect reads nothing, and says why.
+        writeln!(input, "{expression}").ok();
+        drop(input);
+        let output = call.wait_with_output().map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        match said.strip_prefix("{ok, ").and_then(|rest| rest.strip_suffix('}')) {
+            Some(value) => Ok(value.to_owned()),
+            None => Err(format!("{said} {}", String::from_utf8_lossy(&output.stderr).trim())),
+        }
+    }
+}
+
+/// Three that were free just now.
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    listeners.map(|listener| listener.local_addr().expect("it has an address").port())
+}

@@ -1,0 +1,84 @@
+"""A consumer that knows nothing of Stratavore but docs/events.md.
+
+It takes messages from a queue, tells repeated ones by their id, writes a line of JSON for each message
+to a file, and acknowledges a message once its line is written. It connects again whenever it has to, and
+ends with its standard input.
+
+Settings come as one line of JSON on standard input: host, port, vhost, user, password, exchange, queue,
+keys, file.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+
+import pika
+
+settings = json.loads(sys.stdin.readline())
+seen = set()
+file = open(settings["file"], "a", encoding="utf-8")
+
+
+def end_with_input():
+    sys.stdin.read()
+    os._exit(0)
+
+
+threading.Thread(target=end_with_input, daemon=True).start()
+
+
+def take(channel, method, properties, body):
+    envelope = json.loads(body)
+    line = {
+        "id": properties.message_id,
+        "repeated": properties.message_id in seen,
+        "received": time.time(),
+        "routing_key": method.routing_key,
+        "properties": {
+            "type": properties.type,
+            "app_id": properties.app_id,
+            "timestamp": properties.timestamp,
+            "delivery_mode": properties.delivery_mode,
+            "content_type": properties.content_type,
+        },
+        "envelope": envelope,
+    }
+    seen.add(properties.message_id)
+    file.write(json.dumps(line) + "\n")
+    file.flush()
+    channel.basic_ack(method.delivery_tag)
+
+
+def consume():
+    parameters = pika.ConnectionParameters(
+        host=settings["host"],
+        port=settings["port"],
+        virtual_host=settings["vhost"],
+        credentials=pika.PlainCredentials(settings["user"], settings["password"]),
+        heartbeat=10,
+    )
+    channel = pika.BlockingConnection(parameters).channel()
+    channel.exchange_declare(
+        settings["exchange"],
+        "topic",
+        durable=True,
+        arguments={"alternate-exchange": "stratavore.unrouted"},
+    )
+    arguments = {"x-queue-type": "quorum"}
+    channel.queue_declare(settings["queue"], durable=True, arguments=arguments)
+    for key in settings["keys"]:
+        channel.queue_bind(settings["queue"], settings["exchange"], key)
+    channel.basic_qos(prefetch_count=200)
+    channel.basic_consume(settings["queue"], take)
+    print("ready", flush=True)
+    channel.start_consuming()
+
+
+while True:
+    try:
+        consume()
+    except (pika.exceptions.AMQPError, OSError) as error:
+        print(f"again after {error!r}", file=sys.stderr, flush=True)
+        time.sleep(0.2)

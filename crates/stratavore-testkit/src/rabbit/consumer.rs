@@ -1,0 +1,167 @@
+//! A consumer in another language: Python, with pika from PyPI in an environment of its own.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use super::Vhost;
+
+const SCRIPT: &str = include_str!("consumer.py");
+const PIKA: &str = "pika==1.3.2";
+
+/// A running consumer of a queue that is bound to the exchange of events. Dropping it ends it.
+#[derive(Debug)]
+pub struct Consumer {
+    child: Child,
+    _lifeline: Option<ChildStdin>,
+    file: PathBuf,
+}
+
+/// One message, as it was received.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub id: String,
+    /// One with this id was received before.
+    pub is_repeated: bool,
+    /// All that was written down of it.
+    pub line: Value,
+}
+
+impl Consumer {
+    /// Declares `queue` with these bindings at `at`, which is the broker or stands before it, and
+    /// takes what comes. Answers once it is ready; what it receives is kept in `directory`.
+    ///
+    /// # Panics
+    /// If Python or pika cannot be had.
+    pub fn start(
+        vhost: &Vhost,
+        at: SocketAddr,
+        queue: &str,
+        keys: &[&str],
+        directory: &Path,
+    ) -> Self {
+        let file = directory.join(format!("{queue}.received"));
+        let mut child = Command::new(python())
+            .args(["-c", SCRIPT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the consumer can be started");
+        let mut input = child.stdin.take().expect("it is a pipe");
+        let settings = json!({
+            "host": at.ip(), "port": at.port(), "vhost": vhost.name, "user": vhost.user,
+            "password": vhost.password, "exchange": "stratavore.events", "queue": queue,
+            "keys": keys, "file": file,
+        });
+        writeln!(input, "{settings}").expect("the consumer listens");
+        let mut said = String::new();
+        let output = child.stdout.take().expect("it is a pipe");
+        BufReader::new(output).read_line(&mut said).expect("the consumer says something");
+        assert_eq!(said, "ready\n", "the consumer is ready");
+        Self { child, _lifeline: Some(input), file }
+    }
+
+    /// All that it has received so far, in order.
+    pub fn received(&self) -> Vec<Received> {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(Received::read).collect()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Received {
+    fn read(line: &str) -> Self {
+        let line: Value = serde_json::from_str(line).expect("the consumer writes JSON");
+        Self {
+            id: line["id"].as_str().unwrap_or_default().to_owned(),
+            is_repeated: line["repeated"] == true,
+            line,
+        }
+    }
+
+    pub fn envelope(&self) -> &Value {
+        &self.line["envelope"]
+    }
+}
+
+/// Whether what was received is exactly what was committed, once the repeated ones are taken out:
+/// each id, and nothing else, and of each entity in the order of its numbers without a gap.
+///
+/// # Errors
+/// What is missing, too much, or out of order.
+pub fn same(committed: &[String], received: &[Received]) -> Result<(), String> {
+    let first: Vec<&Received> = received.iter().filter(|one| !one.is_repeated).collect();
+    let got: HashSet<&str> = first.iter().map(|one| one.id.as_str()).collect();
+    let wanted: HashSet<&str> = committed.iter().map(String::as_str).collect();
+    let lost: Vec<_> = wanted.difference(&got).take(5).collect();
+    if !lost.is_empty() {
+        let (has, of) = (got.len(), wanted.len());
+        return Err(format!("{has} of {of} were received; missing are {lost:?}"));
+    }
+    let strange: Vec<_> = got.difference(&wanted).take(5).collect();
+    if !strange.is_empty() || first.len() != got.len() {
+        return Err(format!("received, and never committed: {strange:?}"));
+    }
+    let mut last: HashMap<&str, i64> = HashMap::new();
+    for one in first {
+        let subject = one.envelope()["subject"].as_str().unwrap_or_default();
+        let seq = one.envelope()["entityseq"].as_i64().unwrap_or_default();
+        let before = last.insert(subject, seq).unwrap_or(0);
+        if seq != before + 1 {
+            return Err(format!("of {subject}, number {seq} came after {before}"));
+        }
+    }
+    Ok(())
+}
+
+/// Python with pika, made once for all test runs of this user.
+fn python() -> &'static Path {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match MADE.get_or_init(make) {
+        Ok(python) => python,
+        Err(reason) => panic!("no Python with {PIKA} to test with: {reason}"),
+    }
+}
+
+fn make() -> Result<PathBuf, String> {
+    let test = std::env::current_exe().map_err(|error| error.to_string())?;
+    let target = test.ancestors().nth(2).ok_or("tests stand in target/PROFILE/deps")?;
+    let home = target.join("consumer");
+    let python = home.join("bin/python");
+    fs::create_dir_all(target).map_err(|error| error.to_string())?;
+    let lock = fs::File::create(target.join("consumer.lock")).map_err(|error| error.to_string())?;
+    // Other test programs may want it at the same time.
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|error| error.to_string())?;
+    let has_pika = || {
+        let tried =
+            Command::new(&python).args(["-c", "import pika"]).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    if has_pika() {
+        return Ok(python);
+    }
+    let run = |command: &mut Command| match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(error) => Err(format!("{command:?}: {error}")),
+    };
+    run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PIKA]))?;
+    Ok(python)
+}

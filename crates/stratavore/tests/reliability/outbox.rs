@@ -1,0 +1,203 @@
+//! T-OUTBOX: daemons that deliver events are killed, the line to the broker is reset under them, and
+//! a consumer that knows nothing of Stratavore has every committed event, once and in order.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use stratavore_proto::client::Client;
+use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::proxy::{Ambush, Proxy, Strike, Way};
+use stratavore_testkit::rabbit::{Consumer, Received, Vhost, same, vhost};
+use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::wire::{client, fresh_key, new_project, on_runtime};
+use stratavore_testkit::world::{World, until};
+
+/// A database and a broker, with a bad wire before the broker and a consumer behind it.
+pub(crate) struct Outlet {
+    pub(crate) database: TestPostgres,
+    pub(crate) wire: Proxy,
+    pub(crate) consumer: Consumer,
+    pub(crate) vhost: Vhost,
+    password: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Outlet {
+    pub(crate) fn new(vhost: Vhost) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let password = directory.path().join("password");
+        std::fs::write(&password, format!("{}\n", vhost.password)).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&password, mode).unwrap();
+        let consumer = Consumer::start(&vhost, vhost.address(), "test", &["#"], directory.path());
+        let wire = Proxy::tcp(vhost.address());
+        Self { database: database(), wire, consumer, vhost, password, _directory: directory }
+    }
+
+    /// A daemon's home, with further settings of the broker.
+    pub(crate) fn world(&self, more: &[&str]) -> World {
+        let store = self.database.settings(&self.database.socket_dir);
+        let mut bus = self.vhost.settings(self.wire.address(), &self.password);
+        for line in more {
+            bus.push_str(&format!("    {line}\n"));
+        }
+        World::with_config(&format!("{store}{bus}"))
+    }
+
+    /// The ids of what was committed, whether it has a position or not.
+    pub(crate) fn committed(&self) -> Vec<String> {
+        let printed = self.database.query("SELECT id FROM events");
+        printed.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until the consumer has all that was committed; answers what it received.
+    #[track_caller]
+    pub(crate) fn drained(&self, within: Duration) -> Result<Vec<Received>, String> {
+        let began = Instant::now();
+        loop {
+            let received = self.consumer.received();
+            match same(&self.committed(), &received) {
+                Ok(()) => return Ok(received),
+                Err(missing) if began.elapsed() > within => return Err(missing),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+/// Edits the projects one after the other, again and again: each edit is an event. A daemon that is gone
+/// is started again. Answers how many edits were acknowledged.
+pub(crate) fn write(world: &World, projects: &[String], edits: usize) -> usize {
+    let mut acknowledged = 0;
+    on_runtime(async {
+        let mut known = None;
+        for edit in 0..edits {
+            let client = match known.take() {
+                Some(client) => client,
+                None => again(world).await,
+            };
+            let request = stratavore_proto::v1::EditProject {
+                idempotency_key: fresh_key("edit"),
+                project: projects[edit % projects.len()].clone(),
+                description: Some(format!("edit {edit}")),
+                ..stratavore_proto::v1::EditProject::default()
+            };
+            // What was not acknowledged may have been carried out all the same: the database says.
+            if client.projects().edit(request).await.is_ok() {
+                acknowledged += 1;
+                known = Some(client);
+            }
+        }
+    });
+    acknowledged
+}
+
+/// A connection to a daemon that was killed, perhaps, and perhaps just now.
+async fn again(world: &World) -> Client {
+    let began = Instant::now();
+    loop {
+        world.run(["daemon", "start"]);
+        match Client::connect(&world.path("run/d.sock")).await {
+            Ok(client) => return client,
+            Err(error) => assert!(began.elapsed().as_secs() < 20, "{error}"),
+        }
+    }
+}
+
+/// Makes so many projects, whose names begin so.
+pub(crate) fn projects(world: &World, named: &str, count: usize) -> Vec<String> {
+    let names: Vec<String> = (0..count).map(|n| format!("{named}-{n}")).collect();
+    world.run(["daemon", "start"]).ok();
+    on_runtime(async {
+        let client = client(world).await;
+        for name in &names {
+            let new = new_project(world, name, fresh_key("project"));
+            client.projects().create(new).await.unwrap();
+        }
+    });
+    names
+}
+
+/// What a command line that asks for the destination is told.
+pub(crate) fn destination(world: &World) -> serde_json::Value {
+    let all = world.json(&["outbox"]);
+    stratavore_testkit::world::rows(&all).first().cloned().unwrap_or_default()
+}
+
+#[test]
+fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
+    let mut trial = Trial::new(
+        "T-OUTBOX",
+        "relays are killed and connections reset: each event reaches the consumer, in order",
+    );
+    let mut dice = trial.dice();
+    let outlet = Outlet::new(vhost());
+    let worlds = [outlet.world(&[]), outlet.world(&[])];
+    let hot = projects(&worlds[0], "hot", 8);
+    let cold = projects(&worlds[1], "cold", scale(12, 2000));
+    let (rounds, edits) = (scale(2, 200), scale(40, 500));
+    for round in 0..rounds {
+        std::thread::scope(|scope| {
+            for (world, projects) in [(&worlds[0], &hot), (&worlds[1], &cold)] {
+                scope.spawn(move || write(world, projects, edits));
+            }
+            // While they write.
+            for _ in 0..scale(1, 3) {
+                let before = outlet.wire.struck();
+                outlet.wire.lay(Ambush {
+                    after: Vec::new(),
+                    way: if dice.below(2) == 0 { Way::Down } else { Way::Up },
+                    bytes: 1 + dice.below(4000),
+                    then: Strike::Reset,
+                });
+                let began = Instant::now();
+                while outlet.wire.struck() == before && began.elapsed().as_secs() < 2 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            // The one that delivers, or the other one.
+            worlds[(round + dice.below(2)) % 2].kill_daemon();
+        });
+    }
+    outlet.wire.lift();
+    for world in &worlds {
+        world.run(["daemon", "start"]).ok();
+    }
+    let began = Instant::now();
+    let drained = outlet.drained(Duration::from_secs(30));
+    trial.measured("all delivered after the last fault", began.elapsed());
+    let count = outlet.committed().len();
+    trial.counted("events", count as u64);
+    trial.counted("resets", outlet.wire.struck());
+    trial.tried_times(count, drained.as_ref().map(drop).map_err(Clone::clone));
+    let received = drained.unwrap_or_else(|_| outlet.consumer.received());
+    let repeated = received.iter().filter(|one| one.is_repeated).count();
+    trial.counted("repeated", repeated as u64);
+    trial.tried(until_settled(&worlds[0]));
+
+    // The controls: the check notices what is missing, what is too much, and what is out of order.
+    let committed = outlet.committed();
+    let first: Vec<Received> = received.into_iter().filter(|one| !one.is_repeated).collect();
+    trial.control("a lost event", same(&committed, &first[1..]).is_err());
+    trial.control("an event of nobody", same(&committed[1..], &first).is_err());
+    let mut swapped = first.clone();
+    let subject = |one: &Received| one.envelope()["subject"].clone();
+    let of = subject(&first[0]);
+    let two: Vec<usize> = (0..first.len()).filter(|i| subject(&first[*i]) == of).collect();
+    swapped.swap(two[0], two[1]);
+    trial.control(
+        "two events of one project in the wrong order",
+        same(&committed, &swapped).is_err(),
+    );
+    trial.end();
+}
+
+/// Whether the destination says that it has everything.
+fn until_settled(world: &World) -> Result<(), String> {
+    until("nothing waits any more", || {
+        let seen = destination(world);
+        let settled = seen["pending"] == 0 && seen["dead"] == 0 && seen["health"] == "connected";
+        if settled { Ok(()) } else { Err(seen) }
+    });
+    Ok(())
+}

@@ -10,8 +10,9 @@ use crate::workspace::{Kind, Package, Workspace};
 const ARROWS: &[(&str, &[&str])] = &[
     ("stratavore-config", &[]),
     ("stratavore-core", &[]),
+    ("stratavore-audit", &[]),
     ("stratavore-proto", &["stratavore-core"]),
-    ("stratavore-store", &["stratavore-core"]),
+    ("stratavore-store", &["stratavore-core", "stratavore-audit"]),
     ("stratavore-bus", &["stratavore-core"]),
     ("stratavore-assistants", &["stratavore-core"]),
     ("stratavore-agent", &["stratavore-core", "stratavore-proto"]),
@@ -20,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "stratavore-control",
         &[
             "stratavore-core",
+            "stratavore-audit",
             "stratavore-store",
             "stratavore-bus",
             "stratavore-runtime",
@@ -29,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "stratavored",
         &[
+            "stratavore-audit",
             "stratavore-config",
             "stratavore-core",
             "stratavore-proto",
@@ -39,7 +42,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stratavore-control",
         ],
     ),
-    ("stratavore", &["stratavore-core", "stratavore-proto", "stratavore-config"]),
+    (
+        "stratavore",
+        &["stratavore-audit", "stratavore-core", "stratavore-proto", "stratavore-config"],
+    ),
     ("stratavore-testkit", &["stratavore-core", "stratavore-proto"]),
     // Measures, and is nothing that is built on: all that it uses is for a bench.
     ("stratavore-bench", &[]),

@@ -25,6 +25,9 @@ fn event(position: i64) -> Event {
         kind: "runner.started".into(),
         at: Timestamp::UNIX_EPOCH,
         by: "daemon".into(),
+        origin: None,
+        decision: stratavore_core::event::Decision::Allowed,
+        reason: None,
         data: serde_json::json!({ "n": position }),
     }
 }

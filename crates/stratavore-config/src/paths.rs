@@ -112,6 +112,11 @@ impl Paths {
         self.state.join("stratavore.db")
     }
 
+    /// Holds what this host keeps of the record: keys and checkpoints.
+    pub fn audit_dir(&self) -> PathBuf {
+        self.state.join("audit")
+    }
+
     /// Holds one directory for each runner.
     pub fn runners_dir(&self) -> PathBuf {
         self.state.join("runners")

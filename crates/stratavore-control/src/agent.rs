@@ -89,6 +89,7 @@ impl Control {
         {
             tracing::warn!(runner = %runner.id, claimed = greeting.identity.pid, peer = ?greeting.peer_pid,
                 "a program that is not the agent it claims to be was refused");
+            self.agent_refused(&greeting, "the identity is not that of the process").await;
             return Err(for_now("the identity is not that of the process"));
         }
         let key = sha256(&greeting.key);
@@ -97,6 +98,7 @@ impl Control {
             Some(bound) => {
                 if *bound != greeting.identity || runner.agent_key.as_ref() != Some(&key) {
                     tracing::warn!(runner = %runner.id, "an agent without the runner's key was refused");
+                    self.agent_refused(&greeting, "it does not have the runner's key").await;
                     return Err(for_now("the runner is bound to another agent"));
                 }
                 runner
@@ -124,6 +126,14 @@ impl Control {
         }
     }
 
+    /// Whoever it was: it named a runner, and nothing that it said is proved.
+    async fn agent_refused(&self, greeting: &AgentGreeting, why: &str) {
+        let mut caller = Caller::agent(greeting.runner);
+        (caller.origin.auth, caller.origin.pid) = (None, greeting.peer_pid);
+        let error = Error::Forbidden { message: why.into() };
+        self.refused(&caller, "agents.greet", &greeting.runner.to_string(), &error).await;
+    }
+
     async fn bind(
         &self,
         runner: &Runner,
@@ -141,13 +151,14 @@ impl Control {
         };
         if token != Some((epoch, sha256(&greeting.join_token))) {
             tracing::warn!(runner = %id, "an agent without the join token was refused");
+            self.agent_refused(greeting, "it does not have the join token").await;
             // Another start has taken its place. It runs nothing yet, so it may go.
             let why = "the join token is not the one that was handed out".into();
             return Err(WelcomeError { why, is_final: true });
         }
         failpoint("L9");
         let input = Input::AgentRegistered { epoch, agent: greeting.identity.clone(), key };
-        let bound = self.apply_to(runner, input, &Caller::Agent(id)).await.map_err(|error| {
+        let bound = self.apply_to(runner, input, &Caller::agent(id)).await.map_err(|error| {
             self.not_done(id, "could not bind an agent", &error);
             refuse("the agent could not be recorded")
         })?;
@@ -169,7 +180,7 @@ impl Control {
             }
             RunnerState::Unresponsive { .. } => {
                 let input = Input::Heard { epoch: runner.epoch };
-                match self.apply(id, input, &Caller::Agent(id), None).await {
+                match self.apply(id, input, &Caller::agent(id), None).await {
                     Ok(runner) => self.converge(&runner),
                     Err(error) => {
                         self.not_done(id, "could not record that an agent is back", &error);
@@ -212,7 +223,7 @@ impl Control {
                 Input::Noted { epoch, seq, note: Noted::OutputGap { from, to, why } }
             }
         };
-        self.apply(runner, input, &Caller::Agent(runner), None).await?;
+        self.apply(runner, input, &Caller::agent(runner), None).await?;
         Ok(())
     }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde_json::json;
+use stratavore_audit::Writer;
 use stratavore_bus::Bus;
-use stratavore_core::caller::Caller;
+use stratavore_core::caller::{By, Caller, Origin, Principal};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::idempotency::Idempotency;
@@ -21,11 +23,14 @@ use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::audit_file::AuditFiles;
 use crate::error::Error;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
+use crate::refusal::Refusals;
+use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 
 /// How often a decision is made anew because another one got in between.
@@ -79,6 +84,8 @@ pub struct Parts {
     /// Holds the host for whichever daemon has the lock of this state directory: the next one need
     /// not wait for the last one's time to be over, and one of a copy has to.
     pub seat: DaemonId,
+    /// Gives this daemon's events their codes, and knows them again.
+    pub writer: Arc<Writer>,
 }
 
 /// Carries out use cases; cheap to clone.
@@ -115,12 +122,18 @@ pub(crate) struct Inner {
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
     pub(crate) wishes_seen: AtomicI64,
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) refusals: Refusals,
+    pub(crate) audit: Arc<AuditFiles>,
+    pub(crate) audit_wake: Arc<Notify>,
+    pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
 }
 
 impl Control {
     pub fn new(parts: Parts) -> Self {
         let supervisor = Supervisor::new(parts.clock.clone());
         let began = (parts.clock.now(), parts.clock.monotonic());
+        let audit = parts.settings.state_dir.join("audit");
         let inner = Inner {
             store: parts.store,
             bus: parts.bus,
@@ -143,6 +156,11 @@ impl Control {
             outbox_wake: Arc::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
+            writer: parts.writer,
+            refusals: Refusals::default(),
+            audit: Arc::new(AuditFiles::new(audit)),
+            audit_wake: Arc::new(Notify::new()),
+            sealing: tokio::sync::Mutex::new(None),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -178,9 +196,9 @@ impl Control {
 
     /// A program inside a runner may look, and change nothing.
     pub(crate) fn may_change(&self, caller: &Caller, what: &str) -> Result<(), Error> {
-        match caller {
-            Caller::User { .. } | Caller::Daemon | Caller::Agent(_) => Ok(()),
-            Caller::Inside(runner) => {
+        match &caller.principal {
+            Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => Ok(()),
+            Principal::Inside(runner) => {
                 tracing::warn!(%runner, what, "a program inside a runner was refused");
                 Err(Error::Forbidden {
                     message: format!("a program inside {runner} may not {what}"),
@@ -189,8 +207,29 @@ impl Control {
         }
     }
 
-    pub fn may_shut_down(&self, caller: &Caller) -> Result<(), Error> {
-        self.may_change(caller, "stop the daemon")
+    /// Who does something, from where and by which request, as it is to stand beside the deed.
+    pub(crate) fn by(&self, caller: &Caller, key: Option<&Idempotency>) -> By {
+        let origin = Origin {
+            key: key.map(|key| key.key().into()),
+            daemon: Some(self.inner.daemon.id),
+            ..caller.origin.clone()
+        };
+        By { name: caller.to_string(), origin }
+    }
+
+    /// Lets a caller stop the daemon, and says on the record that it did.
+    pub async fn shut_down_asked(&self, caller: &Caller, stops_runners: bool) -> Result<(), Error> {
+        self.may_change(caller, "stop the daemon")?;
+        self.record(caller, "request.shutdown", json!({ "stops_runners": stops_runners })).await
+    }
+
+    /// Lets a caller talk to a runner's agent through the daemon, and says so on the record: who
+    /// may attach may type.
+    pub async fn attach_asked(&self, caller: &Caller, runner: &Runner) -> Result<(), Error> {
+        self.may_attach(caller)?;
+        self.live(runner.id).await?;
+        let about = json!({ "runner": runner.id, "name": runner.name });
+        self.record(caller, "request.attach", about).await
     }
 
     /// Attaching shows what a runner prints, and lets the viewer type.
@@ -240,7 +279,8 @@ impl Control {
         if let Ok(Outcome::Changed(next, event)) =
             seen.apply(input.clone(), self.now(), &self.backoff())
         {
-            match self.inner.store.runner_write(seen, &next, event, &by.to_string(), None).await {
+            match self.inner.store.runner_write(seen, &next, event, &self.by(by, None), None).await
+            {
                 Ok(written) => {
                     self.changed(&written);
                     return Ok(written);
@@ -259,7 +299,7 @@ impl Control {
         by: &Caller,
         key: Option<&Idempotency>,
     ) -> Result<Runner, Error> {
-        let by = by.to_string();
+        let by = self.by(by, key);
         let mut last = None;
         for _ in 0..CONFLICTS {
             let seen = self.inner.store.runner_get(id).await?;

@@ -12,7 +12,9 @@ use crate::control::Control;
 use crate::disk;
 use crate::error::Error;
 use crate::host;
+use crate::refusal;
 use crate::runner::WaitFor;
+use crate::seal;
 use crate::supervisor::chain;
 use crate::wishes::WISHES_EVERY;
 
@@ -135,6 +137,17 @@ impl Control {
             supervisor.spawn(self.clone().deliver_to_rabbit(settings));
         }
         let control = task(self);
+        supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {
+            let control = control.clone();
+            async move { control.write_refusals().await }
+        });
+        let control = task(self);
+        let seal_every = if shared { seal::LOOK_SHARED } else { seal::CHECKPOINT_EVERY };
+        supervisor.spawn_task("audit", seal_every, self.inner.audit_wake.clone(), move || {
+            let control = control.clone();
+            async move { control.seal().await }
+        });
+        let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.check_store().await }
@@ -252,6 +265,9 @@ impl Control {
             && let Err(error) = self.inner.store.lease_release(&lease).await
         {
             tracing::warn!(error = %chain(&error), "could not give a lease back; it expires");
+        }
+        if let Err(error) = self.give_sealing_back().await {
+            tracing::warn!(error = %chain(&error), "could not give the sealing back; its lease expires");
         }
         if let Err(error) = self.give_host_back().await {
             tracing::warn!(error = %chain(&error), "could not give the host back; its time will end");

@@ -41,6 +41,9 @@ impl Control {
                     let last = events.len() < RELAY_BATCH as usize;
                     failpoint("relay_before_bus");
                     self.inner.bus.publish(&events);
+                    if !events.is_empty() {
+                        self.inner.audit_wake.notify_one();
+                    }
                     if last {
                         return Ok(format!("{published} published"));
                     }

@@ -98,7 +98,7 @@ impl Control {
         self.room_to_launch()?;
         failpoint("L2");
         let runners =
-            self.inner.store.runners_admit(new, &caller.to_string(), self.now(), key).await?;
+            self.inner.store.runners_admit(new, &self.by(caller, key), self.now(), key).await?;
         failpoint("L5");
         for runner in &runners {
             // With a repeated key this is the stored answer: look at what is there now.

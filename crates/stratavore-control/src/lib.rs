@@ -8,6 +8,8 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod audit;
+mod audit_file;
 mod bounds;
 mod control;
 mod daemon;
@@ -23,14 +25,17 @@ mod outbox;
 mod project;
 mod reboot;
 mod reconcile;
+mod refusal;
 mod retention;
 mod runner;
+mod seal;
 mod start;
 mod supervisor;
 mod upgrade;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
+pub use audit::RecordExport;
 pub use control::{AssistantSettings, Control, Parts, Settings};
 pub use daemon::{DaemonStatus, TaskStatus};
 pub use error::Error;

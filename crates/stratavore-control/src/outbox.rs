@@ -6,6 +6,7 @@ mod window;
 
 use std::time::Duration;
 
+use serde_json::json;
 use stratavore_core::DeadLetterId;
 use stratavore_core::caller::Caller;
 use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
@@ -77,6 +78,11 @@ impl Control {
     /// Has dead letters tried again: one, or all of a destination. Answers how many.
     pub async fn dead_letter_retry(&self, caller: &Caller, which: Retry) -> Result<u64, Error> {
         self.may_change(caller, "have events delivered again")?;
+        let about = match &which {
+            Retry::One(id) => json!({ "dead_letter": id }),
+            Retry::All(destination) => json!({ "destination": destination }),
+        };
+        self.record(caller, "request.retry", about).await?;
         let now = self.now();
         let asked = match which {
             Retry::One(id) => {

@@ -94,8 +94,11 @@ impl Control {
             archived_at: None,
             deleted_at: None,
         };
-        let project =
-            self.inner.store.project_create(&project, &caller.to_string(), key.as_ref()).await?;
+        let project = self
+            .inner
+            .store
+            .project_create(&project, &self.by(caller, key.as_ref()), key.as_ref())
+            .await?;
         failpoint("project_committed");
         self.inner.relay_wake.notify_one();
         Ok(project)
@@ -187,7 +190,7 @@ impl Control {
         if let Some(answer) = self.answered(key.as_ref()).await? {
             return Ok(answer);
         }
-        let by = caller.to_string();
+        let by = self.by(caller, key.as_ref());
         let mut last = None;
         for _ in 0..CONFLICTS {
             let seen = self.project(wanted).await?;

@@ -48,7 +48,7 @@ impl Control {
             .iter()
             .map(|(seen, next, event)| RunnerWrite { seen, next, event: event.clone() })
             .collect();
-        self.inner.store.runners_write(&writes, &Caller::Daemon.to_string()).await?;
+        self.inner.store.runners_write(&writes, &self.by(&Caller::daemon(), None)).await?;
         for (_, next, _) in &lost {
             self.changed(next);
         }

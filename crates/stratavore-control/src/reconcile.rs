@@ -51,6 +51,7 @@ impl Control {
     /// Looks at every runner of this host once, and says what it did about it.
     pub async fn reconcile(&self, caller: &Caller) -> Result<ReconcileReport, Error> {
         self.may_change(caller, "reconcile")?;
+        self.record(caller, "request.reconcile", serde_json::json!({})).await?;
         let mut report = ReconcileReport::default();
         let mut wanted = self.inner.store.runner_live_ids(self.inner.node.id).await?;
         for id in self.strays().await? {
@@ -280,11 +281,11 @@ impl Control {
                 if let Ok(Ok(())) = tokio::time::timeout(PROBE, probe).await {
                     return Ok((None, Next::LookAgain));
                 }
-                let silent = self.apply(id, input, &Caller::Daemon, None).await?;
+                let silent = self.apply(id, input, &Caller::daemon(), None).await?;
                 // It may have come back just then, when there was nothing to take back yet.
                 if self.inner.links.is_connected(id) {
                     let heard = Input::Heard { epoch: silent.epoch };
-                    self.apply(id, heard, &Caller::Daemon, None).await?;
+                    self.apply(id, heard, &Caller::daemon(), None).await?;
                 }
                 Ok((Some("its agent lives and does not answer".into()), Next::LookAgain))
             }
@@ -318,13 +319,13 @@ impl Control {
                     ));
                 }
                 if let Some(input) = input {
-                    self.apply(id, input, &Caller::Daemon, None).await?;
+                    self.apply(id, input, &Caller::daemon(), None).await?;
                 }
                 Ok((Some("cleared what a dead agent left".into()), Next::Done))
             }
             Action::Apply(input) => {
                 let line = describe(&input);
-                self.apply(id, input, &Caller::Daemon, None).await?;
+                self.apply(id, input, &Caller::daemon(), None).await?;
                 Ok((Some(line), Next::Done))
             }
             Action::Quarantine => Ok((

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use stratavore_core::RunnerId;
+use stratavore_core::caller::Caller;
 use stratavore_core::event::NewEvent;
 use stratavore_core::runner::Runner;
 use stratavore_store::StoreError;
@@ -36,7 +37,8 @@ impl Control {
         for batch in old.chunks(BATCH) {
             let data = json!({ "runners": batch, "kept_for_s": keep.as_secs() });
             let event = NewEvent::new("node.runners_removed", data);
-            self.inner.store.node_event(self.inner.node.id, &event, "daemon", self.now()).await?;
+            let by = self.by(&Caller::daemon(), None);
+            self.inner.store.node_event(self.inner.node.id, &event, &by, self.now()).await?;
             self.inner.relay_wake.notify_one();
             for &id in batch {
                 let runtime = self.inner.runtime.clone();

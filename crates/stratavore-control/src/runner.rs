@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use stratavore_core::caller::Caller;
+use serde_json::json;
+use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::liveness::Liveness;
 use stratavore_core::name::Reference;
@@ -297,7 +298,9 @@ impl Control {
         enter: bool,
     ) -> Result<(), Error> {
         self.may_change(caller, "type into runners")?;
-        self.live(id).await?;
+        let runner = self.live(id).await?;
+        let about = json!({ "runner": id, "name": runner.name, "bytes": data.len() });
+        self.record(caller, "request.sent", about).await?;
         failpoint("send");
         Ok(self.inner.runtime.send(id, data, paste, enter).await?)
     }
@@ -345,15 +348,17 @@ impl Control {
 /// nothing that it was given: values of variables and arguments hold what people confide to it.
 fn seen_by(caller: &Caller, mut runner: Runner) -> Runner {
     const HIDDEN: &str = "(hidden)";
-    match caller {
-        Caller::Inside(inside) if *inside != runner.id => {
+    match &caller.principal {
+        Principal::Inside(inside) if *inside != runner.id => {
             for value in runner.command.env.values_mut() {
                 *value = EnvValue::Literal(HIDDEN.into());
             }
             runner.command.argv.iter_mut().skip(1).for_each(|argument| *argument = HIDDEN.into());
             runner
         }
-        Caller::Inside(_) | Caller::User { .. } | Caller::Daemon | Caller::Agent(_) => runner,
+        Principal::Inside(_) | Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => {
+            runner
+        }
     }
 }
 

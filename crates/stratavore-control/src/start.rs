@@ -125,7 +125,7 @@ impl Control {
         let why = if tries > 1 { format!("{why} (tried {tries} times)") } else { why };
         tracing::error!(runner = %runner.id, why, "could not start an agent");
         let input = Input::SpawnFailed { epoch: runner.epoch, why };
-        if let Err(error) = self.apply(runner.id, input, &Caller::Daemon, None).await {
+        if let Err(error) = self.apply(runner.id, input, &Caller::daemon(), None).await {
             tracing::error!(runner = %runner.id, %error, "could not record the failed start");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use stratavore_core::RunnerId;
 use stratavore_core::caller::Caller;
 use stratavore_core::runner::Runner;
@@ -23,6 +24,8 @@ impl Control {
     ) -> Result<(Runner, String), Error> {
         self.may_change(caller, "upgrade agents")?;
         let runner = self.inner.store.runner_get(id).await?;
+        self.record(caller, "request.upgrade", json!({ "runner": id, "name": runner.name }))
+            .await?;
         let program = self.inner.runtime.agent_program().display().to_string();
         let Some(outcome) = self.inner.links.begin_upgrade(id) else {
             return Err(Error::invalid(

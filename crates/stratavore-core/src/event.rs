@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::caller::Origin;
 use crate::{EventId, ProjectId};
 
 /// What kind of thing an event is about.
@@ -30,6 +31,28 @@ impl Entity {
     }
 }
 
+/// What was decided about what somebody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    #[default]
+    Allowed,
+    Refused,
+}
+
+impl Decision {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Allowed, Self::Refused].into_iter().find(|decision| decision.as_str() == text)
+    }
+}
+
 /// An immutable fact about one entity.
 ///
 /// Invariant: the events of one entity have the sequence numbers 1, 2, 3, … without a gap, and
@@ -52,6 +75,14 @@ pub struct Event {
     pub at: Timestamp,
     /// Who caused it, for people.
     pub by: String,
+    /// From where; `None` for events of programs that did not record it yet.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    #[serde(default)]
+    pub decision: Decision,
+    /// Why it was refused.
+    #[serde(default)]
+    pub reason: Option<String>,
     pub data: serde_json::Value,
 }
 
@@ -59,12 +90,19 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
     pub kind: &'static str,
+    pub decision: Decision,
+    pub reason: Option<String>,
     pub data: serde_json::Value,
 }
 
 impl NewEvent {
     pub fn new(kind: &'static str, data: serde_json::Value) -> Self {
-        Self { kind, data }
+        Self { kind, decision: Decision::Allowed, reason: None, data }
+    }
+
+    /// Something that did not happen, since it was refused.
+    pub fn refused(kind: &'static str, data: serde_json::Value, reason: String) -> Self {
+        Self { kind, decision: Decision::Refused, reason: Some(reason), data }
     }
 }
 

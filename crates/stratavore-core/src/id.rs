@@ -142,6 +142,9 @@ id!(
     /// A host that can start runners; kept in its state directory.
     NodeId, "node", "node");
 id!(ProjectId, "prj", "project");
+id!(
+    /// One request to a daemon; what it changed, and what it was refused, names it.
+    RequestId, "req", "request");
 id!(RunnerId, "run", "runner");
 id!(
     /// Our id of a conversation; the assistant has its own for it.

@@ -25,5 +25,5 @@ pub mod runner;
 pub mod session;
 pub mod terminal;
 
-pub use id::{DaemonId, DeadLetterId, EventId, NodeId, ProjectId, RunnerId, SessionId};
+pub use id::{DaemonId, DeadLetterId, EventId, NodeId, ProjectId, RequestId, RunnerId, SessionId};
 pub use jiff::Timestamp;

@@ -8,6 +8,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::v1::Problem;
+use crate::v1::audit_client::AuditClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
 use crate::v1::outbox_client::OutboxClient;
@@ -45,6 +46,9 @@ impl Client {
     }
     pub fn outbox(&self) -> OutboxClient<Channel> {
         OutboxClient::new(self.channel.clone())
+    }
+    pub fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

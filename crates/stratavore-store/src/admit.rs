@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use sqlx::types::Text;
+use stratavore_core::caller::By;
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::limits::Limits;
@@ -17,12 +18,12 @@ use stratavore_core::project::Project;
 use stratavore_core::quota::Holder;
 use stratavore_core::restart::{RestartPolicy, Restarts};
 use stratavore_core::runner::{Activity, Command, Desired, Runner, RunnerState};
-use stratavore_core::{EventId, NodeId, ProjectId, RunnerId, SessionId, Timestamp};
+use stratavore_core::{NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 
 use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
-use crate::value::{DbTime, random, to_json, without_nul};
+use crate::value::{DbTime, to_json};
 use crate::{Store, StoreError, event, idempotency, project, runner, session};
 
 const INSERT: &str =
@@ -41,8 +42,9 @@ const INSERT_ALL_POSTGRES: &str = "WITH session AS (
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13)
     ), event AS (
         INSERT INTO events
-            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
-        VALUES ($16, $17, $1, $3, $2, $8, $18, $12, $19, $20)
+            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+                origin, decision, mac)
+        VALUES ($16, $17, $1, $3, $2, $8, $18, $12, $19, $20, $21, $22, $23)
         RETURNING id, at
     )
     INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
@@ -100,10 +102,11 @@ impl Store {
     pub async fn runners_admit(
         &self,
         new: Vec<NewRunner>,
-        by: &str,
+        by: impl Into<By>,
         now: Timestamp,
         idempotency: Option<&Idempotency>,
     ) -> Result<Vec<Runner>, StoreError> {
+        let by = &self.author(by)?;
         let Some(project) = new.first().map(|n| n.project) else { return Ok(Vec::new()) };
         if new.iter().any(|n| n.project != project) {
             return Err(StoreError::invalid("a launch", "all its runners must be of one project"));
@@ -329,20 +332,23 @@ async fn insert(
     tx: &mut Tx,
     runner: &Runner,
     new_session: bool,
-    by: &str,
+    by: &event::Author,
 ) -> Result<(), StoreError> {
-    without_nul("the name of who asked", by)?;
     let accepted = accepted(runner);
     match tx {
         Tx::Postgres(tx, deadline) => {
+            let row = by.row(&runner::about(runner, by), &accepted)?;
             let inserted = inserting!(INSERT_ALL_POSTGRES, runner)
                 .bind(runner.command.assistant.as_str())
                 .bind(new_session)
-                .bind(Text(EventId::from_entropy(random())))
+                .bind(row.id)
                 .bind(Entity::Runner.as_str())
                 .bind(accepted.kind)
-                .bind(by)
-                .bind(to_json(&accepted.data))
+                .bind(&by.name)
+                .bind(&row.data)
+                .bind(&by.origin)
+                .bind(accepted.decision.as_str())
+                .bind(&row.mac)
                 .execute(&mut **tx);
             deadline.keep(inserted).await.map(drop).map_err(|error| refused(runner, error))
         }

@@ -7,15 +7,16 @@
 
 use sqlx::types::Text;
 use sqlx::{SqlSafeStr, SqlStr};
+use stratavore_core::Timestamp;
 use stratavore_core::event::Entity;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::runner::Runner;
-use stratavore_core::{EventId, Timestamp};
 
 use crate::admit::{NewRunner, accepted, inserting, passing, placed, refused};
+use crate::event::Author;
 use crate::tx::Reader;
-use crate::value::{DbTime, random, to_json, without_nul};
-use crate::{Engine, Store, StoreError, idempotency, project};
+use crate::value::{DbTime, to_json};
+use crate::{Engine, Store, StoreError, idempotency, project, runner};
 
 /// The key is taken before any other lock, as everywhere. If it has been, nothing follows.
 ///
@@ -39,8 +40,9 @@ const ADMIT_POSTGRES: &str = "WITH keyed AS (
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, $13 FROM held WHERE is_free
     ), event AS (
         INSERT INTO events
-            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
-        SELECT $15, $16, $1, $3, $2, $8, $17, $12, $18, $19 FROM held WHERE is_free
+            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+                origin, decision, mac)
+        SELECT $15, $16, $1, $3, $2, $8, $17, $12, $18, $19, $26, $27, $28 FROM held WHERE is_free
         RETURNING id, at
     )
     INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
@@ -52,7 +54,7 @@ impl Store {
     pub(crate) async fn admit_alone(
         &self,
         wanted: &NewRunner,
-        by: &str,
+        by: &Author,
         now: Timestamp,
         key: Option<&Idempotency>,
     ) -> Result<Option<Runner>, StoreError> {
@@ -60,7 +62,6 @@ impl Store {
         if carries_on || matches!(self.inner.engine, Engine::Sqlite { .. }) {
             return Ok(None);
         }
-        without_nul("the name of who asked", by)?;
         let Reader::Postgres(mut conn, deadline) = self.read().await? else { return Ok(None) };
         let seen = project::with_holders(&mut conn, &deadline, wanted.project).await?;
         let Some((project, holders)) = seen else { return Ok(None) };
@@ -69,21 +70,25 @@ impl Store {
             return Ok(None);
         }
         let accepted = accepted(&runner);
+        let row = by.row(&runner::about(&runner, by), &accepted)?;
         let seen: Vec<String> = holders.iter().map(|holder| holder.runner.to_string()).collect();
         passing("L3");
         let written = inserting!(self.admit_sql(), &runner)
             .bind(runner.command.assistant.as_str())
-            .bind(Text(EventId::from_entropy(random())))
+            .bind(row.id)
             .bind(Entity::Runner.as_str())
             .bind(accepted.kind)
-            .bind(by)
-            .bind(to_json(&accepted.data))
+            .bind(&by.name)
+            .bind(row.data)
             .bind(key.map(Idempotency::key))
             .bind(key.map(|key| key.request().to_vec()))
             .bind(key.map(|_| to_json(&[&runner])))
             .bind(DbTime(idempotency::expiry(now)))
             .bind(project.generation)
             .bind(seen)
+            .bind(&by.origin)
+            .bind(accepted.decision.as_str())
+            .bind(row.mac)
             .execute(&mut *conn);
         match deadline.keep(written).await.map_err(|error| refused(&runner, error)) {
             // The key has an answer already.

@@ -1,6 +1,7 @@
 //! Hosts, and the daemons on them.
 
 use sqlx::types::Text;
+use stratavore_core::caller::By;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::{DaemonId, NodeId, Timestamp};
@@ -168,9 +169,10 @@ impl Store {
         &self,
         id: NodeId,
         event: &NewEvent,
-        by: &str,
+        by: impl Into<By>,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        let by = &self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
             let held: Option<String> = on!(tx, |conn| sqlx::query_scalar(NODE_HOLD)

@@ -54,17 +54,17 @@ const RETRY_ALL: &str =
     "UPDATE dead_letters SET retry_at = $2 WHERE destination = $1 AND replayed_at IS NULL";
 
 const DEAD: &str = "SELECT dead_letters.id AS letter, destination, event_id,
-        dead_letters.position AS place, reason, attempts, died_at, retry_at, replayed_at,
+        dead_letters.position AS place, dead_letters.reason AS why, attempts, died_at, retry_at, replayed_at,
         events.id, events.position, entity, entity_id, events.name, project_id, seq, events.kind,
-        at, caused_by, data
+        at, caused_by, data, origin, decision, events.reason
     FROM dead_letters JOIN events ON events.id = event_id
     WHERE dead_letters.position > $1 AND ($2 = '' OR destination = $2) AND replayed_at IS NULL
     ORDER BY dead_letters.position, destination LIMIT $3";
 
 const WANTED: &str = "SELECT dead_letters.id AS letter, destination, event_id,
-        dead_letters.position AS place, reason, attempts, died_at, retry_at, replayed_at,
+        dead_letters.position AS place, dead_letters.reason AS why, attempts, died_at, retry_at, replayed_at,
         events.id, events.position, entity, entity_id, events.name, project_id, seq, events.kind,
-        at, caused_by, data
+        at, caused_by, data, origin, decision, events.reason
     FROM dead_letters JOIN events ON events.id = event_id
     WHERE destination = $1 AND retry_at IS NOT NULL AND replayed_at IS NULL
     ORDER BY dead_letters.position LIMIT $2";
@@ -124,7 +124,7 @@ struct DeadRow {
     destination: String,
     event_id: Text<EventId>,
     place: i64,
-    reason: String,
+    why: String,
     attempts: i64,
     died_at: DbTime,
     retry_at: Option<DbTime>,
@@ -140,7 +140,7 @@ impl DeadRow {
             destination: self.destination,
             event: self.event_id.0,
             position: self.place,
-            reason: self.reason,
+            reason: self.why,
             attempts: self.attempts,
             died_at: self.died_at.0,
             retry_at: self.retry_at.map(|at| at.0),

@@ -1,8 +1,12 @@
 //! Events: appended in the transaction that made them true, read once they are published.
 
+use std::sync::Arc;
+
 use sqlx::QueryBuilder;
 use sqlx::types::Text;
-use stratavore_core::event::{Entity, Event, EventFilter, NewEvent};
+use stratavore_audit::{Content, Writer};
+use stratavore_core::caller::By;
+use stratavore_core::event::{Decision, Entity, Event, EventFilter, NewEvent};
 use stratavore_core::{EventId, ProjectId, Timestamp};
 
 use crate::error::doing;
@@ -10,12 +14,13 @@ use crate::tx::{Tx, on};
 use crate::value::{DbTime, from_json, random, to_json, without_nul};
 use crate::{Store, StoreError};
 
-pub(crate) const COLUMNS: &str =
-    "id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data";
+pub(crate) const COLUMNS: &str = "id, position, entity, entity_id, name, project_id, seq, kind, at,
+    caused_by, data, origin, decision, reason";
 
 const INSERT: &str = "INSERT INTO events
-    (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+        origin, decision, reason, mac)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
 const QUEUE: &str = "INSERT INTO outbox (destination, event_id, created_at)
     SELECT 'bus', id, at FROM events WHERE id = $1";
@@ -23,8 +28,9 @@ const QUEUE: &str = "INSERT INTO outbox (destination, event_id, created_at)
 /// Both at once: to PostgreSQL each statement is a round trip, within a lock that others wait for.
 const INSERT_AND_QUEUE_POSTGRES: &str = "WITH event AS (
         INSERT INTO events
-            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            (id, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+                origin, decision, reason, mac)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         RETURNING id, at
     )
     INSERT INTO outbox (destination, event_id, created_at) SELECT 'bus', id, at FROM event";
@@ -43,7 +49,57 @@ pub(crate) struct About<'a> {
     /// The entity's generation after the change.
     pub(crate) seq: i64,
     pub(crate) at: Timestamp,
-    pub(crate) by: &'a str,
+    pub(crate) by: &'a Author,
+}
+
+/// Who appends events, and what gives them their codes.
+pub(crate) struct Author {
+    pub(crate) name: String,
+    /// As JSON.
+    pub(crate) origin: String,
+    writer: Option<Arc<Writer>>,
+}
+
+/// The columns of an event that is appended.
+pub(crate) struct NewRow {
+    pub(crate) id: Text<EventId>,
+    pub(crate) data: String,
+    pub(crate) mac: Option<String>,
+}
+
+impl Author {
+    /// Makes the row of an event, with a new id.
+    pub(crate) fn row(&self, about: &About<'_>, event: &NewEvent) -> Result<NewRow, StoreError> {
+        let (id, data) = (EventId::from_entropy(random()), to_json(&event.data));
+        let mac = match &self.writer {
+            Some(writer) => {
+                let at_us = about.at.as_microsecond();
+                let (id, project) = (id.to_string(), about.project.map(|id| id.to_string()));
+                let content = Content {
+                    id: &id,
+                    entity: about.entity.as_str(),
+                    entity_id: &about.entity_id,
+                    name: about.name,
+                    project: project.as_deref(),
+                    seq: about.seq,
+                    kind: event.kind,
+                    at_us,
+                    by: &self.name,
+                    origin: Some(&self.origin),
+                    decision: Some(event.decision.as_str()),
+                    reason: event.reason.as_deref(),
+                    data: &data,
+                };
+                let code = writer.code(&content.canonical(), at_us);
+                Some(code.map_err(|source| StoreError::Unavailable {
+                    doing: "giving an event its code",
+                    source: source.into(),
+                })?)
+            }
+            None => None,
+        };
+        Ok(NewRow { id: Text(id), data, mac })
+    }
 }
 
 /// Appends an event and queues it for the bus.
@@ -55,8 +111,10 @@ pub(crate) async fn append(
     about: About<'_>,
     event: &NewEvent,
 ) -> Result<(), StoreError> {
-    without_nul("the name of who asked", about.by)?;
-    let id = Text(EventId::from_entropy(random()));
+    if let Some(reason) = &event.reason {
+        without_nul("the reason of a refusal", reason)?;
+    }
+    let NewRow { id, data, mac } = about.by.row(&about, event)?;
     let insert = tx.either(INSERT_AND_QUEUE_POSTGRES, INSERT);
     on!(tx, |conn| sqlx::query(insert)
         .bind(id)
@@ -67,8 +125,12 @@ pub(crate) async fn append(
         .bind(about.seq)
         .bind(event.kind)
         .bind(DbTime(about.at))
-        .bind(about.by)
-        .bind(to_json(&event.data))
+        .bind(&about.by.name)
+        .bind(&data)
+        .bind(&about.by.origin)
+        .bind(event.decision.as_str())
+        .bind(event.reason.as_deref())
+        .bind(&mac)
         .execute(conn)
         .await
         .map(drop))
@@ -95,6 +157,9 @@ pub(crate) struct EventRow {
     at: DbTime,
     caused_by: String,
     data: String,
+    origin: Option<String>,
+    decision: Option<String>,
+    reason: Option<String>,
 }
 
 impl EventRow {
@@ -114,6 +179,18 @@ impl EventRow {
             kind: self.kind,
             at: self.at.0,
             by: self.caused_by,
+            origin: self
+                .origin
+                .map(|text| from_json("the origin of an event", &text))
+                .transpose()?,
+            decision: match self.decision {
+                Some(text) => Decision::parse(&text).ok_or_else(|| StoreError::Corrupt {
+                    what: format!("event {}", self.id.0),
+                    why: format!("`{}` is no decision", text.escape_debug()),
+                })?,
+                None => Decision::default(),
+            },
+            reason: self.reason,
             data: from_json("the data of an event", &self.data)?,
         })
     }
@@ -150,6 +227,19 @@ macro_rules! push_filter {
 }
 
 impl Store {
+    /// Gives each event that is appended from now on a code, which only the daemon can make. Said
+    /// once, by the daemon; without it events have none.
+    pub fn write_codes(&self, writer: Arc<Writer>) {
+        self.inner.writer.set(writer).ok();
+    }
+
+    pub(crate) fn author(&self, by: impl Into<By>) -> Result<Author, StoreError> {
+        let By { name, origin } = by.into();
+        without_nul("the name of who asked", &name)?;
+        let writer = self.inner.writer.get().cloned();
+        Ok(Author { name, origin: to_json(&origin), writer })
+    }
+
     /// Published events with a position greater than `after`, in order, at most `limit`.
     ///
     /// A reader that goes on from the last position that it was given misses none and sees none

@@ -19,13 +19,15 @@
 //! [`Runner`]: stratavore_core::runner::Runner
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 #[macro_use]
 mod statement;
 
 mod admit;
 mod alone;
+mod audit;
+mod audit_key;
 mod daemon;
 mod deadline;
 mod destination;
@@ -49,6 +51,8 @@ mod tx;
 mod value;
 
 pub use admit::{NameWish, NewRunner, PASSING};
+pub use audit::{AuditCheckpoint, AuditRecord};
+pub use audit_key::AuditKey;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
@@ -71,6 +75,7 @@ struct Inner {
     pool: PoolSettings,
     /// The newest migration's number.
     schema: i64,
+    writer: OnceLock<Arc<stratavore_audit::Writer>>,
 }
 
 enum Engine {

@@ -1,6 +1,6 @@
 //! Opening and closing the store, and how its connections are doing.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -27,7 +27,7 @@ impl Store {
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
-        let inner = Arc::new(Inner { engine, pool, schema });
+        let inner = Arc::new(Inner { engine, pool, schema, writer: OnceLock::new() });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -23,7 +23,8 @@ const PUBLISH: &str = "UPDATE events
         FROM (SELECT id, event_id FROM outbox WHERE destination = 'bus' ORDER BY id LIMIT $1) AS first
     ) AS pending
     WHERE events.id = pending.event_id
-    RETURNING events.id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data";
+    RETURNING events.id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+        origin, decision, reason";
 
 const ADVANCE: &str = "UPDATE event_positions SET last = $1 WHERE name = 'events'";
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use sqlx::types::Text;
 use sqlx::{FromRow, PgConnection, QueryBuilder, Row};
+use stratavore_core::caller::By;
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::name::{Name, Reference};
@@ -78,9 +79,10 @@ impl Store {
     pub async fn project_create(
         &self,
         project: &Project,
-        by: &str,
+        by: impl Into<By>,
         idempotency: Option<&Idempotency>,
     ) -> Result<Project, StoreError> {
+        let by = &self.author(by)?;
         if project.generation != 1 {
             return Err(StoreError::invalid(
                 project.id.to_string(),
@@ -209,9 +211,10 @@ impl Store {
         seen: &Project,
         next: &Project,
         event: NewEvent,
-        by: &str,
+        by: impl Into<By>,
         idempotency: Option<&Idempotency>,
     ) -> Result<Project, StoreError> {
+        let by = &self.author(by)?;
         if seen.id != next.id || next.generation != seen.generation + 1 {
             return Err(StoreError::invalid(
                 seen.id.to_string(),
@@ -348,7 +351,7 @@ fn name_taken(name: &Name, error: sqlx::Error, what: &'static str) -> StoreError
     }
 }
 
-fn about<'a>(project: &'a Project, by: &'a str) -> event::About<'a> {
+fn about<'a>(project: &'a Project, by: &'a event::Author) -> event::About<'a> {
     event::About {
         entity: Entity::Project,
         entity_id: project.id.to_string(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt;
 use sqlx::types::Text;
 use sqlx::{QueryBuilder, Row};
+use stratavore_core::caller::By;
 use stratavore_core::event::{Entity, NewEvent};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::liveness::Liveness;
@@ -267,9 +268,10 @@ impl Store {
         seen: &Runner,
         next: &Runner,
         event: NewEvent,
-        by: &str,
+        by: impl Into<By>,
         idempotency: Option<&Idempotency>,
     ) -> Result<Runner, StoreError> {
+        let by = &self.author(by)?;
         let change = RunnerWrite { seen, next, event };
         retried!({
             let mut tx = self.begin().await?;
@@ -288,8 +290,9 @@ impl Store {
     pub async fn runners_write(
         &self,
         writes: &[RunnerWrite<'_>],
-        by: &str,
+        by: impl Into<By>,
     ) -> Result<(), StoreError> {
+        let by = &self.author(by)?;
         // Everybody locks in the same order, so two such batches cannot hold each other up.
         let mut ordered: Vec<_> = writes.iter().collect();
         ordered.sort_by_key(|change| change.seen.id);
@@ -303,7 +306,11 @@ impl Store {
     }
 }
 
-async fn write(tx: &mut Tx, change: &RunnerWrite<'_>, by: &str) -> Result<(), StoreError> {
+async fn write(
+    tx: &mut Tx,
+    change: &RunnerWrite<'_>,
+    by: &event::Author,
+) -> Result<(), StoreError> {
     let RunnerWrite { seen, next, event } = change;
     check(seen, next)?;
     let written = on!(tx, |conn| sqlx::query(UPDATE)
@@ -352,7 +359,7 @@ fn check(seen: &Runner, next: &Runner) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub(crate) fn about<'a>(runner: &'a Runner, by: &'a str) -> event::About<'a> {
+pub(crate) fn about<'a>(runner: &'a Runner, by: &'a event::Author) -> event::About<'a> {
     event::About {
         entity: Entity::Runner,
         entity_id: runner.id.to_string(),

@@ -141,6 +141,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         admit,
         alone,
+        audit,
+        audit_key,
         daemon,
         destination,
         event,

@@ -1,6 +1,7 @@
 //! The commands: one file per noun.
 
 mod attach;
+mod audit;
 mod completions;
 mod config;
 mod daemon;
@@ -83,6 +84,7 @@ enum Command {
     Status(Named<status::Status>),
     Events(Named<event::Events>),
     Outbox(Named<outbox::Outbox>),
+    Audit(Named<audit::Audit>),
     Daemon(Named<daemon::Daemon>),
     Config(Named<config::Config>),
     Doctor(Named<doctor::Doctor>),
@@ -191,6 +193,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
+        Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
         Command::Daemon(Named(args)) => daemon::run(&load(ui)?, args),
         Command::Reconcile(_) => daemon::reconcile(&load(ui)?),
         Command::Upgrade(Named(args)) => upgrade::run(&load(ui)?, args),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stratavore_core::RunnerId;
-use stratavore_core::caller::Caller;
+use stratavore_core::caller::Principal;
 
 /// How many connections the user may have open.
 const OPEN_MAX: usize = 512;
@@ -20,26 +20,26 @@ const REFUSED_MAX: usize = 16;
 /// All connections there are.
 #[derive(Default)]
 pub(crate) struct Crowd {
-    open: Mutex<HashMap<Principal, usize>>,
+    open: Mutex<HashMap<Counted, usize>>,
 }
 
 /// Those who are counted together: all of the user's, or all inside one runner.
-type Principal = Option<RunnerId>;
+type Counted = Option<RunnerId>;
 
 /// The place of one connection, which it leaves with its end.
 pub(crate) struct Entry {
     crowd: Arc<Crowd>,
-    principal: Principal,
+    principal: Counted,
     /// The limit that it is over, if it is over one.
     over: Option<usize>,
 }
 
 impl Crowd {
     /// `None`: there are so many that not even a refusal is worth it.
-    pub(crate) fn enter(self: &Arc<Self>, caller: &Caller) -> Option<Entry> {
+    pub(crate) fn enter(self: &Arc<Self>, caller: &Principal) -> Option<Entry> {
         let (principal, limit) = match caller {
-            Caller::Inside(runner) => (Some(*runner), INSIDE_MAX),
-            Caller::User { .. } | Caller::Daemon | Caller::Agent(_) => (None, OPEN_MAX),
+            Principal::Inside(runner) => (Some(*runner), INSIDE_MAX),
+            Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => (None, OPEN_MAX),
         };
         let mut open = self.open();
         let count = open.entry(principal).or_default();
@@ -51,7 +51,7 @@ impl Crowd {
         Some(Entry { crowd: self.clone(), principal, over })
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Principal, usize>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<Counted, usize>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn one_principal_does_not_use_up_what_another_needs() {
         let crowd = Arc::new(Crowd::default());
-        let inside = Caller::Inside(RunnerId::from_entropy([1; 16]));
-        let user = Caller::User { uid: 0, name: "root".into() };
+        let inside = Principal::Inside(RunnerId::from_entropy([1; 16]));
+        let user = Principal::User { uid: 0, name: "root".into() };
         let entered: Vec<Entry> = std::iter::from_fn(|| crowd.enter(&inside)).collect();
         let over = |entries: &[Entry]| entries.iter().filter(|e| e.over().is_some()).count();
         assert_eq!((entered.len(), over(&entered)), (INSIDE_MAX + REFUSED_MAX, REFUSED_MAX));

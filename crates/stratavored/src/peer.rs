@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use stratavore_core::caller::Caller;
+use stratavore_core::caller::{Auth, Caller, Door, Origin, Principal};
 use stratavore_proto::unix;
 use stratavore_runtime::Place;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -80,20 +80,28 @@ impl Peer {
         runners: &Path,
         crowd: &Arc<Crowd>,
     ) -> Option<Self> {
-        let place = match cred.pid().and_then(|pid| u32::try_from(pid).ok()) {
+        let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
+        let place = match pid {
             Some(pid) => Place::of(pid, runners),
             None => Place::Unknown,
         };
-        let caller = match place {
-            Place::Inside(runner) => Caller::Inside(runner),
-            Place::Outside => Caller::User { uid: cred.uid(), name: user.into() },
+        let principal = match place {
+            Place::Inside(runner) => Principal::Inside(runner),
+            Place::Outside => Principal::User { uid: cred.uid(), name: user.into() },
             Place::Unknown => {
                 tracing::warn!("closed a connection whose maker is gone");
                 return None;
             }
         };
-        let entry = crowd.enter(&caller)?;
-        let visitor = Visitor { caller, over: entry.over() };
+        let entry = crowd.enter(&principal)?;
+        let origin = Origin {
+            door: Door::Unix,
+            auth: Some(Auth::Peer),
+            uid: Some(cred.uid()),
+            pid,
+            ..Origin::default()
+        };
+        let visitor = Visitor { caller: Caller { principal, origin }, over: entry.over() };
         let greeting = Some((0, Box::pin(tokio::time::sleep(GREETING))));
         Some(Self { stream, visitor, greeting, _entry: entry })
     }

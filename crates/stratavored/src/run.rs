@@ -36,6 +36,10 @@ pub struct Arguments {
     /// Keep configuration, state and sockets under this directory.
     #[arg(long, value_name = "DIR", env = "STRATAVORE_HOME")]
     home: Option<PathBuf>,
+    /// Bring the schema of the database up to date, and end. For whoever owns it, where the role of
+    /// the daemons may not.
+    #[arg(long)]
+    migrate: bool,
 }
 
 /// Why the daemon did not start, or ended in failure.
@@ -118,6 +122,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let setup = Setup::read(env, arguments.config)?;
     log::begin(setup.json_log(), setup.log_level())
         .map_err(|message| Failure::new(7, message, "see RUST_LOG's syntax; `info` is usual"))?;
+    if arguments.migrate {
+        return runtime()?.block_on(setup::migrate(&setup));
+    }
     // Away from the terminal that started us; fails only if we already lead a session.
     rustix::process::setsid().ok();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -125,17 +132,19 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     setup.make_directories()?;
     let _lock = StateLock::take(&setup.paths.daemon_lock())?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Failure::new(1, format!("start threads: {error}"), "raise the limit of processes")
-        })?;
+    let runtime = runtime()?;
     let result = runtime.block_on(serve(setup));
     // What still blocks a thread (a file system that hangs) does not keep us.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    built.map_err(|error| {
+        Failure::new(1, format!("start threads: {error}"), "raise the limit of processes")
+    })
 }
 
 async fn serve(setup: Setup) -> Result<(), Failure> {

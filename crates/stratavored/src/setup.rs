@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{AssistantSettings, Control, Parts, RabbitSettings, Settings, chain};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::restart::Backoff;
-use stratavore_core::{DaemonId, NodeId};
+use stratavore_core::{DaemonId, NodeId, Timestamp};
 use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
 use stratavore_proto::version::VERSION;
 use stratavore_runtime::Runtime;
@@ -54,6 +55,8 @@ pub(crate) enum SetupError {
     NodeId { path: String, source: io::Error },
     #[error("open the store")]
     Store(#[source] StoreError),
+    #[error("give the record its codes")]
+    Record(#[source] MacError),
 }
 
 impl SetupError {
@@ -61,7 +64,7 @@ impl SetupError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Paths(_) => 7,
-            Self::Directory(_) | Self::NodeId { .. } => 8,
+            Self::Directory(_) | Self::NodeId { .. } | Self::Record(_) => 8,
             Self::NoAgent => 3,
             Self::Store(_) => 6,
         }
@@ -71,7 +74,7 @@ impl SetupError {
         match self {
             Self::Config(_) => "mend the file, then check it: stratavore config validate",
             Self::Paths(_) => "set HOME, or STRATAVORE_HOME",
-            Self::Directory(_) | Self::NodeId { .. } => {
+            Self::Directory(_) | Self::NodeId { .. } | Self::Record(_) => {
                 "see the message, then try again: stratavore daemon start"
             }
             Self::NoAgent => "install it beside stratavored, or set agent.binary",
@@ -120,7 +123,12 @@ impl Setup {
 
     /// Makes the directories, for their owner only.
     pub(crate) fn make_directories(&self) -> Result<(), SetupError> {
-        for path in [self.paths.state_dir(), self.paths.run_dir(), &self.paths.runners_dir()] {
+        for path in [
+            self.paths.state_dir(),
+            self.paths.run_dir(),
+            &self.paths.runners_dir(),
+            &self.paths.audit_dir(),
+        ] {
             config::ensure_private_dir(path).map_err(SetupError::Directory)?;
         }
         Ok(())
@@ -300,6 +308,8 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
     stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     let now = clock.now();
+    let writer = writer(&setup.paths.audit_dir().join("mac"), now).map_err(SetupError::Record)?;
+    store.write_codes(writer.clone());
     let node = Node {
         id: node_id(&setup.paths.state_dir().join("node"))?,
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -328,7 +338,24 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
         node,
         daemon,
         seat,
+        writer,
     }))
+}
+
+/// Brings the schema up to date, and does nothing else.
+pub(crate) async fn migrate(setup: &Setup) -> Result<(), Failure> {
+    let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
+    let store = Store::open(settings).await.map_err(SetupError::Store)?;
+    store.close().await;
+    Ok(())
+}
+
+/// What gives this daemon's events their codes.
+fn writer(path: &Path, now: Timestamp) -> Result<Arc<Writer>, MacError> {
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(&entropy());
+    seed[16..].copy_from_slice(&entropy());
+    Writer::open(path, seed, now.as_microsecond()).map(Arc::new)
 }
 
 /// What no two state directories that are in use have in common, be one a copy of the other: the

@@ -202,6 +202,9 @@ mod tests {
             kind: "runner.started".into(),
             at: stratavore_core::Timestamp::UNIX_EPOCH,
             by: String::new(),
+            origin: None,
+            decision: stratavore_core::event::Decision::Allowed,
+            reason: None,
             data: serde_json::Value::Null,
         }
     }

@@ -106,7 +106,7 @@ on_both_databases! {
         let store = db.store();
         for (n, text) in texts().into_iter().enumerate() {
             let project = given::unborn_project(&format!("p{n}"));
-            let created = store.project_create(&project, &text, None).await;
+            let created = store.project_create(&project, text.as_str(), None).await;
             let lease = store.lease_acquire(&text, daemon(), LONG).await;
             if text.contains('\0') {
                 assert!(matches!(created, Err(StoreError::Invalid { .. })), "{text:?}: {created:?}");

@@ -90,6 +90,7 @@ fn an_event_as_json() {
         at_us: 1_767_225_601_000_000,
         by: "me".into(),
         data: r#"{"pid":4242,"state":"running","epoch":1}"#.into(),
+        ..v1::Event::default()
     }));
 }
 

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 41] = [
+const COMMANDS: [&str; 49] = [
     "",
     "new",
     "projects",
@@ -41,6 +41,14 @@ const COMMANDS: [&str; 41] = [
     "config",
     "config show",
     "doctor",
+    "audit",
+    "audit list",
+    "audit verify",
+    "audit export",
+    "audit keys",
+    "audit keys list",
+    "audit keys rotate",
+    "audit keys export",
     "reconcile",
     "upgrade",
     "completions",

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod agentkill;
+mod auditcov;
 mod cancel;
 mod drain;
 mod dupe;
@@ -21,6 +22,7 @@ mod pgkill;
 mod pidreuse;
 mod printing;
 mod quota;
+mod record;
 mod soak;
 mod sqlite;
 mod surv;

@@ -43,8 +43,9 @@ pub(super) async fn connect(
     };
     let runner = api.find(&wanted.runner, &wanted.project).await?;
     let control = api.control.clone();
-    control.may_attach(&caller).map_err(status)?;
-    control.live(runner.id).await.map_err(status)?;
+    let (asked, by, on) = (control.clone(), caller.clone(), runner.clone());
+    let attached = async move { asked.attach_asked(&by, &on).await };
+    control.decided(&caller, "runners.connect", &wanted.runner, attached).await.map_err(status)?;
     let agent = control.runtime().connect(runner.id).map_err(|error| status(error.into()))?;
     let stopping = control.supervisor().stopping().clone();
     // The connection itself carries what comes: a task of its own would be one more to wake for each

@@ -27,8 +27,13 @@ impl Daemon for Api {
     ) -> Result<Response<v1::ReconcileReport>, Status> {
         let caller = caller(&request)?;
         let control = self.control.clone();
-        let reconcile = async move { control.reconcile(&caller).await };
-        let report = self.control.supervisor().detached(reconcile).await.map_err(status)?;
+        let by = caller.clone();
+        let reconcile = async move { control.reconcile(&by).await };
+        let report = self
+            .control
+            .decided(&caller, "daemon.reconcile", "", reconcile)
+            .await
+            .map_err(status)?;
         Ok(Response::new(view::reconcile_report(report)))
     }
 
@@ -39,9 +44,10 @@ impl Daemon for Api {
         let caller = caller(&request)?;
         let control = self.control.clone();
         let stop_runners = request.into_inner().stop_runners;
+        let by = caller.clone();
         let allowed = async move {
-            control.may_shut_down(&caller)?;
-            if stop_runners && control.stop_all(&caller, STOP_RUNNERS).await? > 0 {
+            control.shut_down_asked(&by, stop_runners).await?;
+            if stop_runners && control.stop_all(&by, STOP_RUNNERS).await? > 0 {
                 return Err(stratavore_control::Error::invalid(
                     format!("some runners did not stop within {} s", STOP_RUNNERS.as_secs()),
                     "stop them with force: stratavore kill --all --force",
@@ -49,7 +55,7 @@ impl Daemon for Api {
             }
             Ok(())
         };
-        self.control.supervisor().detached(allowed).await.map_err(status)?;
+        self.control.decided(&caller, "daemon.shutdown", "", allowed).await.map_err(status)?;
         self.shutdown.wish();
         Ok(Response::new(v1::ShutdownReply {}))
     }

@@ -1,5 +1,6 @@
 //! The gRPC services: one file per noun; each handler translates, calls one use case, translates.
 
+mod audit;
 mod connect;
 mod daemon;
 mod event;
@@ -16,8 +17,10 @@ use std::sync::Arc;
 use futures_util::Stream;
 use sha2::{Digest, Sha256};
 use stratavore_control::{Control, Error};
+use stratavore_core::RequestId;
 use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
+use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
@@ -27,6 +30,7 @@ use tokio::net::UnixListener;
 use tonic::transport::Server;
 use tonic::{Request, Status};
 
+use crate::clock::entropy;
 use crate::crowd::Crowd;
 use crate::peer::{Peer, Visitor, own_name};
 use crate::run::ShutdownWish;
@@ -81,15 +85,17 @@ pub(crate) async fn serve(
         }
     });
     let going_down = stopping.clone();
+    let door = api.control.clone();
     Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(256))
-        .layer(tonic::service::InterceptorLayer::new(let_in))
+        .layer(tonic::service::InterceptorLayer::new(move |request| let_in(&door, request)))
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
+        .add_service(AuditServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {
             going_down.cancelled().await;
@@ -99,19 +105,23 @@ pub(crate) async fn serve(
 }
 
 /// Refuses the requests of connections that are too many.
-fn let_in(request: Request<()>) -> Result<Request<()>, Status> {
-    match request.extensions().get::<Visitor>().and_then(|visitor| visitor.over) {
-        Some(limit) => Err(problem::status(Error::TooMany { limit })),
-        None => Ok(request),
-    }
+fn let_in(control: &Control, request: Request<()>) -> Result<Request<()>, Status> {
+    let Some(visitor) = request.extensions().get::<Visitor>() else { return Ok(request) };
+    let Some(limit) = visitor.over else { return Ok(request) };
+    let (refusing, caller) = (control.clone(), visitor.caller.clone());
+    control.supervisor().spawn(async move {
+        refusing.refused(&caller, "connections", "", &Error::TooMany { limit }).await;
+    });
+    Err(problem::status(Error::TooMany { limit }))
 }
 
 /// Who sent the request.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let visitor = request.extensions().get::<Visitor>();
-    visitor
-        .map(|visitor| visitor.caller.clone())
-        .ok_or_else(|| Status::unauthenticated("the caller is not known"))
+    let visitor = visitor.ok_or_else(|| Status::unauthenticated("the caller is not known"))?;
+    let mut caller = visitor.caller.clone();
+    caller.origin.request = Some(RequestId::from_entropy(entropy()));
+    Ok(caller)
 }
 
 /// The idempotency of a request: its key, and a digest of the rest of it.

@@ -44,9 +44,10 @@ impl Outbox for Api {
                 ))
             })?),
         };
-        let control = self.control.clone();
-        let retry = async move { control.dead_letter_retry(&caller, which).await };
-        let count = self.control.supervisor().detached(retry).await.map_err(status)?;
+        let (control, by) = (self.control.clone(), caller.clone());
+        let retry = async move { control.dead_letter_retry(&by, which).await };
+        let count =
+            self.control.decided(&caller, "outbox.retry", "", retry).await.map_err(status)?;
         Ok(Response::new(v1::RetryReply { count }))
     }
 }

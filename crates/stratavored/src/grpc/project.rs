@@ -24,14 +24,14 @@ impl Projects for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("projects.create", request);
-        let control = self.control.clone();
+        let (control, by, on) = (self.control.clone(), caller.clone(), request.name.clone());
         let create = async move {
             let quota = request.quota.map(view::quota).unwrap_or_default();
             let limits = view::limits(request.runner_limits);
             let assistant = given(&request.assistant);
             control
                 .project_create(
-                    &caller,
+                    &by,
                     &request.name,
                     &request.directory,
                     request.description,
@@ -42,7 +42,8 @@ impl Projects for Api {
                 )
                 .await
         };
-        let project = self.control.supervisor().detached(create).await.map_err(status)?;
+        let project =
+            self.control.decided(&caller, "projects.create", &on, create).await.map_err(status)?;
         Ok(Response::new(view::project(project, 0)))
     }
 
@@ -90,9 +91,10 @@ impl Projects for Api {
             quota: view::quota_edit(request.quota.unwrap_or_default()),
             runner_limits: view::limits_edit(request.runner_limits.unwrap_or_default()),
         };
-        let (control, wanted) = (self.control.clone(), request.project);
-        let edited = async move { control.project_edit(&caller, &wanted, edit, key).await };
-        let project = self.control.supervisor().detached(edited).await.map_err(status)?;
+        let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
+        let edited = async move { control.project_edit(&by, &request.project, edit, key).await };
+        let project =
+            self.control.decided(&caller, "projects.edit", &on, edited).await.map_err(status)?;
         self.project_view(project).await
     }
 
@@ -103,11 +105,15 @@ impl Projects for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("projects.archive", request);
-        let control = self.control.clone();
+        let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
         let archived = async move {
-            control.project_archive(&caller, &request.project, request.restore, key).await
+            control.project_archive(&by, &request.project, request.restore, key).await
         };
-        let project = self.control.supervisor().detached(archived).await.map_err(status)?;
+        let project = self
+            .control
+            .decided(&caller, "projects.archive", &on, archived)
+            .await
+            .map_err(status)?;
         self.project_view(project).await
     }
 
@@ -118,9 +124,10 @@ impl Projects for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("projects.delete", request);
-        let control = self.control.clone();
-        let deleted = async move { control.project_delete(&caller, &request.project, key).await };
-        let project = self.control.supervisor().detached(deleted).await.map_err(status)?;
+        let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
+        let deleted = async move { control.project_delete(&by, &request.project, key).await };
+        let project =
+            self.control.decided(&caller, "projects.delete", &on, deleted).await.map_err(status)?;
         Ok(Response::new(view::project(project, 0)))
     }
 }

@@ -64,9 +64,10 @@ impl Runners for Api {
             columns: request.columns.min(u32::from(u16::MAX)) as u16,
             rows: request.rows.min(u32::from(u16::MAX)) as u16,
         };
-        let (control, by, project) = (self.control.clone(), caller.clone(), request.project);
-        let launched = async move { control.launch(&by, &project, launch, key).await };
-        let runners = self.control.supervisor().detached(launched).await.map_err(status)?;
+        let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
+        let launched = async move { control.launch(&by, &request.project, launch, key).await };
+        let runners =
+            self.control.decided(&caller, "runners.launch", &on, launched).await.map_err(status)?;
         let runners = view::shortened(self.runner_views(&caller, runners).await?);
         Ok(Response::new(v1::RunnerList { runners, ..v1::RunnerList::default() }))
     }
@@ -131,9 +132,13 @@ impl Runners for Api {
         let key = keyed!("runners.stop", request);
         let id = self.find(&request.runner, &request.project).await?.id;
         let grace = (request.grace_ms != 0).then(|| Duration::from_millis(request.grace_ms));
-        let (control, by) = (self.control.clone(), caller.clone());
-        let stopped = async move { control.stop(&by, id, request.force, grace, key).await };
-        let runner = self.control.supervisor().detached(stopped).await.map_err(status)?;
+        let (control, by, force) = (self.control.clone(), caller.clone(), request.force);
+        let stopped = async move { control.stop(&by, id, force, grace, key).await };
+        let runner = self
+            .control
+            .decided(&caller, "runners.stop", &request.runner, stopped)
+            .await
+            .map_err(status)?;
         Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
@@ -145,9 +150,13 @@ impl Runners for Api {
         let mut request = request.into_inner();
         let key = keyed!("runners.restart", request);
         let id = self.find(&request.runner, &request.project).await?.id;
-        let (control, by) = (self.control.clone(), caller.clone());
-        let restarted = async move { control.restart(&by, id, request.force, key).await };
-        let runner = self.control.supervisor().detached(restarted).await.map_err(status)?;
+        let (control, by, force) = (self.control.clone(), caller.clone(), request.force);
+        let restarted = async move { control.restart(&by, id, force, key).await };
+        let runner = self
+            .control
+            .decided(&caller, "runners.restart", &request.runner, restarted)
+            .await
+            .map_err(status)?;
         Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
@@ -159,9 +168,13 @@ impl Runners for Api {
         let mut request = request.into_inner();
         let key = keyed!("runners.pause", request);
         let id = self.find(&request.runner, &request.project).await?.id;
-        let (control, by) = (self.control.clone(), caller.clone());
-        let paused = async move { control.pause(&by, id, request.paused, key).await };
-        let runner = self.control.supervisor().detached(paused).await.map_err(status)?;
+        let (control, by, wish) = (self.control.clone(), caller.clone(), request.paused);
+        let paused = async move { control.pause(&by, id, wish, key).await };
+        let runner = self
+            .control
+            .decided(&caller, "runners.pause", &request.runner, paused)
+            .await
+            .map_err(status)?;
         Ok(Response::new(self.runner_view(&caller, runner).await?))
     }
 
@@ -173,13 +186,17 @@ impl Runners for Api {
         let mut request = request.into_inner();
         let key = keyed!("runners.recover", request);
         let (control, by) = (self.control.clone(), caller.clone());
+        let on = request.runners.join(" ");
         let recovered = async move {
             control
                 .recover(&by, &request.runners, given(&request.project), request.dry_run, key)
                 .await
         };
-        let (runners, remarks) =
-            self.control.supervisor().detached(recovered).await.map_err(status)?;
+        let (runners, remarks) = self
+            .control
+            .decided(&caller, "runners.recover", &on, recovered)
+            .await
+            .map_err(status)?;
         let runners = view::shortened(self.runner_views(&caller, runners).await?);
         Ok(Response::new(v1::RunnerList { runners, remarks, next: String::new() }))
     }
@@ -202,11 +219,14 @@ impl Runners for Api {
         let request = request.into_inner();
         let id = self.find(&request.runner, &request.project).await?.id;
         let bytes = request.data.len() as u64;
-        let control = self.control.clone();
+        let (control, by) = (self.control.clone(), caller.clone());
         let sent = async move {
-            control.send(&caller, id, request.data.to_vec(), request.paste, request.enter).await
+            control.send(&by, id, request.data.to_vec(), request.paste, request.enter).await
         };
-        self.control.supervisor().detached(sent).await.map_err(status)?;
+        self.control
+            .decided(&caller, "runners.send", &request.runner, sent)
+            .await
+            .map_err(status)?;
         Ok(Response::new(v1::Sent { bytes }))
     }
 
@@ -216,8 +236,13 @@ impl Runners for Api {
         &self,
         request: Request<v1::ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
-        self.control.may_attach(&caller(&request)?).map_err(status)?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
+        if let Err(error) = self.control.may_attach(&caller) {
+            let on = request.runner.as_str();
+            self.control.refused(&caller, "runners.read_output", on, &error).await;
+            return Err(status(error));
+        }
         let runner = self.find(&request.runner, &request.project).await?;
         self.control.has_output(&runner).map_err(status)?;
         let since = match request.since_us {
@@ -252,7 +277,11 @@ impl Runners for Api {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let id = self.find(&request.runner, &request.project).await?.id;
-        let (runner, version) = self.control.upgrade_agent(&caller, id).await.map_err(status)?;
+        let upgraded = self.control.upgrade_agent(&caller, id).await;
+        if let Err(error) = &upgraded {
+            self.control.refused(&caller, "runners.upgrade_agent", &request.runner, error).await;
+        }
+        let (runner, version) = upgraded.map_err(status)?;
         let runner = Some(self.runner_view(&caller, runner).await?);
         Ok(Response::new(v1::UpgradedAgent { runner, version }))
     }

@@ -11,6 +11,7 @@ use stratavore_core::quota::{Quota, QuotaEdit};
 use stratavore_core::runner::{EnvValue, RunnerState};
 use stratavore_proto::v1;
 use stratavore_proto::version::{COMMIT, VERSION};
+use stratavore_store::AuditKey;
 
 fn micros(at: Option<Timestamp>) -> i64 {
     at.map_or(0, |at| at.as_microsecond())
@@ -197,7 +198,26 @@ pub(super) fn event(event: Event) -> v1::Event {
         at_us: event.at.as_microsecond(),
         by: event.by,
         data: event.data.to_string(),
+        origin: event
+            .origin
+            .and_then(|origin| serde_json::to_string(&origin).ok())
+            .unwrap_or_default(),
+        decision: event.decision.as_str().into(),
+        reason: event.reason.unwrap_or_default(),
     }
+}
+
+pub(super) fn record_keys(keys: Vec<AuditKey>) -> v1::RecordKeys {
+    let keys = keys.into_iter().map(|key| v1::RecordKey {
+        id: key.id,
+        public: key.public,
+        state: key.state,
+        node_id: key.node.to_string(),
+        since_size: key.since_size,
+        change: key.change.unwrap_or_default(),
+        created_at_us: key.created_at.as_microsecond(),
+    });
+    v1::RecordKeys { keys: keys.collect() }
 }
 
 pub(super) fn daemon_status(status: DaemonStatus) -> v1::DaemonStatus {

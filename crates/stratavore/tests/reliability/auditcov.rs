@@ -1,0 +1,377 @@
+//! T-AUDITCOV: what was changed is on the record, once, and what is on the record was changed; who
+//! was refused is on it too.
+//!
+//! The oracle is what the clients asked for and were told: each request has a key that nobody else
+//! has, and the record keeps it. Beside it stand the rows themselves, which count their changes.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use prost::Message;
+use serde_json::Value;
+use stratavore_proto::client::{Client, problem};
+use stratavore_proto::v1::{ArchiveProject, CreateProject, EditProject, Quota};
+use stratavore_store::testing::{sqlite_execute, sqlite_number, sqlite_texts};
+use stratavore_testkit::trial::{Dice, Trial, scale};
+use stratavore_testkit::wire::{client, fresh_key, new_project, new_runner, on_runtime};
+use stratavore_testkit::world::{World, until};
+
+const WRITERS: usize = 4;
+
+/// What a client was told of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Done,
+    Refused,
+    /// The daemon was killed before it answered.
+    Nothing,
+}
+
+/// All requests that were sent, by their keys.
+type Oracle = BTreeMap<String, Told>;
+
+fn told<T>(answer: Result<T, tonic::Status>) -> Told {
+    match answer {
+        Ok(_) => Told::Done,
+        Err(status) => match problem(&status).code.as_str() {
+            "quota_exceeded" => Told::Refused,
+            "unavailable" | "internal" | "cancelled" => Told::Nothing,
+            other => panic!("{other}: {}", status.message()),
+        },
+    }
+}
+
+/// One change after the other, in a project of its own, until the daemon is gone.
+async fn write(
+    client: &Client,
+    world: &World,
+    mut dice: Dice,
+    sent: &Mutex<Oracle>,
+    done: &AtomicUsize,
+) {
+    let name = fresh_key("p");
+    let mut key = fresh_key("key");
+    let quota = Some(Quota { runners: 2, ..Quota::default() });
+    let own = CreateProject { quota, ..new_project(world, &name, key.clone()) };
+    let mut answer = told(client.projects().create(own).await);
+    let mut archived = false;
+    loop {
+        sent.lock().unwrap().insert(key.clone(), answer);
+        if answer == Told::Nothing {
+            return;
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+        key = fresh_key("key");
+        let idempotency_key = key.clone();
+        let project = name.clone();
+        answer = match dice.below(if archived { 1 } else { 5 }) {
+            0 => {
+                let restore = archived;
+                let wish = ArchiveProject { idempotency_key, project, restore };
+                match client.projects().archive(wish).await {
+                    Err(status) if problem(&status).code == "live_runners" => Told::Refused,
+                    answer => {
+                        archived = if answer.is_ok() { !archived } else { archived };
+                        told(answer)
+                    }
+                }
+            }
+            1 | 2 => {
+                let description = Some(format!("change {key}"));
+                let edit =
+                    EditProject { idempotency_key, project, description, ..EditProject::default() };
+                told(client.projects().edit(edit).await)
+            }
+            3 => {
+                let mut wish = new_runner(&name, idempotency_key);
+                wish.args = vec!["true".into()];
+                told(client.runners().launch(wish).await)
+            }
+            // Over the quota, however many live.
+            _ => {
+                let mut wish = new_runner(&name, idempotency_key);
+                wish.count = 3;
+                told(client.runners().launch(wish).await)
+            }
+        };
+    }
+}
+
+/// Writers write until the daemon is killed, after as many answers as the dice say.
+fn killed_while_asked(world: &World, dice: &mut Dice) -> Oracle {
+    let (sent, done) = (Mutex::new(Oracle::new()), AtomicUsize::new(0));
+    let enough = 10 + dice.below(60);
+    let seeds: Vec<u64> = (0..WRITERS).map(|_| dice.number()).collect();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            on_runtime(async {
+                let client = client(world).await;
+                let writers =
+                    seeds.iter().map(|seed| write(&client, world, Dice::of(*seed), &sent, &done));
+                futures_util::future::join_all(writers).await;
+            });
+        });
+        until("so much is answered", || match done.load(Ordering::Relaxed) {
+            found if found >= enough || writing.is_finished() => Ok(()),
+            found => Err(format!("{found} of {enough}")),
+        });
+        world.kill_daemon();
+        writing.join().expect("the writers do not fail");
+    });
+    sent.into_inner().unwrap()
+}
+
+fn texts(world: &World, sql: &str) -> Vec<String> {
+    on_runtime(sqlite_texts(&world.path("state/stratavore.db"), sql))
+}
+
+fn number(world: &World, sql: &str) -> i64 {
+    on_runtime(sqlite_number(&world.path("state/stratavore.db"), sql))
+}
+
+/// Compares the record with what was asked for, both ways, and with the rows.
+fn judge(world: &World, oracle: &Oracle) -> Result<(), String> {
+    let mut recorded: BTreeMap<String, usize> = BTreeMap::new();
+    let sql = "SELECT json_extract(origin, '$.key') FROM events
+        WHERE decision = 'allowed' AND json_extract(origin, '$.key') LIKE 'key-%'";
+    for key in texts(world, sql) {
+        *recorded.entry(key).or_default() += 1;
+    }
+    for (key, told) in oracle {
+        match (told, recorded.get(key).copied().unwrap_or(0)) {
+            (Told::Done, 1) | (Told::Refused, 0) | (Told::Nothing, 0 | 1) => {}
+            (told, found) => return Err(format!("{key}: {told:?}, and {found} records")),
+        }
+    }
+    if let Some(key) = recorded.keys().find(|key| !oracle.contains_key(*key)) {
+        return Err(format!("{key} is on the record, and nobody asked for it"));
+    }
+    for (rows, entity) in [("projects", "project"), ("runners", "runner")] {
+        let unlike = format!(
+            "SELECT count(*) FROM {rows} AS r WHERE r.generation <>
+                (SELECT count(*) FROM events WHERE entity_id = r.id)
+             OR r.generation <> (SELECT max(seq) FROM events WHERE entity_id = r.id)"
+        );
+        let strange = format!(
+            "SELECT count(*) FROM events WHERE entity = '{entity}' AND entity_id NOT IN (SELECT id FROM {rows})"
+        );
+        for sql in [unlike, strange] {
+            match number(world, &sql) {
+                0 => {}
+                found => return Err(format!("{found} {rows} and their records differ")),
+            }
+        }
+    }
+    match number(world, "SELECT count(*) FROM events WHERE origin IS NULL OR mac IS NULL") {
+        0 => Ok(()),
+        found => Err(format!("{found} records do not say where they are from")),
+    }
+}
+
+#[test]
+fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
+    let promise = "kill -9 under 4 clients that change at random: each change has its record, and each record its change";
+    let mut trial = Trial::new("T-AUDITCOV", promise);
+    let mut dice = trial.dice();
+    let world = World::new();
+    world.run(["daemon", "start"]).ok();
+    let (mut all, mut refusing) = (Oracle::new(), 0);
+    for _ in 0..scale(3, 150) {
+        let sent = killed_while_asked(&world, &mut dice);
+        refusing += usize::from(sent.values().any(|told| *told == Told::Refused));
+        let asked = sent.len();
+        all.extend(sent);
+        world.run(["daemon", "start"]).ok();
+        trial.tried_times(asked, judge(&world, &all));
+    }
+    // The first refusal that a daemon gives is written before it is told.
+    let lives = "SELECT count(DISTINCT json_extract(origin, '$.daemon')) FROM events
+        WHERE kind = 'request.refused' AND decision = 'refused' AND reason <> ''";
+    let found = number(&world, lives) as usize;
+    trial.tried(match found >= refusing {
+        true => Ok(()),
+        false => {
+            Err(format!("{refusing} daemons refused something, and {found} of them recorded it"))
+        }
+    });
+    trial.tried(match world.run(["audit", "verify"]).code() {
+        0 => Ok(()),
+        code => Err(format!("the record does not stand: exit {code}")),
+    });
+    let count = |wanted: Told| all.values().filter(|told| **told == wanted).count() as u64;
+    trial.counted("done", count(Told::Done));
+    trial.counted("refused", count(Told::Refused));
+    trial.counted("not answered", count(Told::Nothing));
+
+    let mut lied = all.clone();
+    lied.insert("key-of-nobody".into(), Told::Done);
+    trial.control("a change that was told and never made", judge(&world, &lied).is_err());
+    let mut silent = all.clone();
+    let known = all.iter().find(|(_, told)| **told == Told::Done).map(|(key, _)| key.clone());
+    silent.remove(&known.expect("something was done"));
+    trial.control("a record of what nobody asked for", judge(&world, &silent).is_err());
+    world.run(["daemon", "stop"]).ok();
+    let file = world.path("state/stratavore.db");
+    on_runtime(sqlite_execute(&file, "UPDATE projects SET generation = generation + 1"));
+    trial.control("a change without its record", judge(&world, &all).is_err());
+    trial.end();
+}
+
+/// Every request of the API, and what is on the record when it has been carried out; none for those
+/// that only look. A new one has to be put here, or the test fails.
+const REQUESTS: [(&str, Option<&str>); 29] = [
+    ("Projects.Create", Some("project.created")),
+    ("Projects.Get", None),
+    ("Projects.List", None),
+    ("Projects.Edit", Some("project.edited")),
+    ("Projects.Archive", Some("project.archived")),
+    ("Projects.Delete", Some("project.deleted")),
+    ("Runners.Launch", Some("runner.accepted")),
+    ("Runners.Get", None),
+    ("Runners.List", None),
+    ("Runners.Stop", Some("runner.stopping")),
+    ("Runners.Restart", Some("runner.stopping")),
+    ("Runners.Pause", Some("runner.paused")),
+    ("Runners.Recover", Some("runner.accepted")),
+    ("Runners.Wait", None),
+    ("Runners.Send", Some("request.sent")),
+    ("Runners.ReadOutput", None),
+    ("Runners.Connect", Some("request.attach")),
+    ("Runners.UpgradeAgent", Some("request.upgrade")),
+    ("Events.List", None),
+    ("Events.Subscribe", None),
+    ("Audit.Export", Some("request.export")),
+    ("Audit.Keys", None),
+    ("Audit.Rotate", Some("node.record_key_changed")),
+    ("Outbox.Status", None),
+    ("Outbox.DeadLetters", None),
+    ("Outbox.Retry", Some("request.retry")),
+    ("Daemon.Status", None),
+    ("Daemon.Reconcile", Some("request.reconcile")),
+    ("Daemon.Shutdown", Some("request.shutdown")),
+];
+
+#[test]
+fn every_request_that_changes_something_is_on_the_record() {
+    let files = prost_types::FileDescriptorSet::decode(stratavore_proto::DESCRIPTORS).unwrap();
+    let mut served: Vec<String> = Vec::new();
+    for service in files.file.iter().flat_map(|file| &file.service) {
+        served.extend(service.method.iter().map(|m| format!("{}.{}", service.name(), m.name())));
+    }
+    served.sort();
+    let mut listed: Vec<&str> = REQUESTS.iter().map(|(name, _)| *name).collect();
+    listed.sort_unstable();
+    assert_eq!(served, listed, "each request is to be listed with what it leaves on the record");
+
+    let world = World::new();
+    world.project("demo");
+    let cat = world.launch("demo", "cat", &["cat"]);
+    let done: &[&[&str]] = &[
+        &["projects", "edit", "demo", "--description", "other"],
+        &["reconcile"],
+        &["upgrade", "cat"],
+        &["pause", "cat"],
+        &["unpause", "cat"],
+        &["restart", "cat"],
+        &["audit", "keys", "rotate"],
+        &["kill", "cat", "--force"],
+        &["new", "spare", "--directory", "/"],
+        &["projects", "archive", "spare"],
+        &["projects", "delete", "spare"],
+        &["audit", "verify"],
+    ];
+    on_runtime(async {
+        use stratavore_proto::v1::{
+            ConnectFrame, GetRunner, RetryDeadLetters, SendToRunner, connect_frame,
+        };
+        let client = client(&world).await;
+        let open = GetRunner { runner: cat.clone(), project: String::new() };
+        let frame = ConnectFrame { kind: Some(connect_frame::Kind::Open(open)) };
+        let frames = futures_util::stream::iter([frame]);
+        client.runners().connect(frames).await.expect("it is connected");
+        let data = "words".into();
+        let typed = SendToRunner { runner: cat.clone(), data, ..SendToRunner::default() };
+        client.runners().send(typed).await.expect("it is typed");
+        let again = RetryDeadLetters::default();
+        client.outbox().retry(again).await.expect("there is none to try again");
+    });
+    for command in done {
+        world.run(*command).ok();
+    }
+    world.until_state("cat", &["exited", "failed"]);
+    world.run(["restart", "cat"]).ok();
+    world.run(["kill", "--all", "--force"]).ok();
+    world.run(["daemon", "restart"]).ok();
+    let records = world.json(&["audit", "list", "--limit", "1000"]);
+    let by = |kind: &str| {
+        records.as_array().unwrap().iter().find(|record| {
+            record["kind"] == kind
+                && record["origin"]["door"] == "unix"
+                && record["decision"] == "allowed"
+        })
+    };
+    for (request, kind) in REQUESTS {
+        let Some(kind) = kind else { continue };
+        let record = by(kind).unwrap_or_else(|| panic!("{request} leaves no {kind}: {records:#}"));
+        for field in ["uid", "pid", "request", "daemon", "auth"] {
+            assert!(
+                record["origin"][field] != Value::Null,
+                "{request} is recorded without {field}"
+            );
+        }
+    }
+    assert!(!records.to_string().contains("words"), "what was typed is not on the record");
+}
+
+/// What a program inside a runner asks for, and under which name that is refused.
+const REFUSED: [(&str, &str); 17] = [
+    ("new more --directory /tmp", "projects.create"),
+    ("projects edit demo --description changed", "projects.edit"),
+    ("projects archive spare", "projects.archive"),
+    ("projects delete spare", "projects.delete"),
+    ("launch -p demo -- true", "runners.launch"),
+    ("kill other", "runners.stop"),
+    ("restart other", "runners.restart"),
+    ("pause other", "runners.pause"),
+    ("recover other", "runners.recover"),
+    ("upgrade other", "runners.upgrade_agent"),
+    ("reconcile", "daemon.reconcile"),
+    ("daemon stop", "daemon.shutdown"),
+    ("audit export stolen", "audit.export"),
+    ("audit keys", "audit.keys"),
+    ("audit keys rotate", "audit.rotate"),
+    ("audit verify", "audit.export"),
+    ("kill --all", "runners.stop"),
+];
+
+#[test]
+fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
+    let world = World::new();
+    world.project("demo");
+    world.run(["new", "spare", "--directory", "/"]).ok();
+    world.launch("demo", "other", &["cat"]);
+    let program = World::program("stratavore").display().to_string();
+    let home = world.path("").display().to_string();
+    let mut script = String::new();
+    for (command, _) in REFUSED {
+        script.push_str(&format!("{program} --home {home} {command} </dev/null\n"));
+    }
+    std::fs::write(world.work().join("inside.sh"), script + "echo over; exec cat\n").unwrap();
+    let mine = world.launch("demo", "mine", &["sh", "inside.sh"]);
+    until("the script has come to its end", || {
+        let printed = String::from_utf8_lossy(&world.recorded(&mine)).into_owned();
+        if printed.contains("over\r\n") { Ok(()) } else { Err(printed) }
+    });
+    let records = world.json(&["audit", "list", "--refused", "--limit", "1000"]);
+    for (command, what) in REFUSED {
+        let found =
+            records.as_array().unwrap().iter().find(|record| record["data"]["what"] == what);
+        let record = found.unwrap_or_else(|| panic!("{command} is not on the record: {records:#}"));
+        assert_eq!(record["by"], format!("program inside {mine}"), "{command}");
+        assert_eq!(record["decision"], "refused", "{command}");
+        assert_eq!(record["data"]["code"], "forbidden", "{command}");
+        assert!(record["reason"].as_str().unwrap().contains("may not"), "{command}");
+        assert!(record["origin"]["pid"].is_u64(), "{command}");
+    }
+}

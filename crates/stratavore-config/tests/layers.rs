@@ -285,6 +285,16 @@ fn every_mistake_is_one_line_with_place_value_and_next_step() {
         ),
         ("anything:\n  api_key: abc\n", "user.yaml:1:1: there is no key `anything`"),
         ("daemon: {api_token: abc}\n", "`daemon.api_token` would keep a secret"),
+        (
+            "bus: {url: 'amqp://me:hunter2@mq'}\n",
+            "`rabbitmq`, with the broker under `bus.rabbitmq`",
+        ),
+        ("bus: {rabbitmq: {password: hunter2}}\n", "`bus.rabbitmq.password` would keep a secret"),
+        (
+            "bus: {url: rabbitmq}\n",
+            "needs the file that is named by `bus.rabbitmq.password_file`, which is not set",
+        ),
+        ("bus: {rabbitmq: {exchange: amq.topic}}\n", "does not begin with `amq.`"),
     ] {
         let complaint = files.complaint(text);
         assert!(complaint.contains(said), "{text:?}\n  said:   {complaint}\n  wanted: {said}");

@@ -32,6 +32,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const REPLAYS_EVERY: Duration = Duration::from_secs(2);
 /// A broker that takes messages and confirms none for so long is said to be away.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
+/// One that goes on so is left, and everything goes out again over another connection: just after its
+/// start a broker may forget a message that it has taken. Twice as long each time, for one that is slow.
+pub(super) const SILENT_MIN: Duration = Duration::from_secs(10);
+const SILENT_MAX: Duration = Duration::from_secs(300);
 /// The waits of an event that the broker does not take.
 const REFUSED_FIRST: Duration = Duration::from_millis(500);
 const REFUSED_MAX: Duration = Duration::from_secs(30);
@@ -100,10 +104,10 @@ impl Term {
                 idle.push(link.lane().await.map_err(End::Lost)?);
             }
             self.fill().await;
+            if link.is_blocked() || out.is_empty() {
+                due.silent_since = self.monotonic();
+            }
             if !link.is_blocked() && self.is_trusted() {
-                if out.is_empty() {
-                    due.silent_since = self.monotonic();
-                }
                 self.send(&mut idle, out, &mut replaying);
             }
             tokio::select! {
@@ -115,6 +119,7 @@ impl Term {
                     }
                     if outcomes.contains(&Outcome::Confirmed) {
                         due.silent_since = self.monotonic();
+                        self.patience = SILENT_MIN;
                     }
                     let is_open = link.is_open();
                     let assert = self.judge(sent, outcomes, is_open).await;
@@ -142,7 +147,7 @@ impl Term {
                 _ = ticks.tick() => {
                     self.keep().await?;
                     self.now_and_then(&mut due, &replaying).await?;
-                    self.how_it_goes(link, &due, !out.is_empty()).await;
+                    self.how_it_goes(link, &due, !out.is_empty()).await?;
                 }
             }
             if self.window.cursor() - self.written >= ADVANCE_AFTER {
@@ -249,25 +254,30 @@ impl Term {
     }
 
     /// Says what is not as it should be, or that all is well again.
-    async fn how_it_goes(&mut self, link: &Link, due: &Due, some_are_out: bool) {
+    async fn how_it_goes(&mut self, link: &Link, due: &Due, are_out: bool) -> Result<(), End> {
         if link.is_blocked() {
             // Why was told when it began, unless that could not be written down.
             if !self.is_told(Health::Blocked) {
                 self.tell(Health::Blocked, "the broker is short of memory or disk").await;
             }
-            return;
+            return Ok(());
         }
         let silent = self.monotonic().saturating_sub(due.silent_since);
-        if some_are_out && silent > SILENT_AFTER {
-            return self.tell(Health::Waiting, "the broker takes events and confirms none").await;
-        }
-        match self.window.refused() {
-            0 => self.tell(Health::Connected, "").await,
-            _ => {
-                let problem = "some events are not taken: a queue that they are for is full";
-                self.tell(Health::Connected, problem).await;
+        if are_out && silent > SILENT_AFTER {
+            let what = "the broker takes events and confirms none";
+            if silent > self.patience {
+                self.patience = (self.patience * 2).min(SILENT_MAX);
+                return Err(End::Lost(RabbitError::Away(what.into())));
             }
+            self.tell(Health::Waiting, what).await;
+            return Ok(());
         }
+        let problem = match self.window.refused() {
+            0 => "",
+            _ => "some events are not taken: a queue that they are for is full",
+        };
+        self.tell(Health::Connected, problem).await;
+        Ok(())
     }
 
     /// Draws the consequences of what the broker said. True if what is declared there should be

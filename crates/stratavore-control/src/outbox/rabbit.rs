@@ -20,6 +20,7 @@ use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
 
 use super::duty;
+use super::pump::SILENT_MIN;
 use super::window::Window;
 use crate::control::Control;
 use crate::error::Error;
@@ -84,6 +85,8 @@ pub(super) struct Term {
     pub(super) dead: HashSet<i64>,
     /// Dead letters that somebody wants tried again.
     pub(super) replays: VecDeque<(DeadLetter, Event)>,
+    /// How long a broker may confirm nothing.
+    pub(super) patience: Duration,
     /// What the store knows about how it goes.
     told: Option<(Health, String)>,
 }
@@ -148,6 +151,7 @@ impl Term {
             last: store.event_last_position().await?,
             dead: dead.into_iter().collect(),
             replays: VecDeque::new(),
+            patience: SILENT_MIN,
             told: None,
         }))
     }

@@ -18,6 +18,7 @@ import pika
 
 settings = json.loads(sys.stdin.readline())
 seen = set()
+ready = threading.Event()
 file = open(settings["file"], "a", encoding="utf-8")
 
 
@@ -72,13 +73,15 @@ def consume():
         channel.queue_bind(settings["queue"], settings["exchange"], key)
     channel.basic_qos(prefetch_count=200)
     channel.basic_consume(settings["queue"], take)
-    print("ready", flush=True)
+    if not ready.is_set():
+        # Nobody listens the next time.
+        print("ready", flush=True)
+        ready.set()
     channel.start_consuming()
 
 
 while True:
     try:
         consume()
-    except (pika.exceptions.AMQPError, OSError) as error:
-        print(f"again after {error!r}", file=sys.stderr, flush=True)
+    except (pika.exceptions.AMQPError, OSError):
         time.sleep(0.2)

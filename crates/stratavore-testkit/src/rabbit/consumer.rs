@@ -1,4 +1,4 @@
-//! A consumer in another language: Python, with pika from PyPI in an environment of its own.
+//! A consumer in another language: Python, with packages from PyPI in an environment of its own.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::Vhost;
 
 const SCRIPT: &str = include_str!("consumer.py");
-const PIKA: &str = "pika==1.3.2";
+const VALIDATE: &str = include_str!("validate.py");
+const PACKAGES: [&str; 2] = ["pika==1.3.2", "jsonschema==4.23.0"];
 
 /// A running consumer of a queue that is bound to the exchange of events. Dropping it ends it.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Consumer {
     /// takes what comes. Answers once it is ready; what it receives is kept in `directory`.
     ///
     /// # Panics
-    /// If Python or pika cannot be had.
+    /// If Python or its packages cannot be had.
     pub fn start(
         vhost: &Vhost,
         at: SocketAddr,
@@ -74,6 +75,38 @@ impl Consumer {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(Received::read).collect()
     }
+}
+
+impl Consumer {
+    /// Holds every message that was received against the JSON Schema of its kind, `KIND.json` in
+    /// `schemas`. Answers how many fit.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn validate(&self, schemas: &Path) -> Result<usize, String> {
+        validate(&self.file, schemas)
+    }
+}
+
+/// The same of a file that a consumer has written, or a test.
+///
+/// # Errors
+/// What does not fit.
+pub fn validate(file: &Path, schemas: &Path) -> Result<usize, String> {
+    let mut child = Command::new(python())
+        .args(["-c", VALIDATE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let mut input = child.stdin.take().expect("it is a pipe");
+    writeln!(input, "{}", json!({ "file": file, "schemas": schemas }))
+        .map_err(|error| error.to_string())?;
+    drop(input);
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let held = said.strip_suffix(" held\n").and_then(|count| count.parse().ok());
+    held.ok_or(said)
 }
 
 impl Drop for Consumer {
@@ -129,12 +162,12 @@ pub fn same(committed: &[String], received: &[Received]) -> Result<(), String> {
     Ok(())
 }
 
-/// Python with pika, made once for all test runs of this user.
+/// Python with what the scripts need, made once for all test runs of this user.
 fn python() -> &'static Path {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match MADE.get_or_init(make) {
         Ok(python) => python,
-        Err(reason) => panic!("no Python with {PIKA} to test with: {reason}"),
+        Err(reason) => panic!("no Python with {PACKAGES:?} to test with: {reason}"),
     }
 }
 
@@ -148,12 +181,14 @@ fn make() -> Result<PathBuf, String> {
     // Other test programs may want it at the same time.
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
         .map_err(|error| error.to_string())?;
-    let has_pika = || {
-        let tried =
-            Command::new(&python).args(["-c", "import pika"]).stderr(Stdio::null()).status();
+    let has_all = || {
+        let tried = Command::new(&python)
+            .args(["-c", "import pika, jsonschema"])
+            .stderr(Stdio::null())
+            .status();
         tried.is_ok_and(|status| status.success())
     };
-    if has_pika() {
+    if has_all() {
         return Ok(python);
     }
     let run = |command: &mut Command| match command.output() {
@@ -162,6 +197,6 @@ fn make() -> Result<PathBuf, String> {
         Err(error) => Err(format!("{command:?}: {error}")),
     };
     run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PIKA]))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
     Ok(python)
 }

@@ -23,13 +23,19 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
+    /// The consumer gets every event.
     pub(crate) fn new(vhost: Vhost) -> Self {
+        Self::bound(vhost, &["#"])
+    }
+
+    /// The consumer gets what these keys match.
+    pub(crate) fn bound(vhost: Vhost, keys: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let password = directory.path().join("password");
         std::fs::write(&password, format!("{}\n", vhost.password)).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&password, mode).unwrap();
-        let consumer = Consumer::start(&vhost, vhost.address(), "test", &["#"], directory.path());
+        let consumer = Consumer::start(&vhost, vhost.address(), "test", keys, directory.path());
         let wire = Proxy::tcp(vhost.address());
         Self { database: database(), wire, consumer, vhost, password, _directory: directory }
     }
@@ -174,6 +180,7 @@ fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
     let repeated = received.iter().filter(|one| one.is_repeated).count();
     trial.counted("repeated", repeated as u64);
     trial.tried(until_settled(&worlds[0]));
+    trial.tried(streams_agree(&worlds, &outlet.database));
 
     // The controls: the check notices what is missing, what is too much, and what is out of order.
     let committed = outlet.committed();
@@ -190,6 +197,45 @@ fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
         same(&committed, &swapped).is_err(),
     );
     trial.end();
+}
+
+/// Whether each daemon's own stream has the events of both, in the order of the database and without a
+/// gap, also for a reader that comes back to the other daemon in the middle.
+fn streams_agree(worlds: &[World; 2], database: &TestPostgres) -> Result<(), String> {
+    let all = database.query("SELECT id FROM events ORDER BY position");
+    let all: Vec<&str> = all.lines().collect();
+    let half = all.len() / 2;
+    for (one, other) in [(0, 1), (1, 0)] {
+        let mut read = stream(&worlds[one], 0, half);
+        let last = read.last().map_or(0, |(position, _)| *position);
+        read.extend(stream(&worlds[other], last, all.len() - half));
+        let same = read
+            .iter()
+            .zip(&all)
+            .enumerate()
+            .all(|(i, ((position, id), wanted))| *position == i as i64 + 1 && id == wanted);
+        if !same || read.len() != all.len() {
+            return Err(format!("{} events of {} were streamed", read.len(), all.len()));
+        }
+    }
+    Ok(())
+}
+
+/// The first `count` events after a position, as a subscriber gets them.
+fn stream(world: &World, after: i64, count: usize) -> Vec<(i64, String)> {
+    on_runtime(async {
+        let request = stratavore_proto::v1::SubscribeEvents {
+            after: Some(after),
+            ..stratavore_proto::v1::SubscribeEvents::default()
+        };
+        let subscribed = client(world).await.events().subscribe(request).await.unwrap();
+        let (mut events, mut read) = (subscribed.into_inner(), Vec::new());
+        while read.len() < count {
+            let event = events.message().await.unwrap().unwrap();
+            read.push((event.position, event.id));
+        }
+        read
+    })
 }
 
 /// Whether the destination says that it has everything.

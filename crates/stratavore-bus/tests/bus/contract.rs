@@ -1,4 +1,4 @@
-//! What every bus promises. Another implementation adds its constructor to [`buses`].
+//! What every bus inside the process promises. Another implementation adds its constructor to [`buses`].
 
 use std::time::Duration;
 

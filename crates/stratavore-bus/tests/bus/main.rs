@@ -1,0 +1,7 @@
+//! What the buses promise: the one inside the process, and RabbitMQ.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod contract;
+mod link;
+mod relays;
+mod rig;

@@ -48,6 +48,10 @@ pub fn cloud_event(event: &Event) -> Value {
         put("projectid", json!(project));
     }
     put("causedby", json!(event.by));
+    put("decision", json!(event.decision.as_str()));
+    if let Some(reason) = &event.reason {
+        put("reason", json!(reason));
+    }
     put("data", event.data.clone());
     Value::Object(envelope)
 }

@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever typed it")]
 
 mod attach;
+mod audit;
 mod burst;
 mod echo;
 mod given;
@@ -68,6 +69,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("idle", idle::at_rest),
     ("start", start::to_ready),
     ("growth", growth::ten_times),
+    ("audit", audit::verify),
 ];
 
 /// Rows of the plan whose subject is still to come.
@@ -76,7 +78,6 @@ const NOT_YET_BUILT: &[&str] = &[
     "outbox to RabbitMQ, sustained",
     "usage ledger from a 100 MB transcript",
     "transcript search, 100,000 messages",
-    "audit verify",
 ];
 
 /// Fewer repetitions say nothing.

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use stratavore_audit::{
     Chain, Checkpoint, Frontier, Line, NoteError, PrivateKey, PublicKey, Trust,
 };
@@ -26,6 +27,8 @@ const CHECKPOINT_RECORDS: u64 = 1000;
 pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// What is published meanwhile is sealed at once: on SQLite each sealing is a sync of the disk.
 const COALESCE: Duration = Duration::from_secs(1);
+/// When a daemon that may not seal says that nobody does.
+const LATE: SignedDuration = SignedDuration::from_mins(10);
 /// How often a daemon that others may publish beside looks.
 pub(crate) const LOOK_SHARED: Duration = Duration::from_secs(2);
 
@@ -183,11 +186,17 @@ impl Control {
         let Some(active) = keys.into_iter().rev().find(|key| key.state == "active") else {
             return Ok(true);
         };
-        self.on_files(move |files| {
+        let public = active.public;
+        let found = self.on_files(move |files| {
             let own = [read_key(&files.path("key"))?, read_key(&files.path("key.next"))?];
-            Ok(own.into_iter().flatten().any(|key| key.public().text() == active.public))
-        })
-        .await
+            Ok(own.into_iter().flatten().any(|key| key.public().text() == public))
+        });
+        match found.await? {
+            false if active.node == self.inner.node.id => {
+                alarm("the key that signs it is gone from `audit` in this host's state directory")
+            }
+            found => Ok(found),
+        }
     }
 
     /// Goes on where the last sealer has ended. `None`: this host does not have the key.
@@ -362,6 +371,15 @@ impl Control {
         };
         let trust = self.trust(&keys).await?;
         let kept = self.keep_seen(&trust).await?;
+        if let Some(latest) = self.inner.store.audit_checkpoint_latest().await?
+            && self.inner.store.event_last_position().await?.unsigned_abs() > latest.size
+            && self.now().duration_since(latest.at) > LATE
+        {
+            let (at, node) = (latest.at, active.node);
+            return alarm(format!(
+                "nothing was signed after {at}, and the key is on {node}, whose daemon does not run"
+            ));
+        }
         Ok(format!("the daemon of {} seals; {kept} checkpoints kept", active.node))
     }
 

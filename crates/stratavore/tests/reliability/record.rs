@@ -131,3 +131,22 @@ fn t_tamper_a_daemon_that_dies_while_it_seals_raises_no_alarm() {
         assert_eq!(status["problems"], serde_json::json!([]), "{place}");
     }
 }
+
+#[test]
+fn t_tamper_a_key_that_is_lost_is_told_and_its_copy_goes_on() {
+    let world = World::new();
+    world.project("demo");
+    world.run(["audit", "verify"]).ok();
+    world.run(["daemon", "stop"]).ok();
+    let (key, copy) = (world.path("state/audit/key"), world.path("copy"));
+    fs::rename(&key, &copy).unwrap();
+    change(&world, "unsealed");
+    until("the status tells it", || {
+        let problems = world.json(&["daemon", "status"])["problems"].to_string();
+        if problems.contains("the key that signs it is gone") { Ok(()) } else { Err(problems) }
+    });
+    let before = world.json(&["audit", "verify"])["records"].as_u64().unwrap();
+    fs::rename(&copy, &key).unwrap();
+    let sealed = world.json(&["audit", "verify"])["records"].as_u64().unwrap();
+    assert!(sealed > before, "{before}, and then {sealed}");
+}

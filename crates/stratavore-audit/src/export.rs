@@ -62,7 +62,7 @@ impl<'a> Record<'a> {
         let rest = rest.strip_prefix(b",\"hash\":\"")?;
         let (hash, rest) = rest.split_at_checked(2 * size_of::<Hash>())?;
         let rest = rest.strip_prefix(b"\",\"mac\":\"")?;
-        let end = rest.iter().position(|c| *c == b'"')?;
+        let end = memchr::memchr(b'"', rest)?;
         let (mac, rest) = rest.split_at(end);
         let content = rest.strip_prefix(b"\",\"record\":")?.strip_suffix(b"}")?;
         (content.starts_with(b"{") && content.ends_with(b"}")).then_some(Self {

@@ -32,19 +32,30 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     digits.map(char::from).collect()
 }
 
+/// The digit that each byte stands for, or a number above 15.
+const DIGITS: [u8; 256] = {
+    let mut digits = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        digits[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
+
 /// `None` if it is not so many bytes in lower-case hexadecimal.
 pub(crate) fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |c: u8| match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
-    };
     if text.len() != N * 2 {
         return None;
     }
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+        // None is larger than any digit.
+        if high | low > 15 {
+            return None;
+        }
+        *byte = high << 4 | low;
     }
     Some(bytes)
 }

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 
-use crate::chain::{Frontier, Hash, genesis, leaf};
+use memchr::{memchr, memrchr};
+
+use crate::chain::{Frontier, Hash, genesis, leaf_in};
 use crate::export::Record;
 use crate::{Line, MacKey, PublicKey, Trust};
 
@@ -140,6 +142,16 @@ impl Verifier {
 
     /// Takes whole lines of records in.
     pub fn lines(&mut self, block: &[u8], threads: usize) -> Result<(), Fault> {
+        self.lines_while(block, threads, || ())
+    }
+
+    /// The same, and does something else while they are hashed.
+    fn lines_while<R>(
+        &mut self,
+        block: &[u8],
+        threads: usize,
+        meanwhile: impl FnOnce() -> R,
+    ) -> Result<R, Fault> {
         let parts = split(block, threads.max(1));
         let mut before = (self.next - 1, self.last);
         let mut jobs = Vec::with_capacity(parts.len());
@@ -152,7 +164,7 @@ impl Verifier {
         }
         let mac = self.mac.clone();
         let pending = std::mem::take(&mut self.pending);
-        let hashed = std::thread::scope(|scope| {
+        let (hashed, done) = std::thread::scope(|scope| {
             let mac = mac.as_ref();
             let workers: Vec<_> = jobs
                 .into_iter()
@@ -160,6 +172,7 @@ impl Verifier {
                     scope.spawn(move || hash_part(part, position, hash, mac))
                 })
                 .collect();
+            let done = meanwhile();
             let taken = pending.iter().try_for_each(|hash| self.take(*hash));
             let joined: Vec<_> = workers
                 .into_iter()
@@ -167,7 +180,7 @@ impl Verifier {
                     worker.join().unwrap_or_else(|_| Err(Fault::of_whole("a thread failed")))
                 })
                 .collect();
-            taken.map(|()| joined)
+            taken.map(|()| (joined, done))
         })?;
         for part in hashed {
             let (hashes, macs) = part?;
@@ -176,7 +189,7 @@ impl Verifier {
             self.last = hashes.last().copied().unwrap_or(self.last);
             self.pending.extend(hashes);
         }
-        Ok(())
+        Ok(done)
     }
 
     fn take(&mut self, hash: Hash) -> Result<(), Fault> {
@@ -220,22 +233,21 @@ impl Verifier {
     ) -> Result<Result<Report, Fault>, io::Error> {
         let mut head = Head::default();
         let mut verifier: Option<Verifier> = None;
-        let mut buffer = Vec::new();
-        loop {
-            let held = buffer.len();
-            let wanted = (BLOCK * threads.max(1)) as u64;
-            let read = reader.by_ref().take(wanted).read_to_end(&mut buffer)?;
-            let ends = read == 0;
-            if ends && held == 0 {
-                break;
-            }
-            if ends {
-                return Ok(Err(Fault::of_whole("the last line is cut off")));
-            }
-            let Some(whole) = buffer.iter().rposition(|c| *c == b'\n') else { continue };
-            let mut block = &buffer[..=whole];
+        let wanted = (BLOCK * threads.max(1)) as u64;
+        let mut read = |buffer: &mut Vec<u8>| reader.by_ref().take(wanted).read_to_end(buffer);
+        let (mut buffer, mut next) = (Vec::new(), Vec::new());
+        let mut came = read(&mut buffer)?;
+        while !buffer.is_empty() {
+            let Some(whole) = memrchr(b'\n', &buffer).filter(|_| came > 0) else {
+                if came == 0 {
+                    return Ok(Err(Fault::of_whole("the last line is cut off")));
+                }
+                came = read(&mut buffer)?;
+                continue;
+            };
+            let (mut block, rest) = buffer.split_at(whole + 1);
             while verifier.is_none() && !block.is_empty() {
-                let end = block.iter().position(|c| *c == b'\n').map_or(block.len(), |at| at + 1);
+                let end = memchr(b'\n', block).map_or(block.len(), |at| at + 1);
                 if block.starts_with(b"{\"position\"") {
                     verifier = Some(match head.verifier(checks) {
                         Ok(verifier) => verifier,
@@ -248,12 +260,17 @@ impl Verifier {
                     block = &block[end..];
                 }
             }
-            if let Some(verifier) = &mut verifier
-                && let Err(fault) = verifier.lines(block, threads)
-            {
-                return Ok(Err(fault));
-            }
-            buffer.drain(..=whole);
+            next.clear();
+            next.extend_from_slice(rest);
+            came = match &mut verifier {
+                // The next block is read while this one is hashed.
+                Some(verifier) => match verifier.lines_while(block, threads, || read(&mut next)) {
+                    Ok(came) => came?,
+                    Err(fault) => return Ok(Err(fault)),
+                },
+                None => read(&mut next)?,
+            };
+            std::mem::swap(&mut buffer, &mut next);
         }
         let verifier = match verifier.map_or_else(|| head.verifier(checks), Ok) {
             Ok(verifier) => verifier,
@@ -321,9 +338,20 @@ fn split(block: &[u8], parts: usize) -> Vec<&[u8]> {
     split
 }
 
+/// The lines of a part, without their breaks.
+fn lines(part: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(part.strip_suffix(b"\n").unwrap_or(part));
+    std::iter::from_fn(move || {
+        let from = rest?;
+        let end = memchr(b'\n', from);
+        rest = end.map(|end| &from[end + 1..]);
+        Some(&from[..end.unwrap_or(from.len())])
+    })
+}
+
 fn last_line(part: &[u8]) -> &[u8] {
     let part = part.strip_suffix(b"\n").unwrap_or(part);
-    let begin = part.iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
+    let begin = memrchr(b'\n', part).map_or(0, |at| at + 1);
     &part[begin..]
 }
 
@@ -335,8 +363,8 @@ fn hash_part(
     mac: Option<&MacKey>,
 ) -> Result<(Vec<Hash>, u64), Fault> {
     let mut hashes = Vec::with_capacity(part.len() / 512);
-    let mut macs = 0;
-    for line in part.strip_suffix(b"\n").unwrap_or(part).split(|c| *c == b'\n') {
+    let (mut macs, mut place) = (0, Vec::new());
+    for line in lines(part) {
         position += 1;
         let record = Record::parse(line)
             .ok_or_else(|| Fault::at(position, "the line is none of a record"))?;
@@ -344,7 +372,7 @@ fn hash_part(
             let what = format!("here stands the record of position {}", record.position);
             return Err(Fault::at(position, what));
         }
-        let hash = leaf(record.content, record.mac, &before);
+        let hash = leaf_in(&mut place, record.content, record.mac, &before);
         if hash != record.hash {
             return Err(Fault::at(position, "the record is not the one that was sealed"));
         }

@@ -303,17 +303,19 @@ fn every_request_that_changes_something_is_on_the_record() {
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
     world.run(["daemon", "restart"]).ok();
-    let records = world.json(&["audit", "list", "--limit", "1000"]);
-    let by = |kind: &str| {
-        records.as_array().unwrap().iter().find(|record| {
-            record["kind"] == kind
-                && record["origin"]["door"] == "unix"
-                && record["decision"] == "allowed"
-        })
-    };
+    // The last of them is published by the next daemon.
+    let records = until("all of it is published", || {
+        let records = world.json(&["audit", "list", "--limit", "1000"]);
+        match REQUESTS
+            .iter()
+            .find(|(_, kind)| kind.is_some_and(|kind| by(&records, kind).is_none()))
+        {
+            None => Ok(records),
+            Some((request, kind)) => Err(format!("{request} leaves no {kind:?}: {records:#}")),
+        }
+    });
     for (request, kind) in REQUESTS {
-        let Some(kind) = kind else { continue };
-        let record = by(kind).unwrap_or_else(|| panic!("{request} leaves no {kind}: {records:#}"));
+        let Some(record) = kind.and_then(|kind| by(&records, kind)) else { continue };
         for field in ["uid", "pid", "request", "daemon", "auth"] {
             assert!(
                 record["origin"][field] != Value::Null,
@@ -322,6 +324,15 @@ fn every_request_that_changes_something_is_on_the_record() {
         }
     }
     assert!(!records.to_string().contains("words"), "what was typed is not on the record");
+}
+
+/// The record of something that was asked for at the API and done.
+fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
+    records.as_array()?.iter().find(|record| {
+        record["kind"] == kind
+            && record["origin"]["door"] == "unix"
+            && record["decision"] == "allowed"
+    })
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
@@ -363,11 +374,19 @@ fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
         let printed = String::from_utf8_lossy(&world.recorded(&mine)).into_owned();
         if printed.contains("over\r\n") { Ok(()) } else { Err(printed) }
     });
-    let records = world.json(&["audit", "list", "--refused", "--limit", "1000"]);
+    let of = |records: &Value, what: &str| {
+        let all = records.as_array().unwrap();
+        all.iter().find(|record| record["data"]["what"] == what).cloned()
+    };
+    let records = until("all of it is published", || {
+        let records = world.json(&["audit", "list", "--refused", "--limit", "1000"]);
+        match REFUSED.iter().find(|(_, what)| of(&records, what).is_none()) {
+            None => Ok(records),
+            Some((command, _)) => Err(format!("{command} is not on the record: {records:#}")),
+        }
+    });
     for (command, what) in REFUSED {
-        let found =
-            records.as_array().unwrap().iter().find(|record| record["data"]["what"] == what);
-        let record = found.unwrap_or_else(|| panic!("{command} is not on the record: {records:#}"));
+        let record = of(&records, what).unwrap();
         assert_eq!(record["by"], format!("program inside {mine}"), "{command}");
         assert_eq!(record["decision"], "refused", "{command}");
         assert_eq!(record["data"]["code"], "forbidden", "{command}");

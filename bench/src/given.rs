@@ -72,6 +72,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> anyhow::
         project,
         name: NameWish::Exact(name(called)?),
         node,
+        bounded: false,
         command: Command {
             assistant: name("generic")?,
             argv: vec!["sh".into(), "-c".into(), "exit 0".into()],

@@ -4,12 +4,12 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, LogFormat, LogLevel, Recording, Resize, SslMode, StoreUrl,
-    Switch,
+    AssistantSettings, BusUrl, Config, HostPort, LogFormat, LogLevel, Recording, Resize, SslMode,
+    StoreUrl, Switch,
 };
 use crate::value::{
-    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, list, program, size,
-    text, variables,
+    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, labels, list, program,
+    shown_if_set, size, text, variables,
 };
 
 /// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
@@ -81,6 +81,11 @@ keys! {
     "runner.crash_loop_window": runner.crash_loop_window = |g| duration(g, "1s", "7d"), Shown::shown;
     "runner.env_pass": runner.env_pass = variables, Shown::shown;
     "runner.env_allow": runner.env_allow = variables, Shown::shown;
+
+    "node.listen": node.listen = HostPort::read, shown_if_set;
+    "node.address": node.address = HostPort::read, shown_if_set;
+    "node.labels": node.labels = labels, Shown::shown;
+    "node.capacity": node.capacity = |g| count(g, 0, 100_000).map(Some), Shown::shown;
 
     "attach.detach_key": attach.detach_key = detach_key, displayed;
     "attach.resize": attach.resize = Resize::read, displayed;
@@ -192,6 +197,7 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "bus.rabbitmq",
         "agent",
         "runner",
+        "node",
         "attach",
         "daemon",
         ASSISTANTS,

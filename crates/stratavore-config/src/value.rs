@@ -113,6 +113,25 @@ pub(crate) fn variables(given: &Given) -> Result<Vec<String>, Wanted> {
     }
 }
 
+/// Labels of a node, as `stratavore_core::node::Label` reads them.
+pub(crate) fn labels(given: &Given) -> Result<Vec<String>, Wanted> {
+    const WHAT: &str = "at most 32 labels, such as `gpu=a100`: up to 63 letters, digits, `-`, `_` and `.` each, the name beginning with a letter or digit";
+    let labels = list(given, WHAT)?;
+    let fits = |text: &str| {
+        text.len() <= 63
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    let is_label = |label: &String| {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        begins && fits(name) && fits(value)
+    };
+    match labels.len() <= 32 && labels.iter().all(is_label) {
+        true => Ok(labels),
+        false => Err(WHAT.into()),
+    }
+}
+
 pub(crate) fn arguments(given: &Given) -> Result<Vec<String>, Wanted> {
     let arguments = list(given, "arguments")?;
     match arguments.iter().any(|argument| argument.contains('\0')) {
@@ -216,6 +235,10 @@ impl<T: Shown> Shown for Option<T> {
     fn shown(&self) -> Option<String> {
         self.as_ref().and_then(Shown::shown)
     }
+}
+
+pub(crate) fn shown_if_set(value: &Option<impl Display>) -> Option<String> {
+    value.as_ref().map(ToString::to_string)
 }
 
 pub(crate) fn displayed(value: &impl Display) -> Option<String> {

@@ -16,6 +16,7 @@ use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
+use stratavore_core::node::{Profile, Scheduling};
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
@@ -66,6 +67,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
+    /// What this node is for, and how much it holds.
+    pub profile: Profile,
 }
 
 /// What control is built from.
@@ -127,6 +130,8 @@ pub(crate) struct Inner {
     pub(crate) audit: Arc<AuditFiles>,
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
+    /// Whether this node takes runners, as it was told last.
+    pub(crate) scheduling: Mutex<Scheduling>,
 }
 
 impl Control {
@@ -161,6 +166,7 @@ impl Control {
             audit: Arc::new(AuditFiles::new(audit)),
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
+            scheduling: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -204,6 +210,11 @@ impl Control {
                     message: format!("a program inside {runner} may not {what}"),
                 })
             }
+            // It passes on what others ask for, and asks for nothing of its own.
+            Principal::Node(node) => {
+                tracing::warn!(%node, what, "a node that spoke for nobody was refused");
+                Err(Error::Forbidden { message: format!("{node} may not {what} for itself") })
+            }
         }
     }
 
@@ -230,6 +241,16 @@ impl Control {
         self.live(runner.id).await?;
         let about = json!({ "runner": runner.id, "name": runner.name });
         self.record(caller, "request.attach", about).await
+    }
+
+    /// Changing what the cluster consists of.
+    pub fn may_administer(&self, caller: &Caller, what: &str) -> Result<(), Error> {
+        self.may_change(caller, what)
+    }
+
+    /// True if other daemons may be on the same database.
+    pub fn is_shared(&self) -> bool {
+        self.inner.store.is_shared()
     }
 
     /// Attaching shows what a runner prints, and lets the viewer type.

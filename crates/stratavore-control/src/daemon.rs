@@ -83,6 +83,8 @@ impl Control {
                 ),
             }
         }
+        self.tell_profile(false).await?;
+        self.look_at_scheduling().await?;
         let strays = self.strays().await?;
         if !strays.is_empty() {
             tracing::info!(runners = strays.len(), "adopting what runs on this host");

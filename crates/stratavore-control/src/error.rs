@@ -4,6 +4,7 @@ use std::fmt;
 
 use stratavore_assistants::AssistantError;
 use stratavore_core::idempotency::IdempotencyError;
+use stratavore_core::node::NoNode;
 use stratavore_core::runner::Refusal;
 use stratavore_runtime::program::ProgramError;
 use stratavore_runtime::socket::SocketError;
@@ -48,6 +49,13 @@ pub enum Error {
     Refused(Refusal),
     Store(StoreError),
     Agent(SocketError),
+    /// No node fits what was asked for.
+    NoNode(NoNode),
+    /// The daemon of a runner's node does not answer.
+    NodeUnreachable {
+        node: String,
+        why: String,
+    },
     /// The daemon is going down.
     Stopping,
     Timeout {
@@ -76,6 +84,8 @@ impl Error {
             Self::TooMany { .. } => "too_many_connections",
             Self::Refused(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
+            Self::NoNode(_) => "no_node",
+            Self::NodeUnreachable { .. } => "node_unreachable",
             Self::Stopping => "unavailable",
             Self::Timeout { .. } => "timeout",
             Self::Internal(_) => "internal",
@@ -85,6 +95,7 @@ impl Error {
                 StoreError::NameTaken { .. } => "name_taken",
                 StoreError::ProjectArchived(_) => "project_archived",
                 StoreError::LiveRunners(_) => "live_runners",
+                StoreError::NodeFull { .. } => "node_full",
                 StoreError::Quota(_) => "quota_exceeded",
                 StoreError::AlreadySucceeded { .. } => "already_succeeded",
                 StoreError::SessionBusy { .. } => "session_busy",
@@ -131,6 +142,10 @@ impl Error {
             Self::Agent(_) => {
                 "see how it is: stratavore runners show; then stratavore doctor".into()
             }
+            Self::NoNode(_) => "see how they are: stratavore nodes".into(),
+            Self::NodeUnreachable { .. } => {
+                "its runners go on; see how it is: stratavore nodes, or look there".into()
+            }
             Self::Stopping => "try again when the daemon is back".into(),
             Self::Internal(_) => {
                 "the daemon's log says more: stratavore daemon status shows where it is".into()
@@ -144,6 +159,9 @@ impl Error {
                 }
                 StoreError::LiveRunners(_) => {
                     "stop them first: stratavore kill --project PROJECT".into()
+                }
+                StoreError::NodeFull { .. } => {
+                    "stop a runner there, or choose another node: stratavore nodes".into()
                 }
                 StoreError::Quota(_) => {
                     "stop a runner, or raise the quota: stratavore projects edit PROJECT --quota-…"
@@ -194,6 +212,8 @@ impl Error {
             | Self::TooMany { .. }
             | Self::Refused(_)
             | Self::Agent(_)
+            | Self::NoNode(_)
+            | Self::NodeUnreachable { .. }
             | Self::Stopping
             | Self::Timeout { .. }
             | Self::Internal(_) => Vec::new(),
@@ -221,6 +241,8 @@ impl fmt::Display for Error {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
+            Self::NoNode(none) => none.fmt(f),
+            Self::NodeUnreachable { node, why } => write!(f, "{node} cannot be reached: {why}"),
             Self::Stopping => f.write_str("the daemon is stopping"),
             Self::Timeout { waited_for } => write!(f, "the time is over before {waited_for}"),
             Self::Internal(_) => f.write_str("something went wrong inside the daemon"),
@@ -242,6 +264,8 @@ impl std::error::Error for Error {
             | Self::DiskLow { .. }
             | Self::TooMany { .. }
             | Self::Refused(_)
+            | Self::NoNode(_)
+            | Self::NodeUnreachable { .. }
             | Self::Stopping
             | Self::Timeout { .. } => None,
         }
@@ -251,6 +275,12 @@ impl std::error::Error for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<NoNode> for Error {
+    fn from(none: NoNode) -> Self {
+        Self::NoNode(none)
     }
 }
 

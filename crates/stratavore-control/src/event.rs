@@ -121,6 +121,7 @@ impl Control {
 
     pub(crate) async fn purge(&self) -> Result<String, Error> {
         let purged = self.inner.store.idempotency_purge(self.now_for_expiry()).await?;
+        self.purge_join_tokens().await?;
         Ok(format!("{purged} idempotency records expired"))
     }
 }

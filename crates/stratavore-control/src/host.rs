@@ -96,6 +96,7 @@ impl Control {
             return Ok("another daemon has this host".into());
         }
         self.store_works();
+        self.look_at_scheduling().await?;
         Ok("this host is ours".into())
     }
 

@@ -77,6 +77,7 @@ impl Control {
                 project: project.id,
                 name: wish.clone(),
                 node: self.inner.node.id,
+                bounded: self.inner.settings.profile.capacity.is_some(),
                 command: command.clone(),
                 limits: launch.limits,
                 restart: launch.restart,

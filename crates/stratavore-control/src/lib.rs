@@ -20,6 +20,7 @@ mod host;
 mod launch;
 mod links;
 mod liveness;
+mod node;
 mod outage;
 mod outbox;
 mod project;

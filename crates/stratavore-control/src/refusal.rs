@@ -169,12 +169,17 @@ fn is_refusal(error: &Error) -> bool {
         Error::Forbidden { .. }
         | Error::Refused(_)
         | Error::TooMany { .. }
+        | Error::NoNode(_)
         | Error::DiskLow { .. } => true,
         Error::Store(
-            StoreError::Quota(_) | StoreError::ProjectArchived(_) | StoreError::LiveRunners(_),
+            StoreError::NodeFull { .. }
+            | StoreError::Quota(_)
+            | StoreError::ProjectArchived(_)
+            | StoreError::LiveRunners(_),
         ) => true,
         Error::Store(_)
         | Error::Invalid { .. }
+        | Error::NodeUnreachable { .. }
         | Error::NotFound { .. }
         | Error::Absent { .. }
         | Error::Denied { .. }

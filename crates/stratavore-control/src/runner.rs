@@ -198,6 +198,7 @@ impl Control {
             project: ended.project,
             name: NameWish::Numbered(ended.name.clone()),
             node: self.inner.node.id,
+            bounded: self.inner.settings.profile.capacity.is_some(),
             command: ended.command.clone(),
             limits: ended.limits,
             restart: ended.restart,
@@ -356,9 +357,11 @@ fn seen_by(caller: &Caller, mut runner: Runner) -> Runner {
             runner.command.argv.iter_mut().skip(1).for_each(|argument| *argument = HIDDEN.into());
             runner
         }
-        Principal::Inside(_) | Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => {
-            runner
-        }
+        Principal::Inside(_)
+        | Principal::User { .. }
+        | Principal::Daemon
+        | Principal::Agent(_)
+        | Principal::Node(_) => runner,
     }
 }
 

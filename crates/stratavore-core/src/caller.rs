@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DaemonId, RequestId, RunnerId};
+use crate::{DaemonId, NodeId, RequestId, RunnerId};
 
 /// Whoever is behind a request, as the transport established it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Principal {
     Agent(RunnerId),
     /// A program inside a runner. It may look, and change nothing.
     Inside(RunnerId),
+    /// The daemon of another node, which showed its certificate, and speaks for itself.
+    Node(NodeId),
 }
 
 /// By which way a request came in.
@@ -36,6 +38,8 @@ pub enum Door {
     Unix,
     /// The socket that agents dial.
     Agent,
+    /// The port for other nodes.
+    Node,
 }
 
 /// How the principal was established.
@@ -46,6 +50,8 @@ pub enum Auth {
     Peer,
     /// The agent showed the key that its runner is bound to.
     AgentKey,
+    /// A node showed its certificate, and named whom it asks for.
+    Certificate,
 }
 
 /// Where something came from, for the record.
@@ -109,6 +115,7 @@ impl fmt::Display for Principal {
             Self::Daemon => f.write_str("daemon"),
             Self::Agent(id) => write!(f, "agent of {id}"),
             Self::Inside(id) => write!(f, "program inside {id}"),
+            Self::Node(id) => write!(f, "daemon of {id}"),
         }
     }
 }

@@ -11,7 +11,10 @@ use crate::v1::Problem;
 use crate::v1::audit_client::AuditClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
+use crate::v1::joining_client::JoiningClient;
+use crate::v1::nodes_client::NodesClient;
 use crate::v1::outbox_client::OutboxClient;
+use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
 use crate::v1::runners_client::RunnersClient;
 
@@ -35,6 +38,11 @@ impl Client {
         Ok(Self { channel })
     }
 
+    /// A client of whatever is at the other end of `channel`.
+    pub fn over(channel: Channel) -> Self {
+        Self { channel }
+    }
+
     pub fn projects(&self) -> ProjectsClient<Channel> {
         ProjectsClient::new(self.channel.clone())
     }
@@ -49,6 +57,15 @@ impl Client {
     }
     pub fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel.clone())
+    }
+    pub fn nodes(&self) -> NodesClient<Channel> {
+        NodesClient::new(self.channel.clone())
+    }
+    pub fn joining(&self) -> JoiningClient<Channel> {
+        JoiningClient::new(self.channel.clone())
+    }
+    pub fn peers(&self) -> PeersClient<Channel> {
+        PeersClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

@@ -24,7 +24,7 @@ use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, to_json};
-use crate::{Store, StoreError, event, idempotency, project, runner, session};
+use crate::{Store, StoreError, event, idempotency, node, project, runner, session};
 
 const INSERT: &str =
     "INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation,
@@ -63,6 +63,8 @@ pub struct NewRunner {
     pub name: NameWish,
     /// The node must be known: a daemon of it has called [`Store::daemon_started`].
     pub node: NodeId,
+    /// The node has a capacity, which must not be exceeded: one more question within the admission.
+    pub bounded: bool,
     pub command: Command,
     /// As asked for; what is missing comes from the project.
     pub limits: Limits,
@@ -127,6 +129,10 @@ impl Store {
             }
             let mut holders = project::holders(&mut tx, project.id).await?;
             let existing = holders.len();
+            if let Some(bounded) = new.iter().find(|wanted| wanted.bounded) {
+                let wanted = new.iter().filter(|other| other.node == bounded.node).count();
+                node::check_capacity(&mut tx, bounded.node, wanted).await?;
+            }
             let mut admitted = Vec::with_capacity(new.len());
             for wanted in &new {
                 let decided = decide(&mut tx, wanted, &project, &holders, now).await;

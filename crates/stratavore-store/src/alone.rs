@@ -59,7 +59,8 @@ impl Store {
         key: Option<&Idempotency>,
     ) -> Result<Option<Runner>, StoreError> {
         let carries_on = wanted.continues || wanted.successor_of.is_some();
-        if carries_on || matches!(self.inner.engine, Engine::Sqlite { .. }) {
+        // Where the node is full is seen under the node's lock.
+        if carries_on || wanted.bounded || matches!(self.inner.engine, Engine::Sqlite { .. }) {
             return Ok(None);
         }
         let Reader::Postgres(mut conn, deadline) = self.read().await? else { return Ok(None) };

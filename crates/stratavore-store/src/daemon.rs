@@ -3,15 +3,14 @@
 use sqlx::types::Text;
 use stratavore_core::caller::By;
 use stratavore_core::daemon::{Daemon, Node};
-use stratavore_core::event::{Entity, NewEvent};
+use stratavore_core::event::NewEvent;
 use stratavore_core::{DaemonId, NodeId, Timestamp};
 
 use crate::error::doing;
-use crate::event::About;
 use crate::retry::retried;
 use crate::tx::{Lane, on};
 use crate::value::{DbTime, without_nul};
-use crate::{Store, StoreError, event};
+use crate::{Store, StoreError, node};
 
 const NODE: &str = "SELECT id, hostname, boot_id, seen_at FROM nodes WHERE id = $1";
 
@@ -33,17 +32,12 @@ const SEEN: &str = "UPDATE daemons SET seen_at = $1 WHERE id = $2 AND seen_at < 
 const NODE_SEEN: &str = "UPDATE nodes SET seen_at = $1
     WHERE id = (SELECT node_id FROM daemons WHERE id = $2) AND seen_at < $1";
 
-/// Holds the node's row, so that two events of it never get the same number.
-const NODE_HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1 RETURNING hostname";
-
-const NODE_NEXT: &str = "SELECT COALESCE(MAX(seq), 0) + 1 FROM events WHERE entity_id = $1";
-
 const STOPPED: &str = "UPDATE daemons SET stopped_at = $1 WHERE id = $2 AND stopped_at IS NULL";
 
 const LIST: &str = "SELECT id, node_id, version, pid, started_at, seen_at, stopped_at FROM daemons
     ORDER BY started_at DESC, id LIMIT 1000";
 
-statements! { NODE, NODE_WRITE, INSERT, LEASES_LEFT, SEEN, NODE_SEEN, NODE_HOLD, NODE_NEXT, STOPPED, LIST }
+statements! { NODE, NODE_WRITE, INSERT, LEASES_LEFT, SEEN, NODE_SEEN, STOPPED, LIST }
 
 #[derive(Debug, sqlx::FromRow)]
 struct NodeRow {
@@ -175,20 +169,8 @@ impl Store {
         let by = &self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
-            let held: Option<String> = on!(tx, |conn| sqlx::query_scalar(NODE_HOLD)
-                .bind(Text(id))
-                .fetch_optional(conn)
-                .await)
-            .map_err(doing("holding a node"))?;
-            let Some(name) = held.as_deref() else {
-                return Err(StoreError::NotFound { noun: "node", wanted: id.to_string() });
-            };
-            let seq: i64 =
-                on!(tx, |conn| sqlx::query_scalar(NODE_NEXT).bind(Text(id)).fetch_one(conn).await)
-                    .map_err(doing("counting the events of a node"))?;
-            let entity_id = id.to_string();
-            let about = About { entity: Entity::Node, entity_id, name, project: None, seq, at, by };
-            event::append(&mut tx, about, event).await?;
+            let held = node::hold(&mut tx, id).await?;
+            node::append(&mut tx, &held, event, by, at).await?;
             tx.commit().await
         })
     }

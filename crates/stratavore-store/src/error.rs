@@ -5,7 +5,7 @@ use std::error::Error;
 use sqlx::error::DatabaseError;
 use stratavore_core::name::Name;
 use stratavore_core::quota::{Holder, QuotaExceeded};
-use stratavore_core::{RunnerId, SessionId};
+use stratavore_core::{NodeId, RunnerId, SessionId};
 
 /// What caused an error; the database library behind it is nobody else's business.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -33,6 +33,9 @@ pub enum StoreError {
 
     #[error(transparent)]
     Quota(Box<QuotaExceeded>),
+
+    #[error("{node} has {live} of {capacity} runners")]
+    NodeFull { node: NodeId, live: u64, capacity: u64 },
 
     #[error("{runner} is already carried on by {by}")]
     AlreadySucceeded { runner: RunnerId, by: RunnerId },

@@ -9,6 +9,7 @@ mod doctor;
 mod event;
 mod launch;
 mod limits;
+mod node;
 mod open;
 mod outbox;
 mod output;
@@ -85,6 +86,9 @@ enum Command {
     Events(Named<event::Events>),
     Outbox(Named<outbox::Outbox>),
     Audit(Named<audit::Audit>),
+    #[command(visible_alias = "node")]
+    Nodes(Named<node::Nodes>),
+    Ca(Named<node::Ca>),
     Daemon(Named<daemon::Daemon>),
     Config(Named<config::Config>),
     Doctor(Named<doctor::Doctor>),
@@ -194,6 +198,8 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
+        Command::Nodes(Named(args)) => node::run(&load(ui)?, args),
+        Command::Ca(Named(args)) => node::ca(&load(ui)?, args),
         Command::Daemon(Named(args)) => daemon::run(&load(ui)?, args),
         Command::Reconcile(_) => daemon::reconcile(&load(ui)?),
         Command::Upgrade(Named(args)) => upgrade::run(&load(ui)?, args),

@@ -141,7 +141,9 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
     Some(match code {
         "invalid" => Exit::Usage,
         "not_found" => Exit::NotFound,
-        "quota_exceeded" | "refused" | "project_archived" => Exit::Refused,
+        "quota_exceeded" | "node_full" | "no_node" | "refused" | "project_archived" => {
+            Exit::Refused
+        }
         "ambiguous"
         | "name_taken"
         | "live_runners"
@@ -151,6 +153,7 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
         | "conflict" => Exit::Conflict,
         "unavailable"
         | "agent_unreachable"
+        | "node_unreachable"
         | "store_unavailable"
         | "disk_full"
         | "too_many_connections" => Exit::Unavailable,

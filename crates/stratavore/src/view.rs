@@ -397,5 +397,92 @@ pub(crate) struct ReconcileView {
     pub actions: Vec<String>,
 }
 
+/// `nodes`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct NodeView {
+    pub id: String,
+    pub hostname: String,
+    pub here: bool,
+    pub ready: bool,
+    pub scheduling: String,
+    pub runners: u64,
+    pub capacity: Option<u64>,
+    pub labels: Vec<String>,
+    pub address: Option<String>,
+    pub version: String,
+    pub seen_at: Option<Timestamp>,
+    pub keeps_ca: bool,
+}
+
+impl From<&v1::Node> for NodeView {
+    fn from(node: &v1::Node) -> Self {
+        Self {
+            id: node.id.clone(),
+            hostname: node.hostname.clone(),
+            here: node.here,
+            ready: node.ready,
+            scheduling: node.scheduling.clone(),
+            runners: node.runners,
+            capacity: node.capacity,
+            labels: node.labels.clone(),
+            address: given(&node.address),
+            version: node.version.clone(),
+            seen_at: time(node.seen_at_us),
+            keeps_ca: node.signs,
+        }
+    }
+}
+
+/// `nodes tokens`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct JoinTokenView {
+    pub accessor: String,
+    pub created_by: String,
+    pub created_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+    pub used_by: Option<String>,
+    pub used_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl From<&v1::JoinTokenInfo> for JoinTokenView {
+    fn from(token: &v1::JoinTokenInfo) -> Self {
+        Self {
+            accessor: token.accessor.clone(),
+            created_by: token.created_by.clone(),
+            created_at: time(token.created_at_us),
+            expires_at: time(token.expires_at_us),
+            used_by: given(&token.used_by),
+            used_at: time(token.used_at_us),
+            revoked_at: time(token.revoked_at_us),
+        }
+    }
+}
+
+impl JoinTokenView {
+    /// What it is good for, in a word.
+    pub(crate) fn state(&self, now: Timestamp) -> &'static str {
+        match (self.revoked_at, self.used_at, self.expires_at) {
+            (Some(_), _, _) => "revoked",
+            (None, Some(_), _) => "used",
+            (None, None, Some(end)) if end <= now => "expired",
+            (None, None, _) => "unused",
+        }
+    }
+}
+
+/// `ca`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct CaView {
+    pub fingerprint: String,
+    pub certificate: String,
+}
+
+impl From<&v1::Ca> for CaView {
+    fn from(ca: &v1::Ca) -> Self {
+        Self { fingerprint: ca.fingerprint.clone(), certificate: ca.certificate.clone() }
+    }
+}
+
 #[cfg(test)]
 mod tests;

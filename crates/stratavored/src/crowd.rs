@@ -39,7 +39,10 @@ impl Crowd {
     pub(crate) fn enter(self: &Arc<Self>, caller: &Principal) -> Option<Entry> {
         let (principal, limit) = match caller {
             Principal::Inside(runner) => (Some(*runner), INSIDE_MAX),
-            Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => (None, OPEN_MAX),
+            Principal::User { .. }
+            | Principal::Daemon
+            | Principal::Agent(_)
+            | Principal::Node(_) => (None, OPEN_MAX),
         };
         let mut open = self.open();
         let count = open.entry(principal).or_default();

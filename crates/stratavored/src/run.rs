@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::lock::{LockError, StateLock};
 use crate::notify::notify;
 use crate::setup::{Setup, SetupError};
-use crate::{agents, grpc, harden, log, setup};
+use crate::{agents, cluster, grpc, harden, log, setup};
 
 /// Threads that answer requests. Work is short and waits mostly; more would only cost memory.
 const WORKERS: usize = 2;
@@ -167,13 +167,13 @@ async fn serve(setup: Setup) -> Result<(), Failure> {
         .map_err(|error| Failure::new(1, format!("watch for signals: {error}"), ""))?;
 
     // Nothing runs yet that a signal could cut in half.
-    let control = tokio::select! {
+    let (control, cluster, others) = tokio::select! {
         biased;
         name = signals.next() => {
             tracing::info!(signal = name, "stopping before it was ready");
             return Ok(());
         }
-        control = setup::control(setup) => control?,
+        built = setup::control(setup) => built?,
     };
     let taken = tokio::select! {
         biased;
@@ -190,7 +190,15 @@ async fn serve(setup: Setup) -> Result<(), Failure> {
     let supervisor = control.supervisor().clone();
     supervisor.spawn(agents::serve(control.clone(), agents_listener, pace));
     control.start().await.map_err(store_failed)?;
-    let api = supervisor.spawn(grpc::serve(control.clone(), wish.clone(), api_listener));
+    let api = grpc::Api::new(control.clone(), wish.clone(), cluster.clone());
+    if control.is_shared() {
+        supervisor.spawn(cluster.clone().keep());
+    }
+    if let Some(listener) = others {
+        supervisor.spawn(cluster.clone().watch_guests());
+        supervisor.spawn(cluster::serve(cluster, api.clone(), listener));
+    }
+    let api = supervisor.spawn(grpc::serve(api, api_listener));
     tracing::info!(version = VERSION, commit = COMMIT, pid = std::process::id(), socket = %api_path.display(), "ready");
     notify("READY=1");
 

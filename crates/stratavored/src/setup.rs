@@ -14,6 +14,7 @@ use stratavore_config as config;
 use stratavore_control::{AssistantSettings, Control, Parts, RabbitSettings, Settings, chain};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::node::{Label, Profile};
 use stratavore_core::restart::Backoff;
 use stratavore_core::{DaemonId, NodeId, Timestamp};
 use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
@@ -22,9 +23,11 @@ use stratavore_runtime::Runtime;
 use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, Store, StoreError, TlsMode,
 };
+use tokio::net::TcpListener;
 
 use crate::agents::Pace;
 use crate::clock::{SystemClock, entropy};
+use crate::cluster::Cluster;
 use crate::run::Failure;
 
 /// Events that a subscriber may be behind before it has to read them from the store.
@@ -57,14 +60,24 @@ pub(crate) enum SetupError {
     Store(#[source] StoreError),
     #[error("give the record its codes")]
     Record(#[source] MacError),
+    #[error("node.listen is for daemons that share a database, and this one has SQLite")]
+    NobodyElse,
+    #[error("listen on {address}")]
+    Listen { address: String, source: io::Error },
+    #[error("read this node's key and certificate in {path}")]
+    Identity { path: String, source: io::Error },
 }
 
 impl SetupError {
     /// As in docs/errors.md.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Paths(_) => 7,
-            Self::Directory(_) | Self::NodeId { .. } | Self::Record(_) => 8,
+            Self::Config(_) | Self::Paths(_) | Self::NobodyElse => 7,
+            Self::Directory(_)
+            | Self::NodeId { .. }
+            | Self::Record(_)
+            | Self::Listen { .. }
+            | Self::Identity { .. } => 8,
             Self::NoAgent => 3,
             Self::Store(_) => 6,
         }
@@ -76,6 +89,13 @@ impl SetupError {
             Self::Paths(_) => "set HOME, or STRATAVORE_HOME",
             Self::Directory(_) | Self::NodeId { .. } | Self::Record(_) => {
                 "see the message, then try again: stratavore daemon start"
+            }
+            Self::NobodyElse => "set store.url to postgres, or take node.listen out",
+            Self::Listen { .. } => {
+                "see that the address is this host's and the port is free, or change node.listen"
+            }
+            Self::Identity { .. } => {
+                "restore the files; or remove the directory, and join again: stratavore nodes join"
             }
             Self::NoAgent => "install it beside stratavored, or set agent.binary",
             Self::Store(StoreError::SchemaNewer { .. }) => {
@@ -215,7 +235,35 @@ impl Setup {
         })
     }
 
-    fn control_settings(&self) -> Settings {
+    /// What this node says of itself; `port` is the one that it listens on.
+    fn profile(&self, port: Option<u16>) -> Profile {
+        let node = &self.config.node;
+        let labels = node.labels.iter().filter_map(|label| label.parse::<Label>().ok());
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let address = node.address.clone().or_else(|| {
+            let (listen, port) = (node.listen.clone()?, port?);
+            let host = if listen.is_everywhere() { hostname } else { listen.host };
+            Some(config::HostPort { host, port })
+        });
+        Profile {
+            labels: labels.map(|label| (label.name, label.value)).collect(),
+            capacity: node.capacity.map(u64::from),
+            address: address.map(|address| address.to_string()),
+        }
+    }
+
+    /// The door for other nodes, if they are to be served.
+    async fn listen(&self, store: &Store) -> Result<Option<TcpListener>, SetupError> {
+        let Some(listen) = &self.config.node.listen else { return Ok(None) };
+        if !store.is_shared() {
+            return Err(SetupError::NobodyElse);
+        }
+        let listener = TcpListener::bind((listen.host.as_str(), listen.port)).await;
+        let failed = |source| SetupError::Listen { address: listen.to_string(), source };
+        listener.map(Some).map_err(failed)
+    }
+
+    fn control_settings(&self, profile: Profile) -> Settings {
         let runner = &self.config.runner;
         let assistants = self.config.assistants.iter().map(|(name, own)| {
             let settings = AssistantSettings {
@@ -242,6 +290,7 @@ impl Setup {
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
             rabbit: rabbit(&self.config.bus),
+            profile,
         }
     }
 }
@@ -299,14 +348,19 @@ fn broker(own: &config::Rabbitmq) -> Result<rabbit::Settings, String> {
     })
 }
 
-/// Opens the store and builds what carries out use cases.
-pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
+/// Opens the store, and builds what carries out use cases and what speaks with other nodes.
+pub(crate) async fn control(
+    setup: Setup,
+) -> Result<(Control, Cluster, Option<TcpListener>), Failure> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
     let runtime = Runtime::new(setup.runtime_settings()?).await;
     #[cfg(debug_assertions)]
     stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
+    let others = setup.listen(&store).await?;
+    let port = others.as_ref().and_then(|listener| listener.local_addr().ok());
+    let profile = setup.profile(port.map(|address| address.port()));
     let now = clock.now();
     let writer = writer(&setup.paths.audit_dir().join("mac"), now).map_err(SetupError::Record)?;
     store.write_codes(writer.clone());
@@ -327,19 +381,23 @@ pub(crate) async fn control(setup: Setup) -> Result<Control, Failure> {
     };
     let seat = seat(&node.boot_id, &setup.paths.daemon_lock())?;
     tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
-    Ok(Control::new(Parts {
+    let state_dir = setup.paths.state_dir().to_owned();
+    let control = Control::new(Parts {
         store,
         bus: Bus::new(BUS_CAPACITY),
         runtime,
-        clock,
+        clock: clock.clone(),
         entropy: Arc::new(entropy),
-        settings: setup.control_settings(),
+        settings: setup.control_settings(profile),
         env: setup.env,
         node,
         daemon,
         seat,
         writer,
-    }))
+    });
+    let cluster = Cluster::open(control.clone(), clock, &state_dir)
+        .map_err(|source| SetupError::Identity { path: state_dir.display().to_string(), source })?;
+    Ok((control, cluster, others))
 }
 
 /// Brings the schema up to date, and does nothing else.

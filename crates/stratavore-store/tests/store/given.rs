@@ -108,6 +108,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> NewRunne
         project,
         name: NameWish::Exact(name(called)),
         node,
+        bounded: false,
         command: command(),
         limits: Limits::default(),
         restart: RestartPolicy::Never,

@@ -12,6 +12,7 @@ mod hostile;
 mod idempotency;
 mod lease;
 mod liveness;
+mod node;
 mod open;
 mod outbox;
 mod project;

@@ -55,6 +55,13 @@ pub(crate) struct Launch {
     /// Where to start it [default: the project's directory]
     #[arg(long, short, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// The node to launch on: its host name, id, or the beginning of one [default: this one if it
+    /// has room, else where most is free]
+    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
+    node: String,
+    /// A label that the node must have; may be given more than once
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
     /// Arguments for the assistant
@@ -113,6 +120,8 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
             env: args.env,
             restart: args.restart.as_str().into(),
             limits: args.limits.limits(),
+            node: args.node,
+            node_labels: args.labels,
             directory: args
                 .directory
                 .as_deref()

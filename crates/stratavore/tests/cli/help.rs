@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 49] = [
+const COMMANDS: [&str; 63] = [
     "",
     "new",
     "projects",
@@ -33,6 +33,20 @@ const COMMANDS: [&str; 49] = [
     "outbox status",
     "outbox dead",
     "outbox retry",
+    "nodes",
+    "nodes list",
+    "nodes show",
+    "nodes cordon",
+    "nodes uncordon",
+    "nodes drain",
+    "nodes remove",
+    "nodes token",
+    "nodes tokens",
+    "nodes revoke",
+    "nodes join",
+    "ca",
+    "ca init",
+    "ca show",
     "daemon",
     "daemon start",
     "daemon stop",

@@ -11,6 +11,7 @@ mod input;
 mod journey;
 mod many;
 mod nobody_home;
+mod nodes;
 mod projects;
 mod recover;
 mod restart;

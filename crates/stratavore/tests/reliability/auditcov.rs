@@ -220,13 +220,26 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 29] = [
+const REQUESTS: [(&str, Option<&str>); 41] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
     ("Projects.Edit", Some("project.edited")),
     ("Projects.Archive", Some("project.archived")),
     ("Projects.Delete", Some("project.deleted")),
+    // What needs several hosts is done in the command line's tests of nodes.
+    ("Joining.Sign", None),
+    ("Nodes.Get", None),
+    ("Nodes.GetCa", None),
+    ("Nodes.InitCa", None),
+    ("Nodes.Join", None),
+    ("Nodes.List", None),
+    ("Nodes.ListTokens", None),
+    ("Nodes.MintToken", None),
+    ("Nodes.Remove", None),
+    ("Nodes.RevokeToken", None),
+    ("Nodes.Schedule", Some("node.cordoned")),
+    ("Peers.Renew", None),
     ("Runners.Launch", Some("runner.accepted")),
     ("Runners.Get", None),
     ("Runners.List", None),
@@ -275,6 +288,8 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["unpause", "cat"],
         &["restart", "cat"],
         &["audit", "keys", "rotate"],
+        &["nodes", "cordon", "node_"],
+        &["nodes", "uncordon", "node_"],
         &["kill", "cat", "--force"],
         &["new", "spare", "--directory", "/"],
         &["projects", "archive", "spare"],
@@ -336,7 +351,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 17] = [
+const REFUSED: [(&str, &str); 23] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -354,6 +369,12 @@ const REFUSED: [(&str, &str); 17] = [
     ("audit keys rotate", "audit.rotate"),
     ("audit verify", "audit.export"),
     ("kill --all", "runners.stop"),
+    ("nodes cordon node_", "nodes.schedule"),
+    ("nodes remove node_", "nodes.remove"),
+    ("nodes token", "nodes.mint_token"),
+    ("nodes revoke 000000000000", "nodes.revoke_token"),
+    ("nodes join --token-file /dev/null", "nodes.join"),
+    ("ca init", "nodes.init_ca"),
 ];
 
 #[test]

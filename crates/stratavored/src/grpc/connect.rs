@@ -2,11 +2,11 @@
 
 use std::io;
 
-use futures_util::{SinkExt, Stream, StreamExt, stream};
+use futures_util::{SinkExt, Stream, StreamExt, future, stream};
 use stratavore_control::{Control, Error};
 use stratavore_core::caller::Caller;
 use stratavore_core::runner::Runner;
-use stratavore_core::{RunnerId, Timestamp};
+use stratavore_core::{NodeId, RunnerId, Timestamp};
 use stratavore_proto::v1::{
     self, ConnectFrame, FromAgentSocket, Lagged, Output, OutputChunk, OutputWish, connect_frame,
     from_agent_socket, output_chunk, socket_hello, to_agent_socket,
@@ -16,10 +16,11 @@ use stratavore_runtime::socket::{AgentStream, greeting};
 use stratavore_runtime::{Chunk, OutputReader};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming as Incoming};
+use tonic::{Response, Status, Streaming as Incoming};
 
-use super::Api;
+use super::forward::forwarded;
 use super::problem::status;
+use super::{Api, Streaming};
 
 /// Frames that wait for a client that reads slowly. The agent tells the client what it missed.
 const QUEUE: usize = 16;
@@ -31,7 +32,8 @@ pub(super) async fn connect(
     api: Api,
     caller: Caller,
     mut incoming: Incoming<ConnectFrame>,
-) -> Result<impl Stream<Item = Result<FromAgentSocket, Status>> + Send + 'static, Status> {
+    is_forwarded: bool,
+) -> Result<Response<Streaming<FromAgentSocket>>, Status> {
     let wanted = match incoming.message().await?.and_then(|frame| frame.kind) {
         Some(connect_frame::Kind::Open(wanted)) => wanted,
         Some(connect_frame::Kind::Frame(_)) | None => {
@@ -43,6 +45,9 @@ pub(super) async fn connect(
     };
     let runner = api.find(&wanted.runner, &wanted.project).await?;
     let control = api.control.clone();
+    if runner.node != control.here() && !is_forwarded {
+        return connect_elsewhere(&api, &caller, runner.node, wanted, incoming).await;
+    }
     let (asked, by, on) = (control.clone(), caller.clone(), runner.clone());
     let attached = async move { asked.attach_asked(&by, &on).await };
     control.decided(&caller, "runners.connect", &wanted.runner, attached).await.map_err(status)?;
@@ -51,7 +56,7 @@ pub(super) async fn connect(
     // The connection itself carries what comes: a task of its own would be one more to wake for each
     // key and each echo. It ends with the connection, or when the daemon stops.
     let relay = Relay { incoming, agent, caller };
-    Ok(stream::unfold(Some((relay, stopping)), async |relaying| {
+    let frames = stream::unfold(Some((relay, stopping)), async |relaying| {
         let (mut relay, stopping) = relaying?;
         let frame = tokio::select! {
             biased;
@@ -62,7 +67,29 @@ pub(super) async fn connect(
         };
         let goes_on = frame.is_ok().then_some((relay, stopping));
         Some((frame, goes_on))
-    }))
+    });
+    Ok(Response::new(Box::pin(frames)))
+}
+
+/// Passes the client's frames on to the daemon of the runner's node, and that one's back. The first
+/// is the one that was read to learn which node it is.
+async fn connect_elsewhere(
+    api: &Api,
+    caller: &Caller,
+    node: NodeId,
+    wanted: v1::GetRunner,
+    incoming: Incoming<ConnectFrame>,
+) -> Result<Response<Streaming<FromAgentSocket>>, Status> {
+    let client = api.peers.daemon_of(node).await.map_err(status)?;
+    let first = ConnectFrame { kind: Some(connect_frame::Kind::Open(wanted)) };
+    // The other daemon ends its side when this one ends.
+    let rest = incoming
+        .take_while(|frame| future::ready(frame.is_ok()))
+        .filter_map(|frame| future::ready(frame.ok()));
+    let frames = stream::once(future::ready(first)).chain(rest);
+    let answer = client.runners().connect(forwarded(frames, caller)).await;
+    let stream = api.answered(node, answer).await?.into_inner();
+    Ok(Response::new(Box::pin(stream)))
 }
 
 /// Between one client and one agent.

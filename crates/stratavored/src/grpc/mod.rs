@@ -4,8 +4,10 @@ mod audit;
 mod connect;
 mod daemon;
 mod event;
+mod forward;
+mod node;
 mod outbox;
-mod problem;
+pub(crate) mod problem;
 mod project;
 mod runner;
 mod view;
@@ -17,20 +19,25 @@ use std::sync::Arc;
 use futures_util::Stream;
 use sha2::{Digest, Sha256};
 use stratavore_control::{Control, Error};
-use stratavore_core::RequestId;
-use stratavore_core::caller::Caller;
+use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::idempotency::Idempotency;
+use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
+use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
+use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use crate::clock::entropy;
+use crate::cluster::{Cluster, Peers};
 use crate::crowd::Crowd;
 use crate::peer::{Peer, Visitor, own_name};
 use crate::run::ShutdownWish;
@@ -40,20 +47,28 @@ use crate::run::ShutdownWish;
 pub(crate) struct Api {
     control: Control,
     shutdown: Arc<ShutdownWish>,
+    cluster: Cluster,
+    peers: Peers,
+}
+
+impl Api {
+    pub(crate) fn new(control: Control, shutdown: Arc<ShutdownWish>, cluster: Cluster) -> Self {
+        let peers = Peers::new(cluster.clone());
+        Self { control, shutdown, cluster, peers }
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
 }
 
 type Streaming<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves the API on `listener` until the daemon stops.
-pub(crate) async fn serve(
-    control: Control,
-    shutdown: Arc<ShutdownWish>,
-    listener: UnixListener,
-) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic::transport::Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let stopping = control.supervisor().stopping().clone();
-    let api = Api { control, shutdown };
+    let stopping = api.control.supervisor().stopping().clone();
     let user: Arc<str> = own_name().into();
     let runners: Arc<Path> = api.control.runtime().runners().into();
     let crowd = Arc::new(Crowd::default());
@@ -96,11 +111,30 @@ pub(crate) async fn serve(
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
+        .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {
             going_down.cancelled().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         })
+        .await
+}
+
+/// Serves what a node asks for those who asked it, and for itself.
+pub(crate) async fn serve_nodes<S>(
+    api: Api,
+    incoming: impl Stream<Item = std::io::Result<S>>,
+) -> Result<(), tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Connected<ConnectInfo = Visitor> + Unpin + Send + 'static,
+{
+    let stopping = api.control.supervisor().stopping().clone();
+    Server::builder()
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
+        .max_concurrent_streams(Some(1024))
+        .add_service(RunnersServer::new(api.clone()))
+        .add_service(PeersServer::new(api))
+        .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
         .await
 }
 
@@ -115,13 +149,26 @@ fn let_in(control: &Control, request: Request<()>) -> Result<Request<()>, Status
     Err(problem::status(Error::TooMany { limit }))
 }
 
-/// Who sent the request.
+/// Who sent the request; of one that a node passed on, whoever asked there.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let visitor = request.extensions().get::<Visitor>();
     let visitor = visitor.ok_or_else(|| Status::unauthenticated("the caller is not known"))?;
-    let mut caller = visitor.caller.clone();
+    let mut caller = match &visitor.caller.principal {
+        Principal::Node(node) => forward::on_behalf_of(*node, request.metadata())?,
+        Principal::User { .. } | Principal::Daemon | Principal::Agent(_) | Principal::Inside(_) => {
+            visitor.caller.clone()
+        }
+    };
     caller.origin.request = Some(RequestId::from_entropy(entropy()));
     Ok(caller)
+}
+
+/// The node that sent the request, by its certificate.
+pub(crate) fn peer_node<T>(request: &Request<T>) -> Result<NodeId, Status> {
+    match request.extensions().get::<Visitor>().map(|visitor| &visitor.caller.principal) {
+        Some(Principal::Node(node)) => Ok(*node),
+        Some(_) | None => Err(Status::unauthenticated("only a node may ask this")),
+    }
 }
 
 /// The idempotency of a request: its key, and a digest of the rest of it.

@@ -12,6 +12,7 @@ use stratavore_proto::v1::runners_server::Runners;
 use stratavore_store::RunnerFilter;
 use tonic::{Request, Response, Status, Streaming as Incoming};
 
+use super::forward::{elsewhere, forwarded, is_forwarded};
 use super::problem::status;
 use super::{Api, Streaming, caller, connect, given, keyed, view};
 
@@ -44,6 +45,12 @@ impl Runners for Api {
         request: Request<v1::LaunchRunners>,
     ) -> Result<Response<v1::RunnerList>, Status> {
         let caller = caller(&request)?;
+        if !is_forwarded(&request) {
+            let wish = view::wish(request.get_ref()).map_err(status)?;
+            let node = self.control.place(&wish, request.get_ref().count).await.map_err(status)?;
+            // The other daemon looks at its own host; where it is to go is decided.
+            elsewhere!(self, node, request, &caller, launch);
+        }
         let mut request = request.into_inner();
         let key = keyed!("runners.launch", request);
         let restart = match given(&request.restart) {
@@ -128,9 +135,19 @@ impl Runners for Api {
 
     async fn stop(&self, request: Request<v1::StopRunner>) -> Result<Response<v1::Runner>, Status> {
         let caller = caller(&request)?;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        if let Some(answer) = self
+            .sooner(runner.node, &request, &caller, async |client, request| {
+                client.runners().stop(request).await
+            })
+            .await?
+        {
+            return Ok(answer);
+        }
         let mut request = request.into_inner();
         let key = keyed!("runners.stop", request);
-        let id = self.find(&request.runner, &request.project).await?.id;
+        let id = runner.id;
         let grace = (request.grace_ms != 0).then(|| Duration::from_millis(request.grace_ms));
         let (control, by, force) = (self.control.clone(), caller.clone(), request.force);
         let stopped = async move { control.stop(&by, id, force, grace, key).await };
@@ -147,9 +164,13 @@ impl Runners for Api {
         request: Request<v1::RestartRunner>,
     ) -> Result<Response<v1::Runner>, Status> {
         let caller = caller(&request)?;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        // It starts where its directory is.
+        elsewhere!(self, runner.node, request, &caller, restart);
         let mut request = request.into_inner();
         let key = keyed!("runners.restart", request);
-        let id = self.find(&request.runner, &request.project).await?.id;
+        let id = runner.id;
         let (control, by, force) = (self.control.clone(), caller.clone(), request.force);
         let restarted = async move { control.restart(&by, id, force, key).await };
         let runner = self
@@ -165,9 +186,19 @@ impl Runners for Api {
         request: Request<v1::PauseRunner>,
     ) -> Result<Response<v1::Runner>, Status> {
         let caller = caller(&request)?;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        if let Some(answer) = self
+            .sooner(runner.node, &request, &caller, async |client, request| {
+                client.runners().pause(request).await
+            })
+            .await?
+        {
+            return Ok(answer);
+        }
         let mut request = request.into_inner();
         let key = keyed!("runners.pause", request);
-        let id = self.find(&request.runner, &request.project).await?.id;
+        let id = runner.id;
         let (control, by, wish) = (self.control.clone(), caller.clone(), request.paused);
         let paused = async move { control.pause(&by, id, wish, key).await };
         let runner = self
@@ -216,8 +247,10 @@ impl Runners for Api {
 
     async fn send(&self, request: Request<v1::SendToRunner>) -> Result<Response<v1::Sent>, Status> {
         let caller = caller(&request)?;
-        let request = request.into_inner();
-        let id = self.find(&request.runner, &request.project).await?.id;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        elsewhere!(self, runner.node, request, &caller, send);
+        let (request, id) = (request.into_inner(), runner.id);
         let bytes = request.data.len() as u64;
         let (control, by) = (self.control.clone(), caller.clone());
         let sent = async move {
@@ -237,13 +270,20 @@ impl Runners for Api {
         request: Request<v1::ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
         let caller = caller(&request)?;
-        let request = request.into_inner();
         if let Err(error) = self.control.may_attach(&caller) {
-            let on = request.runner.as_str();
+            let on = request.get_ref().runner.as_str();
             self.control.refused(&caller, "runners.read_output", on, &error).await;
             return Err(status(error));
         }
-        let runner = self.find(&request.runner, &request.project).await?;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        if let Some(client) = self.elsewhere(runner.node, &request).await? {
+            let passed_on = forwarded(request.into_inner(), &caller);
+            let answer = client.runners().read_output(passed_on).await;
+            let stream = self.answered(runner.node, answer).await?.into_inner();
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        let request = request.into_inner();
         self.control.has_output(&runner).map_err(status)?;
         let since = match request.since_us {
             Some(micros) => Some(Timestamp::from_microsecond(micros).map_err(|error| {
@@ -266,8 +306,8 @@ impl Runners for Api {
         request: Request<Incoming<v1::ConnectFrame>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let caller = caller(&request)?;
-        let stream = connect::connect(self.clone(), caller, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(stream)))
+        let is_forwarded = is_forwarded(&request);
+        connect::connect(self.clone(), caller, request.into_inner(), is_forwarded).await
     }
 
     async fn upgrade_agent(
@@ -275,8 +315,10 @@ impl Runners for Api {
         request: Request<v1::UpgradeAgentRequest>,
     ) -> Result<Response<v1::UpgradedAgent>, Status> {
         let caller = caller(&request)?;
-        let request = request.into_inner();
-        let id = self.find(&request.runner, &request.project).await?.id;
+        let about = request.get_ref();
+        let runner = self.find(&about.runner, &about.project).await?;
+        elsewhere!(self, runner.node, request, &caller, upgrade_agent);
+        let (request, id) = (request.into_inner(), runner.id);
         let upgraded = self.control.upgrade_agent(&caller, id).await;
         if let Err(error) = &upgraded {
             self.control.refused(&caller, "runners.upgrade_agent", &request.runner, error).await;

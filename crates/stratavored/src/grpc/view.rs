@@ -1,11 +1,12 @@
 //! The nouns of the core as messages, and back.
 
 use prost::Message;
-use stratavore_control::{DaemonStatus, ReconcileReport, RunnerView};
+use stratavore_control::{DaemonStatus, Error, ReconcileReport, RunnerView};
 use stratavore_core::Timestamp;
 use stratavore_core::destination::{Backlog, DeadLetter, Destination};
 use stratavore_core::event::Event;
 use stratavore_core::limits::{Limits, LimitsEdit};
+use stratavore_core::node::Wish;
 use stratavore_core::project::Project;
 use stratavore_core::quota::{Quota, QuotaEdit};
 use stratavore_core::runner::{EnvValue, RunnerState};
@@ -39,6 +40,16 @@ fn limits_message(limits: Limits) -> v1::Limits {
         pids: limits.pids.unwrap_or(0),
         wall_seconds: limits.wall_seconds.unwrap_or(0),
     }
+}
+
+/// Where a launch is to go.
+pub(super) fn wish(launch: &v1::LaunchRunners) -> Result<Wish, Error> {
+    let hint = "give NAME=VALUE, as `stratavore nodes` shows them";
+    let read = |label: &String| label.parse().map_err(|error: String| Error::invalid(error, hint));
+    Ok(Wish {
+        node: (!launch.node.is_empty()).then(|| launch.node.clone()),
+        labels: launch.node_labels.iter().map(read).collect::<Result<_, _>>()?,
+    })
 }
 
 pub(super) fn quota(message: v1::Quota) -> Quota {

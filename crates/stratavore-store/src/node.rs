@@ -1,0 +1,359 @@
+//! Nodes as the cluster sees them: what they are for, whether they take runners, who they are.
+
+use sqlx::types::Text;
+use stratavore_core::caller::By;
+use stratavore_core::event::{Entity, NewEvent};
+use stratavore_core::join::Redeemed;
+use stratavore_core::node::{NodeView, Profile, Scheduling};
+use stratavore_core::{NodeId, Timestamp};
+
+use crate::error::doing;
+use crate::event::{About, Author};
+use crate::retry::retried;
+use crate::tx::{Tx, on};
+use crate::value::{DbTime, count, from_json, to_json, without_nul};
+use crate::{Store, StoreError, event, join};
+
+const NOUN: &str = "node";
+
+const PROFILE: &str = "UPDATE nodes SET labels = $1, capacity = $2, address = $3, signs = $4
+    WHERE id = $5";
+
+/// A node is ready while a daemon has it: one that shares the store holds its lease.
+const LIST_POSTGRES: &str =
+    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at,
+        COALESCE((SELECT version FROM daemons WHERE node_id = nodes.id
+            ORDER BY started_at DESC, id LIMIT 1), '') AS version,
+        (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
+        (SELECT count(*) FROM leases
+            WHERE name = 'host:' || nodes.id AND expires_at > clock_timestamp()) AS ready
+    FROM nodes WHERE scheduling <> 'removed' ORDER BY hostname, id LIMIT 1000";
+
+/// There is one daemon, and it asks.
+const LIST_SQLITE: &str =
+    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at,
+        COALESCE((SELECT version FROM daemons WHERE node_id = nodes.id
+            ORDER BY started_at DESC, id LIMIT 1), '') AS version,
+        (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
+        1 AS ready
+    FROM nodes WHERE scheduling <> 'removed' ORDER BY hostname, id LIMIT 1000";
+
+/// Holds the node's row, so that two events of it never get the same number.
+const HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1
+    RETURNING hostname, scheduling";
+
+const NEXT: &str = "SELECT COALESCE(MAX(seq), 0) + 1 FROM events WHERE entity_id = $1";
+
+const SCHEDULE: &str = "UPDATE nodes SET scheduling = $1 WHERE id = $2";
+
+const LIVE: &str = "SELECT count(*) FROM runners WHERE node_id = $1 AND ended_at IS NULL";
+
+const BIND_KEY: &str = "UPDATE nodes SET key_digest = $1,
+        scheduling = CASE WHEN scheduling = 'removed' THEN 'open' ELSE scheduling END
+    WHERE id = $2";
+
+const KEY: &str = "SELECT key_digest FROM nodes WHERE id = $1";
+
+/// Locks what a node may hold, so that no two admissions count on the same place.
+const CAPACITY_POSTGRES: &str = "SELECT capacity FROM nodes WHERE id = $1 FOR NO KEY UPDATE";
+const CAPACITY_SQLITE: &str = "SELECT capacity FROM nodes WHERE id = $1";
+
+const CERTIFICATE: &str = "SELECT certificate FROM clusters WHERE name = 'cluster'";
+
+const FOUND: &str =
+    "INSERT INTO clusters (name, certificate, created_at) VALUES ('cluster', $1, $2)
+    ON CONFLICT (name) DO NOTHING";
+
+statements! {
+    PROFILE, LIST_POSTGRES, LIST_SQLITE, HOLD, NEXT, SCHEDULE, LIVE, BIND_KEY, KEY, CAPACITY_POSTGRES,
+    CAPACITY_SQLITE, CERTIFICATE, FOUND,
+}
+
+/// How a removed node stands in its row; no list has it.
+const REMOVED: &str = "removed";
+
+#[derive(Debug, sqlx::FromRow)]
+struct NodeRow {
+    id: Text<NodeId>,
+    hostname: String,
+    labels: String,
+    capacity: Option<i64>,
+    address: Option<String>,
+    scheduling: String,
+    signs: i64,
+    seen_at: DbTime,
+    version: String,
+    runners: i64,
+    ready: i64,
+}
+
+impl NodeRow {
+    fn into_view(self) -> Result<NodeView, StoreError> {
+        let scheduling =
+            Scheduling::parse(&self.scheduling).ok_or_else(|| StoreError::Corrupt {
+                what: format!("node {}", self.id.0),
+                why: format!("`{}` is not how a node may stand", self.scheduling.escape_debug()),
+            })?;
+        Ok(NodeView {
+            id: self.id.0,
+            hostname: self.hostname,
+            profile: Profile {
+                labels: from_json("the labels of a node", &self.labels)?,
+                capacity: self.capacity.map(i64::unsigned_abs),
+                address: self.address,
+            },
+            scheduling,
+            ready: self.ready != 0,
+            seen_at: self.seen_at.0,
+            version: self.version,
+            runners: self.runners.unsigned_abs(),
+            signs: self.signs != 0,
+        })
+    }
+}
+
+impl Store {
+    /// Writes down what a node says of itself, and whether it can sign the certificates of others.
+    pub async fn node_profile(
+        &self,
+        id: NodeId,
+        profile: &Profile,
+        signs: bool,
+    ) -> Result<(), StoreError> {
+        if let Some(address) = &profile.address {
+            without_nul("the address of a node", address)?;
+        }
+        retried!({
+            let mut tx = self.begin().await?;
+            on!(tx, |conn| sqlx::query(PROFILE)
+                .bind(to_json(&profile.labels))
+                .bind(profile.capacity.map(count))
+                .bind(&profile.address)
+                .bind(i64::from(signs))
+                .bind(Text(id))
+                .execute(conn)
+                .await
+                .map(drop))
+            .map_err(doing("writing down what a node is for"))?;
+            tx.commit().await
+        })
+    }
+
+    /// Every node that was not removed, by host name, at most a thousand.
+    pub async fn node_list(&self) -> Result<Vec<NodeView>, StoreError> {
+        let sql = if self.is_shared() { LIST_POSTGRES } else { LIST_SQLITE };
+        let mut reader = self.read().await?;
+        let rows: Vec<NodeRow> = on!(reader, |conn| sqlx::query_as(sql).fetch_all(conn).await)
+            .map_err(doing("listing nodes"))?;
+        rows.into_iter().map(NodeRow::into_view).collect()
+    }
+
+    /// Lets a node take runners, or none. True if that changes anything.
+    pub async fn node_schedule(
+        &self,
+        id: NodeId,
+        scheduling: Scheduling,
+        by: &By,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let by = self.author(by)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            let held = hold(&mut tx, id).await?;
+            if held.scheduling == scheduling.as_str() {
+                return Ok(false);
+            }
+            set_scheduling(&mut tx, id, scheduling.as_str()).await?;
+            let kind = match scheduling {
+                Scheduling::Open => "node.opened",
+                Scheduling::Cordoned => "node.cordoned",
+                Scheduling::Draining => "node.draining",
+            };
+            append(&mut tx, &held, &NewEvent::new(kind, serde_json::json!({})), &by, at).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+    }
+
+    /// Takes a node out of the cluster: its key is worth nothing from now on, and it is listed no
+    /// more. A new token lets it in again. Refused while runners live there.
+    pub async fn node_remove(&self, id: NodeId, by: &By, at: Timestamp) -> Result<(), StoreError> {
+        let by = self.author(by)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            let held = hold(&mut tx, id).await?;
+            let live: i64 =
+                on!(tx, |conn| sqlx::query_scalar(LIVE).bind(Text(id)).fetch_one(conn).await)
+                    .map_err(doing("counting the runners of a node"))?;
+            if live > 0 {
+                let why = format!("{live} runners live there");
+                return Err(StoreError::invalid(format!("node {}", held.hostname), why));
+            }
+            bind_key(&mut tx, id, None).await?;
+            set_scheduling(&mut tx, id, REMOVED).await?;
+            let removed = NewEvent::new("node.removed", serde_json::json!({}));
+            append(&mut tx, &held, &removed, &by, at).await?;
+            tx.commit().await
+        })
+    }
+
+    /// The digest of the key that a node is bound to; `None`: to none.
+    pub async fn node_key(&self, id: NodeId) -> Result<Option<String>, StoreError> {
+        let mut reader = self.read().await?;
+        let key: Option<Option<String>> =
+            on!(reader, |conn| sqlx::query_scalar(KEY).bind(Text(id)).fetch_optional(conn).await)
+                .map_err(doing("reading the key of a node"))?;
+        Ok(key.flatten())
+    }
+
+    /// Binds a node to a key without a token: the node that makes the CA.
+    pub async fn node_bind(&self, id: NodeId, key_digest: &str) -> Result<(), StoreError> {
+        retried!({
+            let mut tx = self.begin().await?;
+            bind_key(&mut tx, id, Some(key_digest)).await?;
+            tx.commit().await
+        })
+    }
+
+    /// Uses a join token for `node` and the key of this digest, and says what came of it. What it
+    /// comes to is decided by the token's rules, under its lock; of two hosts one is first.
+    pub async fn node_join(
+        &self,
+        accessor: &str,
+        secret_digest: &str,
+        node: NodeId,
+        key_digest: &str,
+        at: Timestamp,
+    ) -> Result<Redeemed, StoreError> {
+        retried!({
+            let mut tx = self.begin().await?;
+            let held = hold(&mut tx, node).await?;
+            let redeemed = join::redeem(&mut tx, accessor, secret_digest, node, key_digest).await?;
+            let event = match &redeemed {
+                Redeemed::Bound => {
+                    bind_key(&mut tx, node, Some(key_digest)).await?;
+                    Some(NewEvent::new("node.joined", serde_json::json!({ "token": accessor })))
+                }
+                Redeemed::Stolen { node: first } => {
+                    bind_key(&mut tx, *first, None).await?;
+                    let data = serde_json::json!({ "token": accessor, "used_for": first });
+                    Some(NewEvent::new("node.token_stolen", data))
+                }
+                Redeemed::Again | Redeemed::Refused(_) => None,
+            };
+            if let Some(event) = event {
+                let by = self.author(format!("node {}", held.hostname).as_str())?;
+                append(&mut tx, &held, &event, &by, at).await?;
+            }
+            tx.commit().await?;
+            Ok(redeemed)
+        })
+    }
+
+    /// The certificate of the cluster's CA, as PEM, if there is one.
+    pub async fn cluster_certificate(&self) -> Result<Option<String>, StoreError> {
+        let mut reader = self.read().await?;
+        on!(reader, |conn| sqlx::query_scalar(CERTIFICATE).fetch_optional(conn).await)
+            .map_err(doing("reading the cluster's certificate"))
+    }
+
+    /// Founds the cluster. False: it was before, by another certificate or this one.
+    pub async fn cluster_found(&self, pem: &str, at: Timestamp) -> Result<bool, StoreError> {
+        without_nul("a certificate", pem)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            let made = on!(tx, |conn| sqlx::query(FOUND)
+                .bind(pem)
+                .bind(DbTime(at))
+                .execute(conn)
+                .await
+                .map(|done| done.rows_affected()))
+            .map_err(doing("founding the cluster"))?;
+            tx.commit().await?;
+            Ok(made == 1)
+        })
+    }
+}
+
+/// A node whose row is held until the transaction ends.
+pub(crate) struct Held {
+    id: NodeId,
+    hostname: String,
+    scheduling: String,
+}
+
+pub(crate) async fn hold(tx: &mut Tx, id: NodeId) -> Result<Held, StoreError> {
+    let held: Option<(String, String)> =
+        on!(tx, |conn| sqlx::query_as(HOLD).bind(Text(id)).fetch_optional(conn).await)
+            .map_err(doing("holding a node"))?;
+    let (hostname, scheduling) =
+        held.ok_or_else(|| StoreError::NotFound { noun: NOUN, wanted: id.to_string() })?;
+    Ok(Held { id, hostname, scheduling })
+}
+
+/// Appends an event about a node that is held.
+pub(crate) async fn append(
+    tx: &mut Tx,
+    held: &Held,
+    event: &NewEvent,
+    by: &Author,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let seq: i64 =
+        on!(tx, |conn| sqlx::query_scalar(NEXT).bind(Text(held.id)).fetch_one(conn).await)
+            .map_err(doing("counting the events of a node"))?;
+    let about = About {
+        entity: Entity::Node,
+        entity_id: held.id.to_string(),
+        name: &held.hostname,
+        project: None,
+        seq,
+        at,
+        by,
+    };
+    event::append(tx, about, event).await
+}
+
+/// Refuses `wanted` more runners on a node that is full with them. The node's row stays locked until
+/// the transaction ends, so no two admissions count on the same place.
+pub(crate) async fn check_capacity(
+    tx: &mut Tx,
+    id: NodeId,
+    wanted: usize,
+) -> Result<(), StoreError> {
+    let sql = tx.either(CAPACITY_POSTGRES, CAPACITY_SQLITE);
+    let capacity: Option<Option<i64>> =
+        on!(tx, |conn| sqlx::query_scalar(sql).bind(Text(id)).fetch_optional(conn).await)
+            .map_err(doing("locking a node"))?;
+    let Some(capacity) = capacity.flatten() else { return Ok(()) };
+    let live: i64 = on!(tx, |conn| sqlx::query_scalar(LIVE).bind(Text(id)).fetch_one(conn).await)
+        .map_err(doing("counting the runners of a node"))?;
+    if live.saturating_add(i64::try_from(wanted).unwrap_or(i64::MAX)) > capacity {
+        return Err(StoreError::NodeFull {
+            node: id,
+            live: live.unsigned_abs(),
+            capacity: capacity.unsigned_abs(),
+        });
+    }
+    Ok(())
+}
+
+async fn set_scheduling(tx: &mut Tx, id: NodeId, scheduling: &str) -> Result<(), StoreError> {
+    on!(tx, |conn| sqlx::query(SCHEDULE)
+        .bind(scheduling)
+        .bind(Text(id))
+        .execute(conn)
+        .await
+        .map(drop))
+    .map_err(doing("cordoning a node"))
+}
+
+async fn bind_key(tx: &mut Tx, id: NodeId, key_digest: Option<&str>) -> Result<(), StoreError> {
+    on!(tx, |conn| sqlx::query(BIND_KEY)
+        .bind(key_digest)
+        .bind(Text(id))
+        .execute(conn)
+        .await
+        .map(drop))
+    .map_err(doing("binding a node to its key"))
+}

@@ -1,0 +1,224 @@
+//! Several hosts with one database: how they join, where launches go, and using what runs elsewhere.
+
+use std::fs;
+
+use serde_json::Value;
+use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::trial::Trial;
+use stratavore_testkit::world::{Ran, World, is_gone, rows, until};
+
+/// Hosts, each with a state directory and a daemon of its own.
+struct Hosts {
+    database: TestPostgres,
+    worlds: Vec<World>,
+}
+
+impl Hosts {
+    /// The first of them keeps the CA; none has joined.
+    fn new(labels: &[&str]) -> Self {
+        let database = database();
+        let worlds: Vec<World> = labels
+            .iter()
+            .map(|labels| {
+                let node = format!("node:\n  listen: 127.0.0.1:0\n  {labels}\n");
+                let settings = database.settings(&database.socket_dir);
+                World::with_config(&format!("{settings}\n{node}"))
+            })
+            .collect();
+        let hosts = Self { database, worlds };
+        for world in &hosts.worlds {
+            world.run(["daemon", "start"]).ok();
+        }
+        hosts.worlds[0].run(["ca", "init"]).ok();
+        hosts
+    }
+
+    fn joined(labels: &[&str]) -> Self {
+        let hosts = Self::new(labels);
+        for world in &hosts.worlds[1..] {
+            hosts.join(world, &hosts.token()).ok();
+        }
+        hosts
+    }
+
+    fn token(&self) -> String {
+        self.worlds[0].run(["nodes", "token"]).ok().stdout().trim().to_owned()
+    }
+
+    /// Makes the host join with this token.
+    fn join(&self, world: &World, token: &str) -> Ran {
+        let file = world.path("token");
+        fs::write(&file, token).unwrap();
+        world.run(["nodes", "join", "--token-file", file.to_str().unwrap()])
+    }
+
+    fn id(&self, which: usize) -> String {
+        let nodes = self.worlds[which].json(&["nodes"]);
+        let here = rows(&nodes).iter().find(|node| node["here"] == true);
+        here.expect("it knows its own node")["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Launches at the first host, wherever it is to go.
+    fn launch(&self, name: &str, options: &[&str], argv: &[&str]) -> Ran {
+        let start = ["launch", "--project", "p", "--assistant", "generic", "--name", name];
+        let all = start.iter().chain(options).chain(&["--format", "json", "--"]).chain(argv);
+        self.worlds[0].run(all.copied())
+    }
+}
+
+fn held(held: bool, else_: impl Into<String>) -> Result<(), String> {
+    if held { Ok(()) } else { Err(else_.into()) }
+}
+
+fn node_of(ran: &Ran) -> String {
+    rows(&ran.json())[0]["node_id"].as_str().unwrap().to_owned()
+}
+
+const ECHO: [&str; 3] = ["sh", "-c", "while read line; do echo \"you said: $line\"; done"];
+
+#[test]
+fn a_runner_of_another_host_is_used_like_one_of_this() {
+    let hosts = Hosts::joined(&["labels: [disk=small]", "labels: [disk=large]"]);
+    let here = &hosts.worlds[0];
+    here.project("p");
+    let launched = hosts.launch("far", &["--label", "disk=large"], &ECHO).ok();
+    assert_eq!(node_of(&launched), hosts.id(1));
+    let runner = here.until_state("far", &["running"]);
+    let id = runner["id"].as_str().unwrap();
+    assert_eq!(here.agents(), Vec::<u32>::new(), "nothing of it is on this host");
+    assert_eq!(hosts.worlds[1].agents().len(), 1);
+
+    here.run(["send", "far", "hello"]).ok();
+    until("its output is read from here", || {
+        let logs = here.run(["logs", "far"]).ok().stdout();
+        if logs.contains("you said: hello") { Ok(()) } else { Err(logs) }
+    });
+    let mut screen = here.terminal(&["attach", "far"], 24, 80);
+    screen.until_text("you said: hello");
+    screen.type_line("again");
+    screen.until_text("you said: again");
+    drop(screen);
+
+    // Whoever asked there is named, and by whom they asked.
+    let events = here.json(&["events", "--runner", id]);
+    let by = rows(&events)[0]["by"].as_str().unwrap();
+    assert!(by.contains(&format!("by {}", hosts.id(0))), "{by}");
+
+    let pid = runner["pid"].as_u64().unwrap() as u32;
+    here.run(["kill", "far"]).ok();
+    until("its process is gone", || if is_gone(pid) { Ok(()) } else { Err(pid) });
+    assert_eq!(here.runner("far")["state"], "exited");
+    let logs = here.run(["logs", "far"]).ok().stdout();
+    assert!(logs.contains("you said: again"), "what it printed stays where it ran: {logs}");
+}
+
+#[test]
+fn a_launch_goes_where_it_is_asked_to_or_says_why_not() {
+    let hosts = Hosts::joined(&["capacity: 1", "labels: [gpu]"]);
+    let here = &hosts.worlds[0];
+    here.project("p");
+    let (first, second) = (hosts.id(0), hosts.id(1));
+    assert_eq!(node_of(&hosts.launch("a", &[], &["sleep", "600"]).ok()), first, "here is room");
+    assert_eq!(node_of(&hosts.launch("b", &[], &["sleep", "600"]).ok()), second, "here is none");
+    assert_eq!(node_of(&hosts.launch("c", &["--label", "gpu"], &["sleep", "600"]).ok()), second);
+
+    let full = hosts.launch("d", &["--node", &first], &["sleep", "600"]).fails(4).stderr();
+    assert!(full.contains("has 1 of 1 runners"), "{full}");
+    let other = hosts.launch("d", &["--label", "gpu=b200"], &["sleep", "600"]).fails(4).stderr();
+    assert!(other.contains("is not labelled gpu=b200"), "{other}");
+    here.run(["nodes", "cordon", &second]).ok();
+    let closed = hosts.launch("d", &["--label", "gpu"], &["sleep", "600"]).fails(4).stderr();
+    assert!(closed.contains("is cordoned"), "{closed}");
+    let drain = ["nodes", "drain", &second, "--wait", "--timeout", "1ms"];
+    let busy = here.run(drain).fails(9).stderr();
+    assert!(busy.contains("2 runners still live"), "{busy}");
+    for name in ["b", "c"] {
+        here.run(["kill", name, "--force"]).ok();
+    }
+    let empty = here.run(["nodes", "drain", &second, "--wait"]).ok().everything();
+    assert!(empty.contains("is empty"), "{empty}");
+    here.run(["nodes", "uncordon", &second]).ok();
+    assert_eq!(node_of(&hosts.launch("d", &["--label", "gpu"], &["sleep", "600"]).ok()), second);
+}
+
+#[test]
+fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
+    let hosts = Hosts::joined(&["labels: []", "labels: []"]);
+    let here = &hosts.worlds[0];
+    here.project("p");
+    hosts.launch("far", &["--node", &hosts.id(1)], &ECHO).ok();
+    let pid = here.until_state("far", &["running"])["pid"].as_u64().unwrap() as u32;
+    hosts.worlds[1].kill_daemon();
+    let gone = here.run(["send", "far", "hello"]).fails(6).everything();
+    assert!(gone.contains("node_unreachable") || gone.contains("cannot be reached"), "{gone}");
+    assert!(!is_gone(pid), "its runner goes on");
+    let mut kill = here.command("stratavore").args(["kill", "far"]).spawn().unwrap();
+    here.until_state("far", &["stopping"]);
+    assert!(!is_gone(pid), "nobody there knows yet");
+    hosts.worlds[1].run(["daemon", "start"]).ok();
+    assert!(kill.wait().unwrap().success());
+    until("it is stopped", || if is_gone(pid) { Ok(()) } else { Err(pid) });
+    here.until_state("far", &["exited"]);
+}
+
+/// T-JOIN: of many hosts that show one token at the same time one is let in, or none.
+#[test]
+fn t_join_a_token_lets_one_host_in() {
+    let hosts = Hosts::new(&["labels: []", "labels: []", "labels: []"]);
+    let mut trial = Trial::new("T-JOIN", "a join token works once");
+    let token = hosts.token();
+    let secret = token.split('_').nth(2).unwrap().to_owned();
+    hosts.join(&hosts.worlds[1], &token).ok();
+    let second = hosts.join(&hosts.worlds[2], &token).fails(8).stderr();
+    trial.tried(held(second.contains("both are out"), second.clone()));
+    // The first is out as well: nobody knows which of the two was meant.
+    let bound = "SELECT count(*) FROM nodes WHERE key_digest IS NOT NULL";
+    trial.tried(held(hosts.database.query(bound) == "1", hosts.database.query(bound)));
+    // Neither is a spent, a made-up or a damaged one good.
+    for bad in [token.clone(), token.replace(&secret, &"0".repeat(64)), token[..40].into()] {
+        let refused = hosts.join(&hosts.worlds[2], &bad);
+        trial.tried(held(refused.code() != 0, refused.everything()));
+    }
+    let fresh = hosts.token();
+    hosts.join(&hosts.worlds[1], &fresh).ok();
+    // The secret is nowhere but where it was put.
+    let dump = hosts.database.query("SELECT string_agg(join_tokens::text, ' ') FROM join_tokens");
+    trial.tried(held(!dump.contains(&secret), "the database has the secret"));
+    for world in &hosts.worlds {
+        let log = fs::read_to_string(world.path("state/daemon.log")).unwrap_or_default();
+        trial.tried(held(!log.contains(&secret), "a log has the secret"));
+        let table = world.run(["nodes", "tokens"]).ok().everything();
+        trial.tried(held(!table.contains(&secret), "a list has the secret"));
+    }
+    // The control: the search would find it.
+    let file = fs::read_to_string(hosts.worlds[1].path("token")).unwrap();
+    let other = fresh.split('_').nth(2).unwrap();
+    trial.control("a secret that stands in a file is found", file.contains(other));
+    trial.end();
+}
+
+#[test]
+fn a_removed_host_is_served_no_more() {
+    let hosts = Hosts::joined(&["labels: []", "labels: []"]);
+    let (here, there) = (&hosts.worlds[0], &hosts.worlds[1]);
+    here.project("p");
+    hosts.launch("near", &["--node", &hosts.id(0)], &ECHO).ok();
+    here.until_state("near", &["running"]);
+    there.run(["send", "near", "before"]).ok();
+    here.run(["nodes", "remove", &hosts.id(1)]).ok();
+    // A connection that stands already is cut as well.
+    let refused = until("it is not served", || {
+        let sent = there.run(["send", "near", "after"]);
+        if sent.code() == 6 { Ok(sent.everything()) } else { Err(sent.everything()) }
+    });
+    assert!(refused.contains("cannot be reached"), "{refused}");
+    let listed: Value = here.json(&["nodes"]);
+    assert_eq!(rows(&listed).len(), 1);
+    hosts.join(there, &hosts.token()).ok();
+    there.run(["send", "near", "again"]).ok();
+
+    let record = here.json(&["audit", "list", "--limit", "1000"]).to_string();
+    for kind in ["node.ca_made", "node.token_made", "node.joined", "node.removed"] {
+        assert!(record.contains(kind), "{kind} is not on the record: {record}");
+    }
+}

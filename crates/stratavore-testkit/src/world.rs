@@ -123,6 +123,12 @@ impl World {
         self.run(["new", name, "--directory", &work]).ok();
     }
 
+    /// The same, for more runners at once than a project has by default.
+    pub fn large_project(&self, name: &str) {
+        let work = self.work().display().to_string();
+        self.run(["new", name, "--directory", &work, "--quota-runners", "100000"]).ok();
+    }
+
     /// Launches a generic runner of `project` and waits until it runs. Answers its id.
     pub fn launch(&self, project: &str, name: &str, argv: &[&str]) -> String {
         self.launch_with(project, name, &[], argv)

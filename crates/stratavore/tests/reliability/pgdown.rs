@@ -87,7 +87,7 @@ fn t_pgdown(how: &str, rounds: usize, down: fn(&Durable), up: fn(&mut Durable), 
     let mut server = Durable::start();
     let database = server.database();
     let world = World::with_config(&database.settings(&database.socket_dir));
-    world.project("demo");
+    world.large_project("demo");
     let names: Vec<String> = (1..=scale(3, 50)).map(|n| format!("runner-{n}")).collect();
     let runners: Vec<Printing> =
         names.iter().map(|name| Printing::launch(&world, name, &["--every", "20"])).collect();

@@ -96,7 +96,7 @@ fn t_pgkill_what_was_acknowledged_survives_the_database() {
     let mut server = Durable::start();
     let database = server.database();
     let world = World::with_config(&database.settings(&database.socket_dir));
-    world.project("demo");
+    world.large_project("demo");
     let (mut acknowledged, mut ambiguous) = (0, 0);
     let mut all = Asked::new();
     for _ in 0..scale(3, 100) {

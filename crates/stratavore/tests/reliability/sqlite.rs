@@ -53,7 +53,7 @@ fn t_sqlite_what_was_acknowledged_survives_kill_9_and_happens_once() {
     let mut trial = Trial::new("T-SQLITE", promise);
     let mut dice = trial.dice();
     let world = World::new();
-    world.project("demo");
+    world.large_project("demo");
     let (mut all, mut ambiguous) = (Oracle::default(), 0);
     for _ in 0..scale(6, 1000) {
         let mut oracle = killed_more_than_once(&world, &mut dice);

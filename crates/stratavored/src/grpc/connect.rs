@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming as Incoming};
 
-use super::forward::forwarded;
+use super::forward::{forwarded, passed_back};
 use super::problem::status;
 use super::{Api, Streaming};
 
@@ -89,7 +89,7 @@ async fn connect_elsewhere(
     let frames = stream::once(future::ready(first)).chain(rest);
     let answer = client.runners().connect(forwarded(frames, caller)).await;
     let stream = api.answered(node, answer).await?.into_inner();
-    Ok(Response::new(Box::pin(stream)))
+    Ok(Response::new(passed_back(node, stream)))
 }
 
 /// Between one client and one agent.

@@ -3,6 +3,7 @@
 //!
 //! Invariant: what was passed on once is not passed on again.
 
+use futures_util::TryStreamExt;
 use prost::Message;
 use stratavore_control::Error;
 use stratavore_core::NodeId;
@@ -13,7 +14,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 use tonic::{Request, Status};
 
 use super::problem::status;
-use super::{Api, Visitor};
+use super::{Api, Streaming, Visitor};
 
 const HEADER: &str = "stratavore-caller-bin";
 /// A name is somebody's text, and stands in every event that they cause.
@@ -111,6 +112,21 @@ impl Api {
             answer => answer,
         }
     }
+}
+
+/// What the other daemon goes on to say; that the way to it is lost is told as that, and not as if it
+/// were the way to this one.
+pub(super) fn passed_back<T: Send + 'static>(
+    node: NodeId,
+    stream: tonic::Streaming<T>,
+) -> Streaming<T> {
+    Box::pin(stream.map_err(move |failed| {
+        if !failed.details().is_empty() {
+            return failed;
+        }
+        let why = stratavore_control::chain(&failed);
+        status(Error::NodeUnreachable { node: node.to_string(), why })
+    }))
 }
 
 /// Passes a request about a runner on to the daemon of its node, and returns what that says.

@@ -12,7 +12,7 @@ use stratavore_proto::v1::runners_server::Runners;
 use stratavore_store::RunnerFilter;
 use tonic::{Request, Response, Status, Streaming as Incoming};
 
-use super::forward::{elsewhere, forwarded, is_forwarded};
+use super::forward::{elsewhere, forwarded, is_forwarded, passed_back};
 use super::problem::status;
 use super::{Api, Streaming, caller, connect, given, keyed, view};
 
@@ -281,7 +281,7 @@ impl Runners for Api {
             let passed_on = forwarded(request.into_inner(), &caller);
             let answer = client.runners().read_output(passed_on).await;
             let stream = self.answered(runner.node, answer).await?.into_inner();
-            return Ok(Response::new(Box::pin(stream)));
+            return Ok(Response::new(passed_back(runner.node, stream)));
         }
         let request = request.into_inner();
         self.control.has_output(&runner).map_err(status)?;

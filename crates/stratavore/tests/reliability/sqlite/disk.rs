@@ -61,7 +61,7 @@ fn world_with_a_disk() -> World {
     Ran::of(cc).ok();
     world.set_env("LD_PRELOAD", &shim.display().to_string());
     world.set_env("DISK", &world.path("disk").display().to_string());
-    world.project("demo");
+    world.large_project("demo");
     world
 }
 
@@ -161,7 +161,7 @@ fn t_sqlite_a_sync_that_fails_is_told_loudly_and_acknowledges_nothing() {
     let mut trial = Trial::new("T-SQLITE", promise);
     let mut dice = trial.dice();
     let world = World::new();
-    world.project("demo");
+    world.large_project("demo");
     let problems = || world.json(&["status"])["daemon"]["problems"].to_string();
     let (mut all, mut well) = (Oracle::default(), problems());
     for _ in 0..scale(1, 50) {

@@ -94,8 +94,10 @@ impl Both {
                 }
                 let seen = framed(screen);
                 // It looks whether its size has changed just before it waits for a key, and misses
-                // what happens in between.
+                // what happens in between; a redraw alone does not ask for the size again.
                 if nudged.elapsed() > Duration::from_millis(500) {
+                    terminal.resize(rows, columns - 1);
+                    terminal.resize(rows, columns);
                     terminal.type_text(REDRAW);
                     nudged = Instant::now();
                 }

@@ -7,6 +7,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{Runner, RunnerState};
 use stratavore_core::{RunnerId, Timestamp};
+use stratavore_proto::client::Client;
 use stratavore_proto::v1;
 use stratavore_proto::v1::runners_server::Runners;
 use stratavore_store::RunnerFilter;
@@ -166,8 +167,14 @@ impl Runners for Api {
         let caller = caller(&request)?;
         let about = request.get_ref();
         let runner = self.find(&about.runner, &about.project).await?;
-        // It starts where its directory is.
-        elsewhere!(self, runner.node, request, &caller, restart);
+        if runner.is_terminal() {
+            // Its successor starts where its directory is.
+            elsewhere!(self, runner.node, request, &caller, restart);
+        }
+        let asked = async |client: Client, request| client.runners().restart(request).await;
+        if let Some(answer) = self.sooner(runner.node, &request, &caller, asked).await? {
+            return Ok(answer);
+        }
         let mut request = request.into_inner();
         let key = keyed!("runners.restart", request);
         let id = runner.id;

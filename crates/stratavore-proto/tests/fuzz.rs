@@ -93,16 +93,22 @@ macro_rules! messages {
 }
 
 messages! {
-    Limits LimitsEdit Quota QuotaEdit Project CreateProject GetProject ListProjects ProjectList EditProject
-    ArchiveProject DeleteProject FromAgent AgentHello AgentIdentity ProcessIdentity AgentReport
-    OutputGap Exit AgentHeartbeat ToAgent Welcome Rejected Go StopAssistant SetPaused Upgrade
-    ToAgentSocket SocketHello Attach Resize Steal Yield Pong ScreenWish Poke SendInput OutputWish
-    FromAgentSocket SocketWelcome SocketRefused Screen Output Lagged Writer Ended Done Event
-    EventFilter ListEvents EventList SubscribeEvents StatusRequest DaemonStatus StoreStatus
-    TaskStatus ReconcileRequest ReconcileReport ShutdownRequest ShutdownReply Problem EnvVariable
-    Runner Usage LaunchRunners RunnerList GetRunner ListRunners StopRunner RestartRunner
-    PauseRunner RecoverRunners WaitRunner SendToRunner Sent ReadOutputRequest OutputChunk
-    ConnectFrame UpgradeAgentRequest UpgradedAgent
+    AgentHeartbeat AgentHello AgentIdentity AgentReport ArchiveProject Attach Ca ConnectFrame
+    CreateProject DaemonStatus DeadLetter DeadLetterList DeleteProject Destination Done
+    EditProject Ended EnvVariable Event EventFilter EventList Exit ExportRecord FromAgent
+    FromAgentSocket GetCaRequest GetNode GetProject GetRunner Go InitCaRequest JoinRequest
+    JoinTokenInfo JoinTokenList Lagged LaunchRunners Limits LimitsEdit ListDeadLetters
+    ListEvents ListNodes ListProjects ListRecordKeys ListRunners ListTokensRequest LocalUser
+    MintTokenRequest MintedToken Node NodeList OnBehalfOf OutboxStatus OutboxStatusRequest
+    Output OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity
+    Project ProjectList Quota QuotaEdit ReadOutputRequest ReconcileReport ReconcileRequest
+    RecordKey RecordKeys RecordLines RecoverRunners Rejected RenewRequest Resize RestartRunner
+    RetryDeadLetters RetryReply RevokeTokenRequest RevokedToken RotateRecordKey Runner
+    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent SetPaused
+    ShutdownReply ShutdownRequest SignRequest SignedCertificate SocketHello SocketRefused
+    SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus SubscribeEvents
+    TaskStatus ToAgent ToAgentSocket Upgrade UpgradeAgentRequest UpgradedAgent Usage
+    WaitRunner Welcome Writer Yield
 }
 
 #[test]

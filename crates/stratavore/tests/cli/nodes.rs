@@ -198,6 +198,30 @@ fn t_join_a_token_lets_one_host_in() {
 }
 
 #[test]
+fn a_ca_is_made_once_and_one_that_is_there_is_never_touched() {
+    let hosts = Hosts::new(&["labels: []", "labels: []"]);
+    let (here, there) = (&hosts.worlds[0], &hosts.worlds[1]);
+    let files = |world: &World| {
+        ["key.pem", "certificate.pem"].map(|file| fs::read(world.path("state/ca").join(file)).ok())
+    };
+    let own = files(here);
+    assert!(own.iter().all(Option::is_some));
+    here.run(["ca", "init"]).ok();
+    assert_eq!(files(here), own, "asked again, it is the same");
+    let refused = there.run(["ca", "init"]).fails(2).stderr();
+    assert!(refused.contains("has its CA already"), "{refused}");
+    assert_eq!(files(there), [None, None]);
+    // A host that keeps another cluster's CA, and was given the wrong database.
+    fs::create_dir_all(there.path("state/ca")).unwrap();
+    for (file, content) in ["key.pem", "certificate.pem"].iter().zip(&own) {
+        fs::write(there.path("state/ca").join(file), content.as_ref().unwrap()).unwrap();
+    }
+    hosts.database.query("UPDATE clusters SET certificate = 'another'");
+    there.run(["ca", "init"]).fails(2);
+    assert_eq!(files(there), own);
+}
+
+#[test]
 fn a_removed_host_is_served_no_more() {
     let hosts = Hosts::joined(&["labels: []", "labels: []"]);
     let (here, there) = (&hosts.worlds[0], &hosts.worlds[1]);

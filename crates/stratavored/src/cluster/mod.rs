@@ -119,24 +119,34 @@ impl Cluster {
                 "set store.url to postgres; see docs/operations/team.md",
             ));
         }
-        let (pem, pin) = {
-            let mut state = self.state();
-            if state.authority.is_none() {
-                let made = Authority::create(&self.inner.ca_dir, self.inner.clock.now());
-                state.authority = Some(made.map_err(Error::internal)?);
-            }
-            let authority = state.authority.as_ref();
-            authority.map(|ca| (ca.pem.clone(), ca.pin())).unwrap_or_default()
-        };
-        let founded = self.control().found_cluster(caller, &pem).await?;
-        if !founded && self.control().cluster_certificate().await?.as_deref() != Some(&pem) {
-            self.state().authority = None;
-            std::fs::remove_dir_all(&self.inner.ca_dir).map_err(Error::internal)?;
-            return Err(Error::invalid(
+        // A CA that is on this host already, of another database perhaps, is never touched.
+        let refused = || {
+            Error::invalid(
                 "the cluster has its CA already, on another host",
                 "see which node signs: stratavore nodes; to join it: stratavore nodes join",
-            ));
+            )
+        };
+        let of_cluster = self.control().cluster_certificate().await?;
+        let here = Authority::load(&self.inner.ca_dir).map_err(Error::internal)?;
+        let (authority, is_new) = match (here, &of_cluster) {
+            (Some(here), Some(pem)) if here.pem == *pem => (here, false),
+            (_, Some(_)) => return Err(refused()),
+            (Some(here), None) => (here, false),
+            (None, None) => {
+                let made = Authority::create(&self.inner.ca_dir, self.inner.clock.now());
+                (made.map_err(Error::internal)?, true)
+            }
+        };
+        let (pem, pin) = (authority.pem.clone(), authority.pin());
+        let founded = self.control().found_cluster(caller, &pem).await?;
+        if !founded && self.control().cluster_certificate().await?.as_deref() != Some(&pem) {
+            // Another host was faster; what was made for nothing goes.
+            if is_new {
+                std::fs::remove_dir_all(&self.inner.ca_dir).map_err(Error::internal)?;
+            }
+            return Err(refused());
         }
+        self.state().authority = Some(authority);
         let key_digest = self.state().identity.key_digest();
         self.control().bind_own_key(&key_digest).await?;
         self.sign_own().map_err(Error::internal)?;

@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
@@ -28,6 +27,9 @@ use crate::peer::Visitor;
 const HANDSHAKES: usize = 64;
 /// Connections that are accepted and not yet served.
 const QUEUE: usize = 16;
+/// Hosts without a certificate that are served at a time, and for how long each: one request.
+const STRANGERS: usize = 32;
+const STRANGER: std::time::Duration = std::time::Duration::from_secs(30);
 /// The largest request of a stranger.
 const REQUEST_MAX: usize = 16 << 10;
 const WAIT: std::time::Duration = std::time::Duration::from_millis(100);
@@ -70,6 +72,7 @@ async fn accept(
 ) {
     let stopping = cluster.control().supervisor().stopping().clone();
     let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let seats = Arc::new(Semaphore::new(STRANGERS));
     let mut tls = cluster.tls();
     loop {
         let accepting = async {
@@ -93,6 +96,7 @@ async fn accept(
         // Before this node has joined it has nothing to show.
         let Some(tls) = tls.borrow_and_update().clone() else { continue };
         let (cluster, nodes, strangers) = (cluster.clone(), nodes.clone(), strangers.clone());
+        let seats = seats.clone();
         cluster.control().supervisor().clone().spawn(async move {
             let admitted = async {
                 let stream = tls.accept(stream).await?;
@@ -106,11 +110,17 @@ async fn accept(
                 Ok((stream, Some((node, key_digest)))) => {
                     let caller = Caller::from(Principal::Node(node));
                     let info = Visitor { caller, over: None };
-                    let wire = Wire::new(stream, info, cluster.welcome(node, key_digest));
+                    let cut = cluster.welcome(node, key_digest);
+                    let ends = (*cut).clone().cancelled_owned();
+                    let wire = Wire::new(stream, info, ends, cut);
                     nodes.send(Ok(wire)).await.ok();
                 }
                 Ok((stream, None)) => {
-                    let wire = Wire::new(stream, (), Arc::default());
+                    let Ok(seat) = seats.try_acquire_owned() else {
+                        tracing::warn!(%from, "too many hosts without a certificate are here");
+                        return;
+                    };
+                    let wire = Wire::new(stream, (), tokio::time::sleep(STRANGER), seat);
                     strangers.send(Ok(wire)).await.ok();
                 }
                 Err(error) => {
@@ -140,15 +150,20 @@ async fn who(
 pub(crate) struct Wire<I> {
     stream: TlsStream<TcpStream>,
     info: I,
-    is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// As long as somebody has it, the connection can be cut.
-    _cut: Arc<CancellationToken>,
+    /// The connection ends with it.
+    is_cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// What the connection has as long as it is there: a seat, or what it can be cut by.
+    _held: Box<dyn Send>,
 }
 
 impl<I> Wire<I> {
-    fn new(stream: TlsStream<TcpStream>, info: I, cut: Arc<CancellationToken>) -> Self {
-        let is_cut = Box::pin((*cut).clone().cancelled_owned());
-        Self { stream, info, is_cut, _cut: cut }
+    fn new(
+        stream: TlsStream<TcpStream>,
+        info: I,
+        ends: impl Future<Output = ()> + Send + 'static,
+        held: impl Send + 'static,
+    ) -> Self {
+        Self { stream, info, is_cut: Box::pin(ends), _held: Box::new(held) }
     }
 }
 

@@ -16,5 +16,5 @@ REVOKE UPDATE, DELETE ON events, audit_seals, audit_checkpoints FROM stratavore_
 GRANT UPDATE (position) ON events TO stratavore_app;
 REVOKE DELETE ON audit_keys FROM stratavore_app;
 
--- Which migrations were applied is for the owner to say.
-REVOKE INSERT, UPDATE, DELETE ON _sqlx_migrations FROM stratavore_app;
+-- Which migrations were applied, and which programs may work on them, is for the owner to say.
+REVOKE INSERT, UPDATE, DELETE ON _sqlx_migrations, schema_compatibility FROM stratavore_app;

@@ -57,9 +57,9 @@ pub enum StoreError {
     StaleLease { name: String },
 
     #[error(
-        "the database has schema version {found}, and this program knows versions up to {known}: use a newer program"
+        "the database has schema version {found}, which needs a program that knows version {needed}, and this one knows versions up to {known}: use a newer program"
     )]
-    SchemaNewer { found: i64, known: i64 },
+    SchemaNewer { found: i64, known: i64, needed: i64 },
 
     /// No connection was free, or others kept the rows locked. Nothing was changed; try again.
     #[error("the database is too busy for {doing}; try again")]

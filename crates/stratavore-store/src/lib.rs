@@ -44,6 +44,7 @@ mod postgres;
 mod project;
 mod retry;
 mod runner;
+mod schema;
 mod session;
 mod settings;
 mod sqlite;
@@ -75,7 +76,7 @@ pub struct Store {
 struct Inner {
     engine: Engine,
     pool: PoolSettings,
-    /// The newest migration's number.
+    /// The number of the newest migration that the database had when it was opened.
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
 }

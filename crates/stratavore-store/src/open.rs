@@ -3,27 +3,25 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use sqlx::migrate::{MigrateError, Migrator};
-
 use crate::error::doing;
 use crate::tx::{Alarm, on};
 use crate::{Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, postgres, sqlite};
 
 impl Store {
     /// Connects, brings the schema up to date under a lock, and makes sure that the database can be
-    /// trusted: it is no standby, its schema is not newer than this program, its file is ours, on a
+    /// trusted: it is no standby, its schema is one that this program may work on, its file is ours, on a
     /// local disk and not damaged.
     pub async fn open(settings: Settings) -> Result<Store, StoreError> {
         let Settings { database, pool } = settings;
         let (engine, schema) = match database {
             Database::Sqlite { path } => {
-                let (write, read) = sqlite::open(&path, &pool).await?;
+                let (write, read, schema) = sqlite::open(&path, &pool).await?;
                 let alarm = Alarm::default();
-                (Engine::Sqlite { path, write, read, alarm }, newest(&sqlite::MIGRATIONS))
+                (Engine::Sqlite { path, write, read, alarm }, schema)
             }
             Database::Postgres(at) => {
-                let (common, vital, deadline) = postgres::open(&at, &pool).await?;
-                (Engine::Postgres { common, vital, deadline }, newest(&postgres::MIGRATIONS))
+                let (common, vital, deadline, schema) = postgres::open(&at, &pool).await?;
+                (Engine::Postgres { common, vital, deadline }, schema)
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
@@ -119,36 +117,5 @@ impl Engine {
             Self::Postgres { .. } => "postgres",
             Self::Sqlite { .. } => "sqlite",
         }
-    }
-}
-
-pub(crate) fn newest(migrations: &Migrator) -> i64 {
-    migrations.iter().map(|m| m.version).max().unwrap_or(0)
-}
-
-/// What a failed migration means for whoever starts the daemon.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "not ours, and the rest cannot come from migrations of ours"
-)]
-pub(crate) fn migrating(migrations: &Migrator) -> impl FnOnce(MigrateError) -> StoreError {
-    let known = newest(migrations);
-    let what = "the schema";
-    move |error| match error {
-        MigrateError::VersionMissing(found) if found > known => {
-            StoreError::SchemaNewer { found, known }
-        }
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-            doing("bringing the schema up to date")(error)
-        }
-        MigrateError::VersionMissing(version) => StoreError::Corrupt {
-            what: what.into(),
-            why: format!("it was made by an unknown migration {version}"),
-        },
-        MigrateError::VersionMismatch(version) => StoreError::Corrupt {
-            what: what.into(),
-            why: format!("migration {version} that made it is not the one that this program has"),
-        },
-        error => StoreError::Corrupt { what: what.into(), why: error.to_string() },
     }
 }

@@ -6,7 +6,7 @@
 
 use futures_util::future::{self, Either};
 use secrecy::ExposeSecret;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::pin::pin;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::error::doing;
-use crate::open::migrating;
+use crate::schema::{self, Applied, Standing};
 use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -24,8 +24,6 @@ const VERSION_MIN: i32 = 14;
 /// All that has to be known before the schema is.
 const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int,
         to_regclass('_sqlx_migrations') IS NOT NULL";
-
-const APPLIED: &str = "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version";
 /// The longest wait for a row that another transaction holds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a transaction that does nothing for this long.
@@ -35,12 +33,12 @@ const VITAL_CONNECTIONS: u32 = 2;
 /// A connection that was used within this time is taken to be alive still.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-/// The common pool, the one for leases and heartbeats, and how long their statements are waited
-/// for.
+/// The common pool, the one for leases and heartbeats, how long their statements are waited for, and
+/// the number of the schema.
 pub(crate) async fn open(
     at: &PostgresSettings,
     pool: &PoolSettings,
-) -> Result<(PgPool, PgPool, Deadline), StoreError> {
+) -> Result<(PgPool, PgPool, Deadline, i64), StoreError> {
     let options = options(at).options([
         ("statement_timeout", millis(at.statement_timeout)),
         ("lock_timeout", millis(LOCK_TIMEOUT)),
@@ -61,14 +59,15 @@ pub(crate) async fn open(
     let pools = [common.clone(), vital.clone()];
     let first = future::join_all(pools.iter().map(PgPool::acquire));
     // What is in their way is told by whoever looks, or by whoever needs them next.
-    match future::select(pin!(migrate(at, pool)), pin!(first)).await {
+    let schema = match future::select(pin!(migrate(at, pool)), pin!(first)).await {
         Either::Left((looked, first)) => {
-            looked?;
+            let schema = looked?;
             drop(first.await);
+            schema
         }
         Either::Right((_, looking)) => looking.await?,
-    }
-    Ok((common, vital, deadline))
+    };
+    Ok((common, vital, deadline, schema))
 }
 
 fn pool_options(pool: &PoolSettings, deadline: &Deadline) -> PgPoolOptions {
@@ -103,17 +102,30 @@ fn is_standby() -> sqlx::Error {
     sqlx::Error::Protocol("the server is a standby, and its primary is needed".into())
 }
 
-/// True if the schema is the one that this program's migrations make: then there is nothing to lock
-/// and to ask, as at almost every start. In any other case it is looked into what is wrong.
-async fn is_up_to_date(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let applied: Vec<(i64, Vec<u8>, bool)> = sqlx::query_as(APPLIED).fetch_all(conn).await?;
-    let ours = MIGRATIONS.iter().map(|m| (m.version, &*m.checksum, true));
-    Ok(applied.iter().map(|(version, sum, done)| (*version, &**sum, *done)).eq(ours))
+/// The number of the schema, if there is nothing to be applied to it: then there is nothing to lock,
+/// as at almost every start.
+async fn fitting(conn: &mut PgConnection, known: &Migrator) -> Result<Option<i64>, StoreError> {
+    let looking = "looking at the schema";
+    let applied: Vec<Applied> =
+        sqlx::query_as(schema::APPLIED).fetch_all(&mut *conn).await.map_err(doing(looking))?;
+    let newest = schema::newest(known);
+    match schema::standing(known, &applied)? {
+        Standing::Ours => Ok(Some(newest)),
+        Standing::Behind => Ok(None),
+        Standing::Newer(found) => {
+            let marked = sqlx::query_scalar(schema::HAS_MARK_POSTGRES).fetch_one(&mut *conn).await;
+            let works_from = match marked.map_err(doing(looking))? {
+                true => sqlx::query_scalar(schema::WORKS_FROM).fetch_optional(conn).await,
+                false => Ok(None),
+            };
+            schema::permit(newest, found, works_from.map_err(doing(looking))?).map(Some)
+        }
+    }
 }
 
 /// On a connection of its own without timeouts: a migration takes the time that it takes, and one
-/// that another daemon is at is waited for.
-async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<(), StoreError> {
+/// that another daemon is at is waited for. Answers the schema's number.
+async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<i64, StoreError> {
     let options = options(at);
     // Nothing can be lost by giving up here: there is no transaction yet.
     let connected = tokio::time::timeout(pool.connect_timeout, options.connect()).await;
@@ -130,13 +142,30 @@ async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<(), Store
             format!("it has version {}, and {VERSION_MIN} or newer is needed", version / 10_000);
         return Err(StoreError::invalid("the PostgreSQL server", why));
     }
-    if !(begun && is_up_to_date(&mut conn).await.map_err(doing("connecting"))?) {
-        MIGRATIONS.run_direct(None, &mut conn, false).await.map_err(migrating(&MIGRATIONS))?;
-    }
-    conn.close().await.map_err(doing("bringing the schema up to date"))
+    let known = schema::known(&MIGRATIONS);
+    let newest = schema::newest(&known);
+    let fits = if begun { fitting(&mut conn, &known).await? } else { None };
+    let number = match fits {
+        Some(number) => number,
+        None => match known.run_direct(None, &mut conn, false).await {
+            Ok(()) => newest,
+            // A newer program was at it while this one waited: what it has made is looked at.
+            Err(MigrateError::VersionMissing(found)) if found > newest => {
+                match fitting(&mut conn, &known).await? {
+                    Some(number) => number,
+                    None => {
+                        return Err(schema::migrating(newest)(MigrateError::VersionMissing(found)));
+                    }
+                }
+            }
+            Err(error) => return Err(schema::migrating(newest)(error)),
+        },
+    };
+    conn.close().await.map_err(doing("bringing the schema up to date"))?;
+    Ok(number)
 }
 
-fn options(at: &PostgresSettings) -> PgConnectOptions {
+pub(crate) fn options(at: &PostgresSettings) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(at.port)
         .database(&at.database)

@@ -93,7 +93,7 @@ impl Default for PoolSettings {
 pub struct PoolStatus {
     /// `sqlite` or `postgres`.
     pub engine: &'static str,
-    /// The number of the newest migration that was applied.
+    /// The number of the newest migration that the database had when it was opened.
     pub schema: i64,
     pub max: u32,
     pub open: u32,

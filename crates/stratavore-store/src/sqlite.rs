@@ -17,7 +17,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use crate::error::doing;
-use crate::open::migrating;
+use crate::schema::{self, Applied, Standing};
 use crate::{PoolSettings, StoreError};
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -37,11 +37,11 @@ const CHECK_STEPS: i32 = 1000;
 /// In KiB, which SQLite tells from pages by the sign.
 const READER_CACHE: &str = "-256";
 
-/// The writing and the reading pool.
+/// The writing and the reading pool, and the number of the schema.
 pub(crate) async fn open(
     path: &Path,
     pool: &PoolSettings,
-) -> Result<(SqlitePool, SqlitePool), StoreError> {
+) -> Result<(SqlitePool, SqlitePool, i64), StoreError> {
     let size = prepare_file(path)?;
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -72,7 +72,7 @@ pub(crate) async fn open(
         let mut conn = write.acquire().await.map_err(doing("checking the database file"))?;
         judged(quick_check(&mut conn).await)?;
     }
-    migrate(&write).await?;
+    let schema = migrate(&write).await?;
 
     // Lazy: the first reader is opened when somebody reads.
     let read = SqlitePoolOptions::new()
@@ -83,7 +83,7 @@ pub(crate) async fn open(
         .test_before_acquire(false)
         // What they read stands in the kernel's cache; each would keep two megabytes of its own.
         .connect_lazy_with(options.read_only(true).pragma("cache_size", READER_CACHE));
-    Ok((write, read))
+    Ok((write, read, schema))
 }
 
 /// Begins a transaction that writes, on the connection that does.
@@ -219,12 +219,40 @@ fn is_interrupted(error: &sqlx::Error) -> bool {
 }
 
 /// In one transaction that holds the write lock, so that a second process that starts meanwhile
-/// waits and then finds nothing to do.
-async fn migrate(write: &SqlitePool) -> Result<(), StoreError> {
+/// waits and then finds nothing to do. Answers the schema's number.
+async fn migrate(write: &SqlitePool) -> Result<i64, StoreError> {
+    const BEGUN: &str =
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')";
+    let looking = "looking at the schema";
     let mut tx =
         write.begin_with("BEGIN IMMEDIATE").await.map_err(doing("locking the database file"))?;
-    MIGRATIONS.run_direct(None, &mut *tx, false).await.map_err(migrating(&MIGRATIONS))?;
-    tx.commit().await.map_err(doing("bringing the schema up to date"))
+    let known = schema::known(&MIGRATIONS);
+    let newest = schema::newest(&known);
+    let begun: bool =
+        sqlx::query_scalar(BEGUN).fetch_one(&mut *tx).await.map_err(doing(looking))?;
+    let applied: Vec<Applied> = match begun {
+        true => {
+            sqlx::query_as(schema::APPLIED).fetch_all(&mut *tx).await.map_err(doing(looking))?
+        }
+        false => Vec::new(),
+    };
+    let number = match schema::standing(&known, &applied)? {
+        Standing::Ours => newest,
+        Standing::Newer(found) => {
+            let marked = sqlx::query_scalar(schema::HAS_MARK_SQLITE).fetch_one(&mut *tx).await;
+            let works_from = match marked.map_err(doing(looking))? {
+                true => sqlx::query_scalar(schema::WORKS_FROM).fetch_optional(&mut *tx).await,
+                false => Ok(None),
+            };
+            schema::permit(newest, found, works_from.map_err(doing(looking))?)?
+        }
+        Standing::Behind => {
+            known.run_direct(None, &mut *tx, false).await.map_err(schema::migrating(newest))?;
+            newest
+        }
+    };
+    tx.commit().await.map_err(doing("bringing the schema up to date"))?;
+    Ok(number)
 }
 
 /// Makes the file with its final permissions before SQLite would make it with looser ones. Answers

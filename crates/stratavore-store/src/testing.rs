@@ -2,6 +2,7 @@
 //! that a test can show that it would notice.
 
 pub mod bare;
+pub mod schema;
 mod work;
 
 use std::path::Path;
@@ -69,16 +70,7 @@ impl TestStore {
     pub async fn postgres() -> TestStore {
         let made = tokio::task::spawn_blocking(postgres::database).await;
         let home = made.expect("a test database can be made");
-        let database = Database::Postgres(PostgresSettings {
-            host: Host::Socket(home.socket_dir.clone()),
-            port: home.port,
-            database: home.database.clone(),
-            user: home.user.clone(),
-            password: None,
-            tls: TlsMode::Disable,
-            root_certificate: None,
-            statement_timeout: STATEMENT_TIMEOUT,
-        });
+        let database = on_server(&home);
         TestStore::open(database, Home::Postgres(home)).await
     }
 
@@ -123,6 +115,20 @@ impl TestStore {
     }
 }
 
+/// A database on the tests' server, as a store reaches it.
+pub fn on_server(home: &TestPostgres) -> Database {
+    Database::Postgres(PostgresSettings {
+        host: Host::Socket(home.socket_dir.clone()),
+        port: home.port,
+        database: home.database.clone(),
+        user: home.user.clone(),
+        password: None,
+        tls: TlsMode::Disable,
+        root_certificate: None,
+        statement_timeout: STATEMENT_TIMEOUT,
+    })
+}
+
 impl Store {
     /// The same store, admitting runners without the project's lock: the negative control of the
     /// quota test. It makes a difference on PostgreSQL only; on SQLite every writer is alone.
@@ -154,6 +160,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         outbox,
         project,
         runner,
+        schema,
         session
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {

@@ -99,7 +99,7 @@ impl SetupError {
             }
             Self::NoAgent => "install it beside stratavored, or set agent.binary",
             Self::Store(StoreError::SchemaNewer { .. }) => {
-                "install the newer stratavore that made the database"
+                "install the newer stratavore that made the database, or restore a backup of before"
             }
             Self::Store(StoreError::Full { .. }) => {
                 "free some space, then try again: stratavore daemon start"

@@ -40,22 +40,49 @@ on_both_databases! {
         assert!(matches!(written, Err(StoreError::Unavailable { .. })), "{written:?}");
     }
 
-    async fn a_newer_schema_is_refused(db: TestStore) {
+    async fn a_newer_schema_is_worked_on_only_if_it_says_so(db: TestStore) {
         let known = db.store().pool_status().schema;
         let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
             SELECT 9000, 'from the future', success, checksum, 0 FROM _sqlx_migrations
             WHERE version = 1";
         assert_eq!(raw::execute(&db, newer).await, Ok(1));
-        match Store::open(db.settings().clone()).await {
-            Err(error @ StoreError::SchemaNewer { .. }) => {
-                let said = error.to_string();
-                assert!(said.contains("9000") && said.contains(&known.to_string()), "{said}");
-            }
+        let needs = async |number: i64| {
+            let sql = format!("UPDATE schema_compatibility SET works_from = {number}");
+            assert_eq!(raw::execute(&db, &sql).await, Ok(1));
+        };
+        let refused = async || match Store::open(db.settings().clone()).await {
+            Err(error @ StoreError::SchemaNewer { .. }) => error.to_string(),
             other => panic!("{:?}", other.err()),
+        };
+        for too_new in [known + 1, 8999] {
+            needs(too_new).await;
+            let said = refused().await;
+            let numbers = [9000, too_new, known].map(|number| format!("version {number}"));
+            assert!(said.contains(&numbers[0]) && said.contains(&numbers[1]), "{said}");
+            assert!(said.contains(&format!("up to {known}")), "{said}");
         }
-        // The control: without the newer migration it opens.
-        raw::execute(&db, "DELETE FROM _sqlx_migrations WHERE version = 9000").await.unwrap();
+        // The control: it may.
+        needs(known).await;
+        assert_eq!(db.another().await.pool_status().schema, 9000);
+        // What both know has to be the same all the same.
+        let other = |from: i64, to: i64| {
+            format!("UPDATE _sqlx_migrations SET version = {to} WHERE version = {from}")
+        };
+        raw::execute(&db, &other(3, 8000)).await.unwrap();
+        let said = refusal(Store::open(db.settings().clone()).await);
+        assert!(said.contains("migration 3 is missing"), "{said}");
+        raw::execute(&db, &other(2, 3)).await.unwrap();
+        raw::execute(&db, &other(8000, 2)).await.unwrap();
+        let said = refusal(Store::open(db.settings().clone()).await);
+        assert!(said.contains("migration 2"), "{said}");
+        // Without a mark a newer one is refused, whatever it is.
+        raw::execute(&db, &other(2, 8000)).await.unwrap();
+        raw::execute(&db, &other(3, 2)).await.unwrap();
+        raw::execute(&db, &other(8000, 3)).await.unwrap();
         db.another().await;
+        raw::execute(&db, "DROP TABLE schema_compatibility").await.unwrap();
+        let said = refused().await;
+        assert!(said.contains("knows version 9000"), "{said}");
     }
 
     async fn a_schema_that_was_made_by_other_means_is_refused(db: TestStore) {

@@ -111,6 +111,7 @@ async fn the_daemons_role_adds_to_the_record_and_changes_nothing_of_it() {
         "DELETE FROM audit_checkpoints",
         "DELETE FROM audit_keys",
         "UPDATE _sqlx_migrations SET success = false",
+        "UPDATE schema_compatibility SET works_from = 1",
     ] {
         let said = role.try_run(refused).await.expect_err(refused);
         assert!(said.contains("permission denied"), "{refused}: {said}");

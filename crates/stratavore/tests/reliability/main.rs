@@ -14,6 +14,7 @@ mod jam;
 mod launch;
 mod lost;
 mod matrix;
+mod mig;
 mod mono;
 mod mqdown;
 mod outbox;

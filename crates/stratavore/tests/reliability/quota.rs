@@ -144,18 +144,7 @@ async fn one_client(world: &World, mark: &str, rounds: usize, refused: &AtomicU6
 
 /// Puts the quota under pressure by many clients of several daemons, of which one is killed now and
 /// then if `kills` says how often.
-fn t_quota(worlds: &[World], rounds: usize, kills: Option<Duration>) {
-    let promise = match kills {
-        None => {
-            format!("{} daemon, {CLIENTS} clients: no more runners than the quota", worlds.len())
-        }
-        Some(_) => format!(
-            "{} daemons on PostgreSQL, killed again and again, {CLIENTS} clients: no more runners \
-             than the quota",
-            worlds.len()
-        ),
-    };
-    let mut trial = Trial::new("T-QUOTA", &promise);
+pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: Option<Duration>) {
     let mut dice = trial.dice();
     worlds[0].project("demo");
     worlds[0].run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
@@ -263,7 +252,8 @@ fn t_quota(worlds: &[World], rounds: usize, kills: Option<Duration>) {
 
 #[test]
 fn t_quota_never_more_runners_than_the_quota_whatever_the_clients_do() {
-    t_quota(&[World::new()], scale(4, 50), None);
+    let promise = format!("1 daemon, {CLIENTS} clients: no more runners than the quota");
+    t_quota(Trial::new("T-QUOTA", &promise), &[World::new()], scale(4, 50), None);
 }
 
 #[test]
@@ -272,7 +262,11 @@ fn t_quota_holds_over_three_daemons_of_which_one_dies_now_and_then() {
     let worlds: [World; 3] =
         std::array::from_fn(|_| World::with_config(&database.settings(&database.socket_dir)));
     let every = Duration::from_millis(if scale(0, 1) == 0 { 700 } else { 2000 });
-    t_quota(&worlds, scale(2, 50), Some(every));
+    let promise = format!(
+        "3 daemons on PostgreSQL, killed again and again, {CLIENTS} clients: no more runners than \
+         the quota"
+    );
+    t_quota(Trial::new("T-QUOTA", &promise), &worlds, scale(2, 50), Some(every));
 }
 
 /// The control of the check: a record in which a sixth runner lives for a moment, and ones that

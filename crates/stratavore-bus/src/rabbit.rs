@@ -14,6 +14,7 @@ mod error;
 mod lane;
 mod link;
 mod topology;
+mod wire;
 
 use std::fmt;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use secrecy::SecretString;
 pub use error::RabbitError;
 pub use lane::Lane;
 pub use link::{Link, News};
-pub use topology::UNROUTED;
+pub use topology::{DEAD, Queue, UNROUTED};
 
 /// The longest routing key of AMQP, in bytes.
 pub const ROUTING_KEY_MAX: usize = 255;
@@ -59,8 +60,18 @@ impl fmt::Debug for Settings {
 /// TLS, where the broker must prove who it is.
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
-    /// Certificates (PEM) that the broker's is checked against; those of the system if there are none.
+    /// Certificates (PEM) that the broker's is checked against, and no others; those of the host if
+    /// none are named.
     pub roots: Option<String>,
+    /// What this side shows, for a broker that asks.
+    pub own: Option<Own>,
+}
+
+/// A certificate and its key, both as PEM.
+#[derive(Debug, Clone)]
+pub struct Own {
+    pub certificate: String,
+    pub key: SecretString,
 }
 
 /// One message to publish.

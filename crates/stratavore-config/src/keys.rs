@@ -57,6 +57,8 @@ keys! {
     "bus.rabbitmq.password_file": bus.rabbitmq.password_file = |g| absolute(g).map(Some), Shown::shown;
     "bus.rabbitmq.tls": bus.rabbitmq.tls = Switch::read, displayed;
     "bus.rabbitmq.root_cert": bus.rabbitmq.root_cert = |g| absolute(g).map(Some), Shown::shown;
+    "bus.rabbitmq.client_cert": bus.rabbitmq.client_cert = |g| absolute(g).map(Some), Shown::shown;
+    "bus.rabbitmq.client_key_file": bus.rabbitmq.client_key_file = |g| absolute(g).map(Some), Shown::shown;
     "bus.rabbitmq.exchange": bus.rabbitmq.exchange = |g| amqp_name(g, "an exchange's name"), Shown::shown;
     "bus.rabbitmq.queues": bus.rabbitmq.queues = queues, Shown::shown;
     "bus.rabbitmq.window": bus.rabbitmq.window = |g| count(g, 4, 4096), Shown::shown;

@@ -25,7 +25,7 @@ pub use error::{ConfigError, Conflict};
 pub use load::{Environment, Sources, environment};
 pub use merge::{Loaded, Row, Source};
 pub use paths::{Paths, PathsError};
-pub use private::{PrivateError, ensure_private_dir, read_secret};
+pub use private::{PrivateError, ensure_private_dir, read_key, read_secret};
 pub use settings::{
     Agent, AssistantSettings, Attach, Bus, BusUrl, Config, Daemon, HostPort, LogFormat, LogLevel,
     Node, Pool, Postgres, Rabbitmq, Recording, Resize, Runner, SslMode, Store, StoreUrl, Switch,

@@ -253,6 +253,12 @@ fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
             "bus.rabbitmq.password_file",
         ),
         (
+            bus.rabbitmq.client_cert.is_some() == bus.rabbitmq.client_key_file.is_some(),
+            "bus.rabbitmq.client_cert",
+            "goes together with",
+            "bus.rabbitmq.client_key_file",
+        ),
+        (
             agent.output_segment_bytes * 2 <= agent.output_max_bytes,
             "agent.output_segment_bytes",
             "must not be more than half of",

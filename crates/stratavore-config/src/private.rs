@@ -64,6 +64,26 @@ pub fn ensure_private_dir(path: &Path) -> Result<(), PrivateError> {
 /// The file must be ours and closed to others; one of root's may be readable by a group, which is
 /// how service managers hand secrets over.
 pub fn read_secret(path: &Path) -> Result<SecretString, PrivateError> {
+    let text = read(path)?;
+    let none = |reason| PrivateError::NoSecret { path: path.into(), reason };
+    match text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r') {
+        "" => Err(none("it is empty")),
+        secret if secret.contains(['\n', '\0']) => Err(none("it has more than one line")),
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
+/// The same of a key, which has several lines.
+pub fn read_key(path: &Path) -> Result<SecretString, PrivateError> {
+    match read(path)? {
+        key if key.trim().is_empty() => {
+            Err(PrivateError::NoSecret { path: path.into(), reason: "it is empty" })
+        }
+        key => Ok(SecretString::from(key)),
+    }
+}
+
+fn read(path: &Path) -> Result<String, PrivateError> {
     let failed = |cause| PrivateError::Open { path: path.into(), cause };
     let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::RDONLY;
     let file = File::from(
@@ -84,11 +104,7 @@ pub fn read_secret(path: &Path) -> Result<SecretString, PrivateError> {
     if text.len() as u64 > SECRET_MAX {
         return Err(none("it is longer than 4096 bytes"));
     }
-    match text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r') {
-        "" => Err(none("it is empty")),
-        secret if secret.contains(['\n', '\0']) => Err(none("it has more than one line")),
-        secret => Ok(SecretString::from(secret)),
-    }
+    Ok(text)
 }
 
 fn check(
@@ -184,6 +200,8 @@ mod tests {
             Err(PrivateError::Exposed { mode: 0o644, right: 0o600, .. })
         ));
         set_mode(&path, 0o600);
+        std::fs::write(&path, "two\nlines\n").unwrap();
+        assert_eq!(read_key(&path).unwrap().expose_secret(), "two\nlines\n");
         for content in ["", "\n", "two\nlines\n"] {
             std::fs::write(&path, content).unwrap();
             assert!(

@@ -201,6 +201,9 @@ pub struct Rabbitmq {
     pub password_file: Option<PathBuf>,
     pub tls: Switch,
     pub root_cert: Option<PathBuf>,
+    /// What this side shows, and its key. Read the key with [`crate::read_key`].
+    pub client_cert: Option<PathBuf>,
+    pub client_key_file: Option<PathBuf>,
     pub exchange: String,
     pub queues: Vec<String>,
     pub window: u32,
@@ -220,6 +223,8 @@ impl Default for Rabbitmq {
             password_file: None,
             tls: Switch::Off,
             root_cert: None,
+            client_cert: None,
+            client_key_file: None,
             exchange: "stratavore.events".into(),
             queues: Vec::new(),
             window: 256,

@@ -141,7 +141,11 @@ pub(crate) fn arguments(given: &Given) -> Result<Vec<String>, Wanted> {
 }
 
 pub(crate) fn choice<T: Copy>(given: &Given, all: &[(T, &str)]) -> Result<T, Wanted> {
-    let found = given.text().and_then(|text| all.iter().find(|(_, name)| *name == text));
+    // To YAML these are the same.
+    let is_meant = |name: &str, text: &str| {
+        name == text || matches!((name, text), ("on", "true") | ("off", "false"))
+    };
+    let found = given.text().and_then(|text| all.iter().find(|(_, name)| is_meant(name, text)));
     found.map(|(value, _)| *value).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(|(_, name)| format!("`{name}`")).collect();
         format!("one of {}", names.join(", "))

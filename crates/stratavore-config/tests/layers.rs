@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use stratavore_config::{
     Config, ConfigError, Environment, Loaded, LogFormat, Paths, Place, Postgres, Resize, Source,
-    Sources, SslMode, StoreUrl,
+    Sources, SslMode, StoreUrl, Switch,
 };
 
 /// A directory with a system's file, a user's file, and whatever else a test writes.
@@ -294,11 +294,27 @@ fn every_mistake_is_one_line_with_place_value_and_next_step() {
             "bus: {url: rabbitmq}\n",
             "needs the file that is named by `bus.rabbitmq.password_file`, which is not set",
         ),
+        (
+            "bus: {rabbitmq: {client_cert: /a.pem}}\n",
+            "goes together with `bus.rabbitmq.client_key_file`, which is not set",
+        ),
         ("bus: {rabbitmq: {exchange: amq.topic}}\n", "does not begin with `amq.`"),
     ] {
         let complaint = files.complaint(text);
         assert!(complaint.contains(said), "{text:?}\n  said:   {complaint}\n  wanted: {said}");
         assert!(!complaint.contains("hunter2"), "a secret is repeated: {complaint}");
+    }
+}
+
+#[test]
+fn a_switch_is_written_in_any_way_that_yaml_has() {
+    for (text, tls) in
+        [("on", Switch::On), ("'on'", Switch::On), ("true", Switch::On), ("off", Switch::Off)]
+    {
+        let files = Files::new();
+        files.write("user.yaml", &format!("bus: {{rabbitmq: {{tls: {text}}}}}\n"));
+        let loaded = files.load(&[], &[]).unwrap();
+        assert_eq!(loaded.config.bus.rabbitmq.tls, tls, "{text}");
     }
 }
 

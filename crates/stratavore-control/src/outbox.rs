@@ -1,6 +1,7 @@
 //! Destinations of events, as people ask for them.
 
 mod pump;
+mod queues;
 mod rabbit;
 mod window;
 

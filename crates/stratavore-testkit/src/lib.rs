@@ -10,6 +10,8 @@ pub mod proxy;
 pub mod rabbit;
 pub mod strace;
 pub mod terminal;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod trace;
 pub mod trial;
 #[cfg(feature = "wire")]

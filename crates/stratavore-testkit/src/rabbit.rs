@@ -12,6 +12,8 @@
 //! Invariant: no two tests share a virtual host.
 
 mod consumer;
+#[cfg(feature = "tls")]
+mod listener;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -26,6 +28,8 @@ use rustix::process::Signal;
 use crate::world::{is_gone, of_process, processes, signal, until};
 
 pub use consumer::{Consumer, Received, same, validate};
+#[cfg(feature = "tls")]
+pub use listener::TlsListener;
 
 /// Names the broker to use, in the form that [`Broker`] displays.
 pub const BROKER_VARIABLE: &str = "STRATAVORE_TEST_RABBITMQ";

@@ -18,5 +18,6 @@ mod notify;
 mod peer;
 mod run;
 mod setup;
+mod times;
 
 pub use run::{Arguments, Failure, run};

@@ -29,9 +29,14 @@ use crate::agents::Pace;
 use crate::clock::{SystemClock, entropy};
 use crate::cluster::Cluster;
 use crate::run::Failure;
+use crate::times::or_as_tested;
 
 /// Events that a subscriber may be behind before it has to read them from the store.
 const BUS_CAPACITY: usize = 1024;
+
+/// How often it is looked whether the broker's queues are read, and how long one may be unread.
+const QUEUES_EVERY: Duration = Duration::from_secs(30);
+const UNREAD_FOR: Duration = Duration::from_secs(600);
 
 /// A broker that has said nothing for twice as long is taken for gone.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -311,6 +316,8 @@ fn rabbit(bus: &config::Bus) -> Option<RabbitSettings> {
         window: own.window as usize,
         refusals_max: own.refusals_max,
         refused_for: own.refused_for,
+        queues_every: or_as_tested("queues_every", QUEUES_EVERY),
+        unread_for: or_as_tested("unread_for", UNREAD_FOR),
         shown: shown.to_string(),
         broker: Arc::new(move || broker(&own)),
     })
@@ -322,13 +329,17 @@ fn broker(own: &config::Rabbitmq) -> Result<rabbit::Settings, String> {
         Some(path) => config::read_secret(path).map_err(|error| chain(&error))?,
         None => return Err("bus.rabbitmq.password_file is not set".into()),
     };
-    let roots = match &own.root_cert {
-        Some(path) => Some(
-            std::fs::read_to_string(path)
-                .map_err(|error| format!("read {}: {error}", path.display()))?,
-        ),
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))
+    };
+    let shown = match own.client_cert.as_ref().zip(own.client_key_file.as_ref()) {
+        Some((certificate, key)) => Some(rabbit::Own {
+            certificate: read(certificate)?,
+            key: config::read_key(key).map_err(|error| chain(&error))?,
+        }),
         None => None,
     };
+    let roots = own.root_cert.as_ref().map(read).transpose()?;
     Ok(rabbit::Settings {
         host: own.host.clone(),
         port: own.port,
@@ -337,7 +348,7 @@ fn broker(own: &config::Rabbitmq) -> Result<rabbit::Settings, String> {
         password,
         tls: match own.tls {
             config::Switch::Off => None,
-            config::Switch::On => Some(rabbit::Tls { roots }),
+            config::Switch::On => Some(rabbit::Tls { roots, own: shown }),
         },
         exchange: own.exchange.clone(),
         queues: own.queues.clone(),

@@ -1,5 +1,6 @@
 //! A connection to a broker: made, watched, and ended for good when it is dropped.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +13,19 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Event};
 use rustix::net::{Shutdown, shutdown, sockopt};
 use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::error::words;
-use super::topology::{declare, short};
-use super::{Lane, RabbitError, Settings};
+use super::topology::{declare, look, short};
+use super::wire::{self, Wire, runtime};
+use super::{Lane, Queue, RabbitError, Settings};
 
 /// How long an orderly end may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long looking at queues may take, while nothing else is done with the connection.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the kernel waits for a sign of the other side's, in milliseconds.
 const USER_TIMEOUT_MS: u32 = 20_000;
@@ -47,34 +53,18 @@ impl Link {
     /// Connects and declares what is needed, within the timeout for each.
     pub async fn connect(settings: Settings) -> Result<Link, RabbitError> {
         let socket = Socket::default();
-        let (kept, tls) = (socket.0.clone(), settings.tls.clone());
         let limit = settings.connect_timeout;
+        let stream = match timeout(limit * 2, open(&settings, &socket)).await {
+            Ok(stream) => Mutex::new(Some(stream?)),
+            Err(_) => return Err(silent(&settings)),
+        };
         let connecting = Connection::connector(
             uri(&settings),
-            lapin::runtime::default_runtime()
-                .map_err(|error| RabbitError::of("connect", &error))?,
-            async move |uri: AMQPUri, runtime| {
-                let mut failed = std::io::Error::other("the name has no address");
-                let at = (uri.authority.host.clone(), uri.authority.port);
-                for address in tokio::net::lookup_host(at).await? {
-                    let connected =
-                        timeout(limit, AsyncTcpStream::connect(&runtime, address)).await;
-                    let stream = match connected.unwrap_or_else(|late| Err(late.into())) {
-                        Ok(stream) => stream,
-                        Err(error) => {
-                            failed = error;
-                            continue;
-                        }
-                    };
-                    if let AsyncTcpStream::Plain(socket) = &stream {
-                        keep(socket.get_ref(), &kept)?;
-                    }
-                    let Some(tls) = &tls else { return Ok(stream) };
-                    let roots = tls.roots.as_deref();
-                    let config = lapin::tcp::TLSConfig { identity: None, cert_chain: roots };
-                    return Ok(stream.into_tls(&uri.authority.host, config).await?);
-                }
-                Err(failed.into())
+            runtime(),
+            // Asked again, after a failure, it has no other.
+            async move |_, _| {
+                let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+                stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
             },
             ConnectionProperties::default()
                 .with_connection_name(LongString::from(settings.name.as_str())),
@@ -83,12 +73,7 @@ impl Link {
         let connection = match timeout(limit * 2, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(refused(&settings, &error)),
-            Err(_) => {
-                return Err(RabbitError::Away(format!(
-                    "{}:{} does not answer",
-                    settings.host, settings.port
-                )));
-            }
+            Err(_) => return Err(silent(&settings)),
         };
         let news = Box::pin(connection.events_listener());
         let link = Link { connection, settings, news, _socket: socket };
@@ -109,6 +94,21 @@ impl Link {
         match timeout(self.settings.connect_timeout * 2, declared).await {
             Ok(declared) => declared,
             Err(_) => Err(RabbitError::Away("the broker does not answer a declaration".into())),
+        }
+    }
+
+    /// How the queues are that were declared.
+    pub async fn queues(&self) -> Result<Vec<Queue>, RabbitError> {
+        let looking = async {
+            let channel = self.connection.create_channel().await;
+            let channel = channel.map_err(|error| RabbitError::of("open a channel", &error))?;
+            let seen = look(&channel, &self.settings).await?;
+            channel.close(200, "OK".into()).await.ok();
+            Ok(seen)
+        };
+        match timeout(LOOK, looking).await {
+            Ok(seen) => seen,
+            Err(_) => Err(RabbitError::Away("the broker does not tell how its queues are".into())),
         }
     }
 
@@ -171,7 +171,7 @@ impl Drop for Socket {
 }
 
 /// Keeps a handle of a socket, so that it can be ended whoever has it.
-fn keep(socket: &impl AsFd, kept: &Mutex<Option<OwnedFd>>) -> std::io::Result<()> {
+fn keep(socket: &impl AsFd, kept: &Mutex<Option<OwnedFd>>) -> io::Result<()> {
     let own = socket.as_fd().try_clone_to_owned()?;
     // What a silent broker does not acknowledge is not waited for longer than it is listened to.
     sockopt::set_tcp_user_timeout(&own, USER_TIMEOUT_MS).ok();
@@ -179,17 +179,61 @@ fn keep(socket: &impl AsFd, kept: &Mutex<Option<OwnedFd>>) -> std::io::Result<()
     Ok(())
 }
 
+/// Connects to one of the broker's addresses, with TLS if that is wanted.
+async fn open(
+    settings: &Settings,
+    socket: &Socket,
+) -> Result<AsyncTcpStream<Box<dyn Wire>>, RabbitError> {
+    let away = |error: io::Error| {
+        RabbitError::Away(format!("connect to {}:{}: {error}", settings.host, settings.port))
+    };
+    let mut failed = io::Error::other("the name has no address");
+    let at = (settings.host.as_str(), settings.port);
+    for address in tokio::net::lookup_host(at).await.map_err(away)? {
+        let connected = timeout(settings.connect_timeout, TcpStream::connect(address)).await;
+        let stream = match connected.unwrap_or_else(|late| Err(late.into())) {
+            Ok(stream) => stream,
+            Err(error) => {
+                failed = error;
+                continue;
+            }
+        };
+        stream.set_nodelay(true).map_err(away)?;
+        keep(&stream, &socket.0).map_err(away)?;
+        return match &settings.tls {
+            None => Ok(wire::plain(stream)),
+            Some(tls) => wire::encrypted(stream, &settings.host, tls).await,
+        };
+    }
+    Err(away(failed))
+}
+
+fn silent(settings: &Settings) -> RabbitError {
+    RabbitError::Away(format!("{}:{} does not answer", settings.host, settings.port))
+}
+
 fn refused(settings: &Settings, error: &lapin::Error) -> RabbitError {
+    // A broker refuses a certificate only after TLS is there. Why is not always heard: it may have
+    // ended the connection before that was read.
+    if let lapin::ErrorKind::IOError(ended) = error.kind()
+        && settings.tls.is_some()
+    {
+        return wire::refused(ended).unwrap_or_else(|| {
+            RabbitError::Away(format!(
+                "{}:{} has ended the connection: {ended}; one that asks for a certificate and does \
+                 not believe what it is shown does so: bus.rabbitmq.client_cert",
+                settings.host, settings.port
+            ))
+        });
+    }
     let to = format!("connect to {}:{}", settings.host, settings.port);
     RabbitError::of(&to, error)
 }
 
 fn uri(settings: &Settings) -> AMQPUri {
     AMQPUri {
-        scheme: match settings.tls {
-            Some(_) => AMQPScheme::AMQPS,
-            None => AMQPScheme::AMQP,
-        },
+        // lapin does no TLS here.
+        scheme: AMQPScheme::AMQP,
         authority: AMQPAuthority {
             userinfo: AMQPUserInfo {
                 username: settings.user.clone(),

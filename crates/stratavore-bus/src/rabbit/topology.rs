@@ -12,7 +12,7 @@ use super::{RabbitError, Settings};
 /// Takes events that no queue is bound for, so that they are not lost before somebody binds one.
 pub const UNROUTED: &str = "stratavore.unrouted";
 /// Takes what a consumer has failed on too often.
-pub(super) const DEAD: &str = "stratavore.dead";
+pub const DEAD: &str = "stratavore.dead";
 
 /// What our own queues hold at most; of the unrouted and dead the oldest go first.
 const MAX_BYTES: i64 = 256 << 20;
@@ -20,6 +20,34 @@ const MAX_BYTES: i64 = 256 << 20;
 const KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
 /// How often a consumer may fail on a message.
 const DELIVERIES: i64 = 5;
+
+/// How a queue is that was declared here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    pub name: String,
+    /// That wait to be taken.
+    pub messages: u32,
+    pub consumers: u32,
+}
+
+/// Looks at the queues that [`declare`] declares. A missing one ends `channel`.
+pub(super) async fn look(
+    channel: &Channel,
+    settings: &Settings,
+) -> Result<Vec<Queue>, RabbitError> {
+    let dead = (!settings.queues.is_empty()).then_some(DEAD);
+    let own = settings.queues.iter().map(String::as_str);
+    let mut seen = Vec::new();
+    for name in [UNROUTED].into_iter().chain(dead).chain(own) {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = channel.queue_declare(short(name)?, options, FieldTable::default()).await;
+        let found =
+            found.map_err(|error| RabbitError::of(&format!("look at the queue {name}"), &error))?;
+        let (messages, consumers) = (found.message_count(), found.consumer_count());
+        seen.push(Queue { name: name.into(), messages, consumers });
+    }
+    Ok(seen)
+}
 
 /// Declares everything. A refusal ends `channel`.
 pub(super) async fn declare(channel: &Channel, settings: &Settings) -> Result<(), RabbitError> {

@@ -3,5 +3,7 @@
 
 mod contract;
 mod link;
+mod queues;
 mod relays;
 mod rig;
+mod tls;

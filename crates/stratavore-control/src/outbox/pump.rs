@@ -272,11 +272,13 @@ impl Term {
             self.tell(Health::Waiting, what).await;
             return Ok(());
         }
+        let now = self.monotonic();
+        self.queues.look(link, now, &self.settings).await;
         let problem = match self.window.refused() {
-            0 => "",
-            _ => "some events are not taken: a queue that they are for is full",
+            0 => self.queues.problem().to_owned(),
+            _ => "some events are not taken: a queue that they are for is full".to_owned(),
         };
-        self.tell(Health::Connected, problem).await;
+        self.tell(Health::Connected, &problem).await;
         Ok(())
     }
 

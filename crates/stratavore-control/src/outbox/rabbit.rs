@@ -21,6 +21,7 @@ use stratavore_store::StoreError;
 
 use super::duty;
 use super::pump::SILENT_MIN;
+use super::queues::Queues;
 use super::window::Window;
 use crate::control::Control;
 use crate::error::Error;
@@ -48,6 +49,9 @@ pub struct RabbitSettings {
     /// An event that the broker refuses so often, and for so long, is set aside.
     pub refusals_max: u32,
     pub refused_for: Duration,
+    /// How often the queues are looked at, and how long one may have messages and no consumer.
+    pub queues_every: Duration,
+    pub unread_for: Duration,
     /// For whoever looks at the destination: JSON, without a secret.
     pub shown: String,
 }
@@ -87,6 +91,7 @@ pub(super) struct Term {
     pub(super) replays: VecDeque<(DeadLetter, Event)>,
     /// How long a broker may confirm nothing.
     pub(super) patience: Duration,
+    pub(super) queues: Queues,
     /// What the store knows about how it goes.
     told: Option<(Health, String)>,
 }
@@ -152,6 +157,7 @@ impl Term {
             dead: dead.into_iter().collect(),
             replays: VecDeque::new(),
             patience: SILENT_MIN,
+            queues: Queues::default(),
             told: None,
         }))
     }

@@ -8,21 +8,28 @@ use stratavore_testkit::trial::Trial;
 use stratavore_testkit::world::{Ran, World, is_gone, rows, until};
 
 /// Hosts, each with a state directory and a daemon of its own.
-struct Hosts {
-    database: TestPostgres,
-    worlds: Vec<World>,
+pub(crate) struct Hosts {
+    pub(crate) database: TestPostgres,
+    pub(crate) worlds: Vec<World>,
 }
 
 impl Hosts {
     /// The first of them keeps the CA; none has joined.
     fn new(labels: &[&str]) -> Self {
+        Self::with_times(labels, "")
+    }
+
+    /// The same, where some times are shorter than usual.
+    fn with_times(labels: &[&str], times: &str) -> Self {
         let database = database();
         let worlds: Vec<World> = labels
             .iter()
             .map(|labels| {
                 let node = format!("node:\n  listen: 127.0.0.1:0\n  {labels}\n");
                 let settings = database.settings(&database.socket_dir);
-                World::with_config(&format!("{settings}\n{node}"))
+                let mut world = World::with_config(&format!("{settings}\n{node}"));
+                world.set_env("STRATAVORE_TEST_TIMES", times);
+                world
             })
             .collect();
         let hosts = Self { database, worlds };
@@ -33,33 +40,37 @@ impl Hosts {
         hosts
     }
 
-    fn joined(labels: &[&str]) -> Self {
-        let hosts = Self::new(labels);
+    pub(crate) fn joined(labels: &[&str]) -> Self {
+        Self::joined_with_times(labels, "")
+    }
+
+    pub(crate) fn joined_with_times(labels: &[&str], times: &str) -> Self {
+        let hosts = Self::with_times(labels, times);
         for world in &hosts.worlds[1..] {
             hosts.join(world, &hosts.token()).ok();
         }
         hosts
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.worlds[0].run(["nodes", "token"]).ok().stdout().trim().to_owned()
     }
 
     /// Makes the host join with this token.
-    fn join(&self, world: &World, token: &str) -> Ran {
+    pub(crate) fn join(&self, world: &World, token: &str) -> Ran {
         let file = world.path("token");
         fs::write(&file, token).unwrap();
         world.run(["nodes", "join", "--token-file", file.to_str().unwrap()])
     }
 
-    fn id(&self, which: usize) -> String {
+    pub(crate) fn id(&self, which: usize) -> String {
         let nodes = self.worlds[which].json(&["nodes"]);
         let here = rows(&nodes).iter().find(|node| node["here"] == true);
         here.expect("it knows its own node")["id"].as_str().unwrap().to_owned()
     }
 
     /// Launches at the first host, wherever it is to go.
-    fn launch(&self, name: &str, options: &[&str], argv: &[&str]) -> Ran {
+    pub(crate) fn launch(&self, name: &str, options: &[&str], argv: &[&str]) -> Ran {
         let start = ["launch", "--project", "p", "--assistant", "generic", "--name", name];
         let all = start.iter().chain(options).chain(&["--format", "json", "--"]).chain(argv);
         self.worlds[0].run(all.copied())

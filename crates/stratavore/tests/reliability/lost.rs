@@ -55,11 +55,13 @@ fn t_idem_a_lost_answer_is_found_again_by_its_key() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join(database.socket().file_name().unwrap());
     let to_database = Proxy::unix(&socket, &database.socket());
-    // The first one's ways are bad, the second one shares its database.
-    let worlds = [directory.path(), &database.socket_dir]
+    // The first one's ways are bad; the others share its database.
+    let worlds = [directory.path(), &database.socket_dir, &database.socket_dir]
         .map(|way| World::with_config(&database.settings(way)));
     worlds[0].project("demo");
-    worlds[1].run(["daemon", "start"]).ok();
+    for world in &worlds[1..] {
+        world.run(["daemon", "start"]).ok();
+    }
     let door = directory.path().join("d.sock");
     let to_daemon = Proxy::unix(&door, &worlds[0].path("run/d.sock"));
 
@@ -82,7 +84,7 @@ fn t_idem_a_lost_answer_is_found_again_by_its_key() {
             };
             to_database.lift();
             to_daemon.lift();
-            let by = &worlds[dice.below(2)];
+            let by = &worlds[dice.below(3)];
             let again = insist(by, &worlds[0], launches, &key).await;
             [first, again, insist(&worlds[0], &worlds[0], launches, &key).await]
         });

@@ -24,6 +24,7 @@ mod pgkill;
 mod pidreuse;
 mod poison;
 mod printing;
+mod queues;
 mod quota;
 mod record;
 mod schema;

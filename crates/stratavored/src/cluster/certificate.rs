@@ -20,16 +20,21 @@ use stratavore_core::{NodeId, Timestamp};
 use stratavore_proto::runner_dir::write_durably;
 
 use super::{digest, other};
+use crate::times::or_as_tested;
 
 /// Under which nodes have their names; no server of this name exists.
 const DOMAIN: &str = "node.stratavore.internal";
-/// How long a node's certificate holds.
-pub(crate) const NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
+const NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How far clocks of hosts may differ.
 const SKEW: Duration = Duration::from_secs(300);
 /// Comes before what a node signs to show that it holds a key, so that nothing else it signs is one.
 const POSSESSION: &[u8] = b"stratavore: this key is mine\0";
+
+/// How long a node's certificate holds.
+pub(crate) fn node_life() -> Duration {
+    or_as_tested("node_life", NODE_LIFE)
+}
 
 /// The name that a node's certificate is for.
 pub(crate) fn name_of(node: NodeId) -> String {
@@ -147,7 +152,7 @@ impl Authority {
         let public_key = Public::proven(public_key, proof, what)?;
         let mut params = CertificateParams::new(vec![name_of(node)]).map_err(other)?;
         params.distinguished_name.push(DnType::CommonName, node.to_string());
-        valid_for(&mut params, now, NODE_LIFE);
+        valid_for(&mut params, now, node_life());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -22,13 +22,14 @@ use tonic::{Request, Response, Status};
 use super::{Cluster, certificate};
 use crate::grpc::{Api, problem, serve_nodes};
 use crate::peer::Visitor;
+use crate::times::or_as_tested;
 
 /// Handshakes that are under way at a time; others wait in the kernel.
 const HANDSHAKES: usize = 64;
 /// Connections that are accepted and not yet served.
 const QUEUE: usize = 16;
 /// Hosts without a certificate that are served at a time, and for how long each: one request.
-const STRANGERS: usize = 32;
+pub(super) const STRANGERS: usize = 32;
 const STRANGER: std::time::Duration = std::time::Duration::from_secs(30);
 /// The largest request of a stranger.
 const REQUEST_MAX: usize = 16 << 10;
@@ -73,6 +74,7 @@ async fn accept(
     let stopping = cluster.control().supervisor().stopping().clone();
     let room = Arc::new(Semaphore::new(HANDSHAKES));
     let seats = Arc::new(Semaphore::new(STRANGERS));
+    let stranger = or_as_tested("stranger", STRANGER);
     let mut tls = cluster.tls();
     loop {
         let accepting = async {
@@ -120,7 +122,7 @@ async fn accept(
                         tracing::warn!(%from, "too many hosts without a certificate are here");
                         return;
                     };
-                    let wire = Wire::new(stream, (), tokio::time::sleep(STRANGER), seat);
+                    let wire = Wire::new(stream, (), tokio::time::sleep(stranger), seat);
                     strangers.send(Ok(wire)).await.ok();
                 }
                 Err(error) => {

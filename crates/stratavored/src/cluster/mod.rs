@@ -12,6 +12,8 @@ mod certificate;
 mod join;
 mod listen;
 mod peers;
+#[cfg(test)]
+mod strangers;
 mod tls;
 
 use std::fmt::Write;
@@ -28,12 +30,14 @@ use stratavore_core::clock::Clock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use certificate::{Authority, Identity, NODE_LIFE};
+use crate::times::or_as_tested;
+use certificate::{Authority, Identity, node_life};
 pub(crate) use listen::serve;
 pub(crate) use peers::Peers;
 use tls::Tls;
 
-/// How often it is looked whether the certificate has to be renewed, or the cluster has a CA by now.
+/// How often it is looked whether the certificate has to be renewed, or the cluster has a CA by now;
+/// more often if that is a large part of its life.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long a node that was removed may still be served over a connection that stood before.
 const GUESTS_EVERY: Duration = Duration::from_secs(3);
@@ -194,7 +198,8 @@ impl Cluster {
                 tracing::warn!(error, "this node's place in the cluster could not be looked after");
             }
             said = now;
-            if stopping.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_none() {
+            let pause = LOOK_EVERY.min(renew_after() / 8);
+            if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
         }
@@ -259,7 +264,7 @@ impl Cluster {
     fn is_due(&self) -> bool {
         let written = certificate::written(&self.inner.own_dir);
         let now = self.inner.clock.now();
-        written.is_some_and(|at| now.duration_since(at).unsigned_abs() > NODE_LIFE * 2 / 3)
+        written.is_some_and(|at| now.duration_since(at).unsigned_abs() > renew_after())
     }
 
     fn get_ready(&self, ca: &str) -> io::Result<()> {
@@ -272,6 +277,11 @@ impl Cluster {
         self.inner.tls.send_replace(Some(Arc::new(tls)));
         Ok(())
     }
+}
+
+/// How old a certificate is when it is renewed.
+fn renew_after() -> Duration {
+    or_as_tested("renew_after", node_life() * 2 / 3)
 }
 
 fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
-    use crate::cluster::certificate::{Authority, Identity, holder};
+    use crate::cluster::certificate::{self, Authority, Identity, holder};
 
     struct Host {
         node: NodeId,
@@ -198,7 +198,7 @@ mod tests {
         assert!(meet(&a, &c, one.node).await.is_err());
         assert!(meet(&c, &b, stranger.node).await.is_err());
         // Nor one whose certificate is over.
-        let late = host(4, &ours, super::super::NODE_LIFE * 2);
+        let late = host(4, &ours, certificate::node_life() * 2);
         assert!(meet(&a, &tls(&late, &ours), one.node).await.is_err());
         assert!(meet(&tls(&late, &ours), &b, late.node).await.is_err());
     }

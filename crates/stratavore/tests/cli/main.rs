@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod backup;
 mod bad_days;
+mod compose;
 mod config;
 mod crash;
 mod events;
@@ -14,8 +16,10 @@ mod nobody_home;
 mod nodes;
 mod projects;
 mod recover;
+mod renewal;
 mod restart;
 mod retention;
+mod runbooks;
 mod screen;
 mod upgrade;
 mod usage;

@@ -7,6 +7,7 @@ use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::limits::Limits;
 use stratavore_core::liveness::Liveness;
 use stratavore_core::name::Name;
+use stratavore_core::node::Profile;
 use stratavore_core::project::Project;
 use stratavore_core::quota::Quota;
 
@@ -62,7 +63,7 @@ pub(crate) async fn node(store: &Store) -> anyhow::Result<NodeId> {
         seen_at: at(0),
         stopped_at: None,
     };
-    store.daemon_started(&node, &daemon).await?;
+    store.daemon_started(&node, &daemon, &Profile::default()).await?;
     Ok(id)
 }
 

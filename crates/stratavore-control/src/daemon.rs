@@ -70,8 +70,11 @@ impl Control {
     /// Makes itself known, adopts what runs, and starts the background tasks. Requests may come
     /// before and after.
     pub async fn start(&self) -> Result<(), Error> {
-        let before = self.inner.store.daemon_started(&self.inner.node, &self.inner.daemon).await?;
-        if before.is_some_and(|node| node.boot_id != self.inner.node.boot_id) {
+        let (node, daemon) = (&self.inner.node, &self.inner.daemon);
+        let profile = &self.inner.settings.profile;
+        let started = self.inner.store.daemon_started(node, daemon, profile).await?;
+        self.scheduled(started.scheduling.unwrap_or_default());
+        if started.before.is_some_and(|node| node.boot_id != self.inner.node.boot_id) {
             match self.write_off_before_boot().await {
                 Ok(lost) => tracing::info!(
                     lost,
@@ -83,8 +86,6 @@ impl Control {
                 ),
             }
         }
-        self.tell_profile(false).await?;
-        self.look_at_scheduling().await?;
         let strays = self.strays().await?;
         if !strays.is_empty() {
             tracing::info!(runners = strays.len(), "adopting what runs on this host");

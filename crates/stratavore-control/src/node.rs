@@ -109,7 +109,7 @@ impl Control {
         self.inner.scheduling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn scheduled(&self, scheduling: Scheduling) {
+    pub(crate) fn scheduled(&self, scheduling: Scheduling) {
         *self.scheduling() = scheduling;
     }
 

@@ -1,5 +1,6 @@
 //! Finding runners again: by their directories and locks, never by their pids alone.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -28,13 +29,13 @@ pub struct Discovery {
 impl Runtime {
     /// Runners that something lives of: their lock is held, or a process carries their mark.
     pub fn strays(&self) -> io::Result<Vec<RunnerId>> {
-        let mut strays = kill::marked_runners();
-        for (id, dir) in RunnerDir::all(&self.settings.runners)? {
-            if dir.is_locked().unwrap_or(false) {
-                strays.insert(id);
-            }
-        }
-        Ok(strays.into_iter().filter(|id| self.dir(*id).exists()).collect())
+        let dirs = RunnerDir::all(&self.settings.runners)?;
+        // All processes of the host are looked at for marks: not where none could be ours.
+        let marked = if dirs.is_empty() { HashSet::new() } else { kill::marked_runners() };
+        let lives = |(id, dir): &(RunnerId, RunnerDir)| {
+            marked.contains(id) || dir.is_locked().unwrap_or(false)
+        };
+        Ok(dirs.into_iter().filter(lives).map(|(id, _)| id).collect())
     }
 
     /// Runners whose directory was not changed for so long and whose lock is free.

@@ -4,20 +4,24 @@ use sqlx::types::Text;
 use stratavore_core::caller::By;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::event::NewEvent;
+use stratavore_core::node::{Profile, Scheduling};
 use stratavore_core::{DaemonId, NodeId, Timestamp};
 
 use crate::error::doing;
 use crate::retry::retried;
 use crate::tx::{Lane, on};
-use crate::value::{DbTime, without_nul};
+use crate::value::{DbTime, count, to_json, without_nul};
 use crate::{Store, StoreError, node};
 
 const NODE: &str = "SELECT id, hostname, boot_id, seen_at FROM nodes WHERE id = $1";
 
 const NODE_WRITE: &str =
-    "INSERT INTO nodes (id, hostname, boot_id, seen_at) VALUES ($1, $2, $3, $4)
+    "INSERT INTO nodes (id, hostname, boot_id, seen_at, labels, capacity, address)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (id) DO UPDATE
-        SET hostname = excluded.hostname, boot_id = excluded.boot_id, seen_at = excluded.seen_at";
+        SET hostname = excluded.hostname, boot_id = excluded.boot_id, seen_at = excluded.seen_at,
+            labels = excluded.labels, capacity = excluded.capacity, address = excluded.address
+    RETURNING scheduling";
 
 const INSERT: &str =
     "INSERT INTO daemons (id, node_id, version, pid, started_at, seen_at, stopped_at)
@@ -58,9 +62,17 @@ struct DaemonRow {
     stopped_at: Option<DbTime>,
 }
 
+/// What a daemon is told that has just started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The node as it was before, with the boot id of that time; `None` if it is new.
+    pub before: Option<Node>,
+    /// Whether the node takes runners; `None` if it was removed.
+    pub scheduling: Option<Scheduling>,
+}
+
 impl Store {
-    /// Records that a daemon has started on a node, and answers the node as it was before, with the
-    /// boot id of that time; `None` if it is new.
+    /// Records that a daemon has started on a node, and what that node says of itself.
     ///
     /// The caller holds the node's state directory, so every earlier daemon of the node is gone:
     /// what leases they held are free from now on, by the daemon's clock.
@@ -70,11 +82,13 @@ impl Store {
         &self,
         node: &Node,
         daemon: &Daemon,
-    ) -> Result<Option<Node>, StoreError> {
+        profile: &Profile,
+    ) -> Result<Started, StoreError> {
         for (what, text) in [
-            ("a host name", &node.hostname),
+            ("a host name", node.hostname.as_str()),
             ("a boot id", &node.boot_id),
             ("a version", &daemon.version),
+            ("the address of a node", profile.address.as_deref().unwrap_or_default()),
         ] {
             without_nul(what, text)?;
         }
@@ -89,14 +103,16 @@ impl Store {
             let before: Option<NodeRow> =
                 on!(tx, |conn| sqlx::query_as(NODE).bind(Text(node.id)).fetch_optional(conn).await)
                     .map_err(doing("reading a node"))?;
-            on!(tx, |conn| sqlx::query(NODE_WRITE)
+            let scheduling: String = on!(tx, |conn| sqlx::query_scalar(NODE_WRITE)
                 .bind(Text(node.id))
                 .bind(&node.hostname)
                 .bind(&node.boot_id)
                 .bind(DbTime(node.seen_at))
-                .execute(conn)
-                .await
-                .map(drop))
+                .bind(to_json(&profile.labels))
+                .bind(profile.capacity.map(count))
+                .bind(&profile.address)
+                .fetch_one(conn)
+                .await)
             .map_err(doing("recording a node"))?;
             on!(tx, |conn| sqlx::query(INSERT)
                 .bind(Text(daemon.id))
@@ -119,12 +135,13 @@ impl Store {
                 .map(drop))
             .map_err(doing("freeing leases of earlier daemons"))?;
             tx.commit().await?;
-            Ok(before.map(|row| Node {
+            let before = before.map(|row| Node {
                 id: row.id.0,
                 hostname: row.hostname,
                 boot_id: row.boot_id,
                 seen_at: row.seen_at.0,
-            }))
+            });
+            Ok(Started { before, scheduling: Scheduling::parse(&scheduling) })
         })
     }
 

@@ -56,6 +56,7 @@ mod value;
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
+pub use daemon::Started;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};

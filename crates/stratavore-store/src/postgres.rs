@@ -59,14 +59,14 @@ pub(crate) async fn open(
     let pools = [common.clone(), vital.clone()];
     let first = future::join_all(pools.iter().map(PgPool::acquire));
     // What is in their way is told by whoever looks, or by whoever needs them next.
-    let schema = match future::select(pin!(migrate(at, pool)), pin!(first)).await {
-        Either::Left((looked, first)) => {
-            let schema = looked?;
-            drop(first.await);
-            schema
-        }
-        Either::Right((_, looking)) => looking.await?,
+    let (schema, first) = match future::select(pin!(migrate(at, pool)), pin!(first)).await {
+        Either::Left((looked, first)) => (looked?, first.await),
+        Either::Right((first, looking)) => (looking.await?, first),
     };
+    // Dropped, they would be given back a moment too late for who comes next.
+    for mut connection in first.into_iter().flatten() {
+        connection.return_to_pool().await;
+    }
     Ok((common, vital, deadline, schema))
 }
 

@@ -29,6 +29,9 @@ const LIST: &str = "SELECT record, l.epoch, l.at, cpu_ms, memory, processes, out
     FROM runners LEFT JOIN runner_liveness AS l ON l.runner_id = runners.id AND l.epoch = runners.epoch
     ORDER BY created_at DESC, runners.id DESC LIMIT $1";
 
+const ROOM: &str = "CREATE TABLE kept (text text NOT NULL)";
+const KEEP: &str = "INSERT INTO kept (text) VALUES ($1)";
+
 /// One connection, with the durability that the store has.
 pub enum Bare {
     Postgres(Box<PgConnection>),
@@ -66,6 +69,24 @@ impl Bare {
         match self {
             Bare::Postgres(conn) => sqlx::query_scalar(SQL).fetch_one(&mut **conn).await,
             Bare::Sqlite(conn) => sqlx::query_scalar(SQL).fetch_one(&mut **conn).await,
+        }
+    }
+
+    /// Makes room for [`Bare::keep`], in a database of its own.
+    pub async fn make_room(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => sqlx::query(ROOM).execute(&mut **conn).await.map(drop),
+            Bare::Sqlite(conn) => sqlx::query(ROOM).execute(&mut **conn).await.map(drop),
+        }
+    }
+
+    /// Commits one row that holds `text`.
+    pub async fn keep(&mut self, text: &str) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => {
+                sqlx::query(KEEP).bind(text).execute(&mut **conn).await.map(drop)
+            }
+            Bare::Sqlite(conn) => sqlx::query(KEEP).bind(text).execute(&mut **conn).await.map(drop),
         }
     }
 

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::event::NewEvent;
-use stratavore_store::{Store, StoreError, on_both_databases};
+use stratavore_core::node::{Profile, Scheduling};
+use stratavore_store::{Started, Store, StoreError, on_both_databases};
 
 use crate::given::{self, at};
 
@@ -10,12 +11,22 @@ on_both_databases! {
     async fn a_start_answers_the_node_as_it_was(db: TestStore) {
         let store = db.store();
         let node = given::host("boot-1");
-        assert_eq!(store.daemon_started(&node, &given::daemon_on(&node)).await.unwrap(), None);
+        let profile = Profile { capacity: Some(3), ..Profile::default() };
+        let begun = async |node: &Node, daemon: &Daemon| {
+            store.daemon_started(node, daemon, &profile).await.unwrap()
+        };
+        let first = begun(&node, &given::daemon_on(&node)).await;
+        assert_eq!(first, Started { before: None, scheduling: Some(Scheduling::Open) });
+        assert_eq!(store.node_list().await.unwrap()[0].profile, profile);
+        store.node_schedule(node.id, Scheduling::Cordoned, &"ada".into(), at(2)).await.unwrap();
         let rebooted = Node { boot_id: "boot-2".into(), seen_at: at(60), ..node.clone() };
         let daemon = given::daemon_on(&rebooted);
-        assert_eq!(store.daemon_started(&rebooted, &daemon).await.unwrap(), Some(node));
+        let second = begun(&rebooted, &daemon).await;
+        let scheduling = Some(Scheduling::Cordoned);
+        assert_eq!(second, Started { before: Some(node), scheduling });
         // Repeated, as after an answer that was lost: no second daemon.
-        assert_eq!(store.daemon_started(&rebooted, &daemon).await.unwrap(), Some(rebooted));
+        let again = begun(&rebooted, &daemon).await;
+        assert_eq!(again, Started { before: Some(rebooted), scheduling });
         assert_eq!(store.daemon_list().await.unwrap().len(), 2);
     }
 
@@ -23,7 +34,7 @@ on_both_databases! {
         let store = db.store();
         let node = given::host("boot-1");
         let daemon = given::daemon_on(&node);
-        store.daemon_started(&node, &daemon).await.unwrap();
+        store.daemon_started(&node, &daemon, &Profile::default()).await.unwrap();
         let event = NewEvent::new("node.runners_removed", serde_json::json!({ "runners": [] }));
         let tell = |store: Store| {
             let (id, event) = (node.id, event.clone());
@@ -47,7 +58,7 @@ on_both_databases! {
         let store = db.store();
         let node = given::host("boot-1");
         let daemon = given::daemon_on(&node);
-        store.daemon_started(&node, &daemon).await.unwrap();
+        store.daemon_started(&node, &daemon, &Profile::default()).await.unwrap();
         for second in [20, 10] {
             store.daemon_seen(daemon.id, at(second)).await.unwrap();
         }
@@ -56,7 +67,8 @@ on_both_databases! {
         }
         let expected = Daemon { seen_at: at(20), stopped_at: Some(at(30)), ..daemon.clone() };
         assert_eq!(store.daemon_list().await.unwrap(), [expected]);
-        let before = store.daemon_started(&node, &given::daemon_on(&node)).await.unwrap().unwrap();
-        assert_eq!(before.seen_at, at(20), "the node was seen with its daemon");
+        let next = given::daemon_on(&node);
+        let started = store.daemon_started(&node, &next, &Profile::default()).await.unwrap();
+        assert_eq!(started.before.unwrap().seen_at, at(20), "the node was seen with its daemon");
     }
 }

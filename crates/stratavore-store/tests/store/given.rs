@@ -7,6 +7,7 @@ use stratavore_core::event::NewEvent;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, Reference};
+use stratavore_core::node::Profile;
 use stratavore_core::project::Project;
 use stratavore_core::quota::Quota;
 use stratavore_core::restart::{Backoff, RestartPolicy};
@@ -87,7 +88,7 @@ pub(crate) fn daemon_on(node: &Node) -> Daemon {
 /// A node that a daemon has been on.
 pub(crate) async fn node(store: &Store) -> NodeId {
     let node = host("boot-1");
-    store.daemon_started(&node, &daemon_on(&node)).await.unwrap();
+    store.daemon_started(&node, &daemon_on(&node), &Profile::default()).await.unwrap();
     node.id
 }
 

@@ -84,7 +84,7 @@ fn world_with_a_clock() -> World {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     world.set_env("LD_PRELOAD", &shim.display().to_string());
     world.set_env("TIMESHIFT_FILE", &file.display().to_string());
-    world.project("demo");
+    world.large_project("demo");
     world
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The tests are the ordinary ones; those that count trials leave a line for each
 //! (`stratavore_testkit::trial`). Nothing here judges: a report is written of a failed run too.
+//!
+//! Full counts take hours, and may be run a part at a time. Each promise keeps the latest full run of
+//! it, with the commit that it was of, and `RELIABILITY-FULL.md` is written of all of these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -10,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stratavore_testkit::postgres::newest_bin;
 use stratavore_testkit::trial::REPORT_VARIABLE;
 
@@ -19,14 +22,20 @@ use crate::test::{self, Length};
 use crate::workspace::{Workspace, cargo};
 
 const REPORT: &str = "RELIABILITY.md";
+const FULL_REPORT: &str = "RELIABILITY-FULL.md";
+/// What the full report is made of.
+const FULL_COUNTS: &str = "docs/full-counts.json";
 /// How long the soak goes on, in seconds; read by its test.
 const SOAK_VARIABLE: &str = "STRATAVORE_TEST_SOAK_SECONDS";
 /// The soak's test, by its name.
 const SOAK: &str = "soak::";
 
 /// One line of a trial's.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct Line {
+    /// Of a full run that is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
     test: String,
     promise: String,
     seed: Option<String>,
@@ -38,7 +47,7 @@ struct Line {
     controls: Vec<Control>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct Measured {
     n: u64,
     p50_us: u64,
@@ -46,7 +55,7 @@ struct Measured {
     max_us: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct Control {
     what: String,
     caught: bool,
@@ -119,15 +128,39 @@ pub(crate) fn reliability(arguments: &[String]) -> anyhow::Result<()> {
         steps.finish()?;
         bail!("no trial was counted; is there a test of that name?");
     }
-    let report = report(&asked, &facts(began.elapsed())?, &lines);
-    if asked.only.is_none() && asked.soak.is_none() {
-        let path = Workspace::read()?.root.join(REPORT);
-        fs::write(&path, &report).with_context(|| format!("cannot write {}", path.display()))?;
+    let facts = facts(began.elapsed())?;
+    let root = Workspace::read()?.root;
+    let write = |name: &str, text: &str| {
+        let path = root.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
-    } else {
-        println!("{report}");
+        anyhow::Ok(())
+    };
+    match (asked.length, asked.soak, &asked.only) {
+        (Length::Short, None, None) => write(REPORT, &report(&asked, &facts, &lines))?,
+        (Length::Long, None, _) => {
+            let before = fs::read_to_string(root.join(FULL_COUNTS)).unwrap_or_else(|_| "[]".into());
+            let before = serde_json::from_str(&before).context(FULL_COUNTS)?;
+            let all = kept(before, &lines, &facts[0].1);
+            write(FULL_COUNTS, &(serde_json::to_string_pretty(&all)? + "\n"))?;
+            let lasting = facts.iter().filter(|(what, _)| !["commit", "took"].contains(what));
+            let lasting: Vec<_> = lasting.cloned().collect();
+            write(FULL_REPORT, &report(&asked, &lasting, &all))?;
+        }
+        (Length::Short, _, _) | (Length::Long, Some(_), _) => {
+            println!("{}", report(&asked, &facts, &lines));
+        }
     }
     steps.finish()
+}
+
+/// The latest full run of each promise: of `before`, and of `lines`, which are of this `commit`.
+fn kept(before: Vec<Line>, lines: &[Line], commit: &str) -> Vec<Line> {
+    let new = merged(lines).into_iter().map(|line| Line { commit: Some(commit.into()), ..line });
+    let all = before.into_iter().chain(new);
+    let latest: BTreeMap<_, _> =
+        all.map(|line| ((line.test.clone(), line.promise.clone()), line)).collect();
+    latest.into_values().collect()
 }
 
 fn read(text: &str) -> anyhow::Result<Vec<Line>> {
@@ -205,7 +238,7 @@ fn report(asked: &Asked, facts: &[(&str, String)], lines: &[Line]) -> String {
     let caught = controls.iter().filter(|control| control.caught).count();
     let tier = match asked.length {
         Length::Short => "commit (small counts, the ones of `make test`)",
-        Length::Long => "full",
+        Length::Long => "full, each promise at the commit that it was last run in full at",
     };
     let mut text = format!(
         "# What was tried, and what broke\n\n\
@@ -222,9 +255,12 @@ fn report(asked: &Asked, facts: &[(&str, String)], lines: &[Line]) -> String {
     text.push_str(
         "\nNo failure in n trials is no proof of none ever: the bound is what the rate of failures \
          is below with 95 % confidence, 3/n.\n\n\
-         | test | what must hold | n | violations | bound | measured | controls |\n\
-         |---|---|--:|--:|--:|---|---|\n",
+         | test | what must hold | n | violations | bound | measured | controls |",
     );
+    let with_commits = lines.iter().any(|line| line.commit.is_some());
+    text.push_str(if with_commits { " commit |\n" } else { "\n" });
+    text.push_str("|---|---|--:|--:|--:|---|---|");
+    text.push_str(if with_commits { "---|\n" } else { "\n" });
     for line in &lines {
         let bound = match (line.violations, line.n) {
             (0, 1..) => format!("< {}", percent(3.0 / line.n as f64)),
@@ -244,18 +280,12 @@ fn report(asked: &Asked, facts: &[(&str, String)], lines: &[Line]) -> String {
             .iter()
             .map(|c| format!("{}: {}", c.what, if c.caught { "caught" } else { "**MISSED**" }))
             .collect();
-        row(
-            &mut text,
-            &[
-                &line.test,
-                &line.promise,
-                &line.n.to_string(),
-                &line.violations.to_string(),
-                &bound,
-                &measured.join("; "),
-                &controls.join("; "),
-            ],
-        );
+        let (n, violations) = (line.n.to_string(), line.violations.to_string());
+        let (measured, controls) = (measured.join("; "), controls.join("; "));
+        let mut cells =
+            vec![&*line.test, &line.promise, &n, &violations, &bound, &measured, &controls];
+        cells.extend(line.commit.as_deref());
+        row(&mut text, &cells);
     }
     let broken: Vec<&Line> = lines.iter().filter(|line| line.violations > 0).collect();
     if !broken.is_empty() {
@@ -331,5 +361,29 @@ mod tests {
         assert!(bad.contains("**1 violations in 20 trials") && bad.contains("**MISSED**"), "{bad}");
         assert!(bad.contains("seed 7: it is gone"), "{bad}");
         read("not json").unwrap_err();
+    }
+
+    #[test]
+    fn each_promise_keeps_its_latest_full_run() {
+        let line = |promise: &str, n: u64| {
+            format!(
+                r#"{{"test":"T-SURV","promise":"{promise}","seed":null,"n":{n},"violations":0,
+                "words":[],"counted":{{}},"measured":{{}},"controls":[]}}"#
+            )
+            .replace('\n', " ")
+        };
+        let first = read(&format!("{}\n{}", line("a", 1), line("b", 2))).unwrap();
+        let first = kept(Vec::new(), &first, "one");
+        let second = read(&format!("{}\n{}", line("b", 3), line("b", 4))).unwrap();
+        let all = kept(first, &second, "two");
+        let told = all.iter().map(|line| (&*line.promise, line.n, line.commit.as_deref()));
+        assert_eq!(told.collect::<Vec<_>>(), [("a", 1, Some("one")), ("b", 7, Some("two"))]);
+        let asked = asked(&["--tier", "full"]).unwrap();
+        let text = report(&asked, &[], &all);
+        assert!(
+            text.contains("| controls | commit |\n|---|---|--:|--:|--:|---|---|---|\n"),
+            "{text}"
+        );
+        assert!(text.contains("| T-SURV | b | 7 | 0 |") && text.contains("| two |"), "{text}");
     }
 }

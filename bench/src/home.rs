@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use stratavore_proto::client::Client;
 use stratavore_proto::v1::{LaunchRunners, Runner, WaitRunner};
+use stratavore_testkit::postgres::TestPostgres;
 
 use crate::Lab;
 
@@ -149,6 +150,17 @@ fn without_settings(command: &mut Command) {
         }
     }
     command.env_remove("TMUX");
+}
+
+/// The part of a daemon's settings that names this database.
+pub(crate) fn on_postgres(server: &TestPostgres) -> String {
+    format!(
+        "store:\n  url: postgres\n  postgres:\n    host: {}\n    port: {}\n    database: {}\n    user: {}\n",
+        server.socket_dir.display(),
+        server.port,
+        server.database,
+        server.user
+    )
 }
 
 /// Runs a command to its end for what it prints.

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
 use crate::Lab;
+use crate::bare::Steps;
 use crate::home::{Home, PROJECT, succeed};
 use crate::peer::{Dtach, Tmux};
 use crate::report::{Row, Target};
@@ -120,6 +121,18 @@ pub(crate) fn one(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         dtach.end(&name);
         Ok(executed)
     };
+    let steps = Steps::start()?;
+    let mut by_steps = || {
+        let mut ask = steps.ask(&argv)?;
+        ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assistant.forget();
+        let began = Instant::now();
+        let mut child = ask.spawn()?;
+        assistant.executed()?;
+        let executed = ms_since(began);
+        ensure!(child.wait()?.success(), "the bare launch failed");
+        Ok(executed)
+    };
     // What the command adds to the request: a start of the program, and a connection.
     let mut asked = || {
         let began = Instant::now();
@@ -127,13 +140,20 @@ pub(crate) fn one(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         Ok(ms_since(began))
     };
     let rounds = lab.rounds.max(20);
-    let [by_command, by_request, by_tmux, by_dtach, by_list] =
-        in_turns(rounds, [&mut command, &mut request, &mut session, &mut bare, &mut asked])?;
+    let [by_command, by_request, by_tmux, by_dtach, by_list, by_steps] = in_turns(
+        rounds,
+        [&mut command, &mut request, &mut session, &mut bare, &mut asked, &mut by_steps],
+    )?;
     let tmux = "`tmux new-session -d`";
     Ok(vec![
         Row::new("launch by command, to assistant executed", "ms", &by_command)
             .against(tmux, &by_tmux)
             .target(Target::AtMost(1.5)),
+        // What nothing can do in less that commits before it starts, and starts it behind an agent.
+        Row::new("launch by command, to assistant executed", "ms", &by_command)
+            .against("its bare steps: a command, two commits, an agent, a program", &by_steps)
+            .target(Target::AtMost(1.3)),
+        Row::new("its bare steps", "ms", &by_steps).against(tmux, &by_tmux),
         Row::new("launch by command, to assistant executed", "ms", &by_command)
             .against("`stratavore projects list`", &by_list),
         Row::new("launch over an open connection, to assistant executed", "ms", &by_request)

@@ -170,8 +170,10 @@ pub(crate) fn shpool(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     };
     let socket = tempfile::Builder::new().prefix("peer-").tempdir()?;
     let socket = socket.path().join("s").display().to_string();
-    let shpool = Built::start(program, "shpool", &["--socket", &socket, "daemon"])?;
-    shpool.until_answers(&["--socket", &socket, "list"])?;
+    // A command that finds no daemon would start one of its own, which nothing here ends.
+    let own = ["--socket", &socket, "--no-daemonize"];
+    let shpool = Built::start(program, "shpool", &[&own[..], &["daemon"]].concat())?;
+    shpool.until_answers(&[&own[..], &["list"]].concat())?;
     let home = Home::new(lab)?;
     let client = home.client()?;
     let (paint, typed) = (words(&["paint"])?, words(&["echo"])?);
@@ -183,7 +185,7 @@ pub(crate) fn shpool(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let attach = |name: &str, play: &[String]| {
         // Who was attached before was killed, and the daemon may not have seen that yet.
         let play = play.join(" ");
-        shpool.command(&["--socket", &socket, "attach", "--force", "--cmd", &play, name])
+        shpool.command(&[&own[..], &["attach", "--force", "--cmd", &play, name]].concat())
     };
     let mut ours = || until_full(home.cli(["attach", &painted.id]));
     let mut by_shpool = || until_full(attach("painted", &paint));
@@ -197,6 +199,7 @@ pub(crate) fn shpool(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let mut at_shpool = Typist::at(attach("echo", &typed))?;
     let [echoed, echoed_by_shpool] =
         in_turns(TYPED, [&mut || at_socket.key(), &mut || at_shpool.key()])?;
+    succeed(&mut shpool.command(&[&own[..], &["kill", "painted", "echo"]].concat()))?;
     let echoes = || Row::new(echo, "ms", &echoed).against("shpool", &echoed_by_shpool);
     Ok(vec![
         Row::new(full, "ms", &attached).against("`shpool attach`", &attached_by_shpool),

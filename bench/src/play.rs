@@ -11,7 +11,7 @@ use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, STATEMENT_TIMEOUT, Settings, TlsMode,
 };
 
-use crate::relay;
+use crate::{bare, relay};
 
 /// What stands at the end of a full screen.
 pub(crate) const FULL: &str = "END-OF-SCREEN";
@@ -30,6 +30,9 @@ pub(crate) fn play(arguments: &[String]) -> anyhow::Result<()> {
     match arguments.as_slice() {
         ["paint"] => paint(),
         ["echo"] => echo(),
+        ["ask", socket, argv @ ..] => bare::ask(socket, argv),
+        ["admit", socket, agents, file] => bare::admit(socket, agents, file),
+        ["start", agents, argv @ ..] => bare::start(agents, argv),
         ["view", socket] => relay::view(socket),
         ["pass", from, to] => relay::pass(from, to),
         ["hold", socket, argv @ ..] => relay::hold(socket, argv),

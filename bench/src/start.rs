@@ -11,7 +11,7 @@ use stratavore_proto::v1::StatusRequest;
 use stratavore_store::testing::TestStore;
 
 use crate::Lab;
-use crate::home::{Home, succeed};
+use crate::home::{Home, on_postgres, succeed};
 use crate::play::words;
 use crate::report::{Row, Target};
 use crate::sample::{Samples, in_turns, ms_since};
@@ -65,11 +65,7 @@ pub(crate) fn to_ready(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let db = lab.runtime.block_on(TestStore::postgres());
     let server = db.server().context("a PostgreSQL server")?;
     let (host, port) = (server.socket_dir.display().to_string(), server.port.to_string());
-    let yaml = format!(
-        "store:\n  url: postgres\n  postgres:\n    host: {host}\n    port: {port}\n    database: {}\n    user: {}\n",
-        server.database, server.user
-    );
-    let postgres = Home::with_config(lab, &yaml)?;
+    let postgres = Home::with_config(lab, &on_postgres(server))?;
     succeed(&mut postgres.cli(["daemon", "stop"]))?;
 
     let once = |mut command: Command| {

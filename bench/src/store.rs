@@ -179,9 +179,12 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let node = wait.block_on(given::node(db.store()))?;
 
     let (round, other) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    let ours = |clients: usize| -> anyhow::Result<f64> {
+    let one_store = [db.store().clone()];
+    let three_stores =
+        [db.store().clone(), wait.block_on(db.another()), wait.block_on(db.another())];
+    let ours = |stores: &[Store], clients: usize| -> anyhow::Result<f64> {
         round.set(round.get() + 1);
-        wait.block_on(admissions(db.store().clone(), node, clients, round.get()))
+        wait.block_on(admissions(stores, node, clients, round.get()))
     };
     let bare = |script: &Path, clients: usize| -> anyhow::Result<f64> {
         other.set(other.get() + 1);
@@ -211,11 +214,13 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         Ok(rate.parse()?)
     };
     let (two, four) = (script.path(), all_rows.path());
-    let [one, sixteen, two_one, two_sixteen, four_one, four_sixteen] = in_turns(
-        lab.rounds,
+    let [one, sixteen, of_three, two_one, two_sixteen, four_one, four_sixteen] = in_turns(
+        // Seven sides of some thousand transactions each.
+        lab.rounds.min(7),
         [
-            &mut || ours(1),
-            &mut || ours(CLIENTS),
+            &mut || ours(&one_store, 1),
+            &mut || ours(&one_store, CLIENTS),
+            &mut || ours(&three_stores, CLIENTS),
             &mut || bare(two, 1),
             &mut || bare(two, CLIENTS),
             &mut || bare(four, 1),
@@ -226,30 +231,35 @@ pub(crate) fn launches(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         "launch transactions, one daemon on PostgreSQL, 1 client",
         format!("the same, {CLIENTS} clients"),
     );
+    let three = format!("the same, {CLIENTS} clients on the pools of three daemons");
     let against = "the bare transaction in pgbench, of two rows";
     let against_all = "the bare transaction in pgbench, of the four rows that ours has";
     Ok(vec![
         Row::new(what, "/s", &one).against(against, &two_one).target(Target::AtLeast(0.7)),
         Row::new(&same, "/s", &sixteen).against(against, &two_sixteen).target(Target::AtLeast(0.7)),
+        Row::new(&three, "/s", &of_three)
+            .against(against, &two_sixteen)
+            .target(Target::AtLeast(0.7)),
+        Row::new(&three, "/s", &of_three).against("one daemon's", &sixteen),
         Row::new(what, "/s", &one).against(against_all, &four_one),
         Row::new(&same, "/s", &sixteen).against(against_all, &four_sixteen),
     ])
 }
 
-/// Admissions a second of so many clients at once.
+/// Admissions a second of so many clients at once, who take the stores in turn.
 async fn admissions(
-    store: Store,
+    stores: &[Store],
     node: stratavore_core::NodeId,
     clients: usize,
     round: u32,
 ) -> anyhow::Result<f64> {
     let mut projects = Vec::new();
     for number in 0..clients * LAUNCHES / TO_A_PROJECT {
-        projects.push(given::project(&store, &format!("ours-{round}-{number}")).await?);
+        projects.push(given::project(&stores[0], &format!("ours-{round}-{number}")).await?);
     }
     let mut tasks = tokio::task::JoinSet::new();
     let began = Instant::now();
-    for of_client in projects.chunks(LAUNCHES / TO_A_PROJECT) {
+    for (of_client, store) in projects.chunks(LAUNCHES / TO_A_PROJECT).zip(stores.iter().cycle()) {
         let (store, projects) = (store.clone(), of_client.to_vec());
         tasks.spawn(async move {
             for number in 0..LAUNCHES {

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use stratavore_testkit::postgres::{self, Server};
+use stratavore_testkit::rabbit;
 
 use crate::install::PROGRAMS;
-use crate::machine::{self, Need, on_path};
+use crate::machine::{self, Need, has_venv, on_path};
 use crate::step;
 use crate::workspace::{Workspace, cargo};
 
@@ -19,6 +20,8 @@ const PEERS: &[Need] = &[
         package: "postgresql",
         is_met: || postgres::newest_bin().is_some(),
     },
+    Need { what: "a RabbitMQ broker", package: "rabbitmq-server", is_met: rabbit::is_installed },
+    Need { what: "Python's venv, for a consumer", package: "python3-venv", is_met: has_venv },
     Need { what: "tmux, a peer", package: "tmux", is_met: || on_path("tmux") },
     Need { what: "dtach, a peer", package: "dtach", is_met: || on_path("dtach") },
 ];

@@ -35,7 +35,7 @@ const NEEDS: &[Need] = &[
     Need { what: "iptables", package: "iptables", is_met: || is_installed("iptables") },
 ];
 
-fn has_venv() -> bool {
+pub(crate) fn has_venv() -> bool {
     let mut python = Command::new("python3");
     let tried = python.args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status();
     tried.is_ok_and(|status| status.success())

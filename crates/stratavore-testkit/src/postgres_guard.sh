@@ -52,7 +52,10 @@ setpriv "$@" "$bin/initdb" --pgdata "$dir/data" --username postgres --auth trust
 # Nothing in an ordinary one must survive a crash, so nothing is synced. The time zone is one that
 # no test can mistake for the host's by luck.
 case $safety in
-durable) safety="-c fsync=on -c synchronous_commit=on -c full_page_writes=on" ;;
+durable)
+    # When something was committed is kept as well, for measuring.
+    safety="-c fsync=on -c synchronous_commit=on -c full_page_writes=on -c track_commit_timestamp=on"
+    ;;
 *) safety="-c fsync=off -c synchronous_commit=off -c full_page_writes=off" ;;
 esac
 # Ours, to be used where "$@" are others.

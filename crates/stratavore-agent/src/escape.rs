@@ -16,7 +16,7 @@ const ESC: u8 = 0x1b;
 pub(crate) enum Piece<'a> {
     /// Whole characters and control characters; bytes that are no UTF-8 too.
     Text(&'a [u8]),
-    /// A whole escape sequence. A control character inside a CSI is left where it stands.
+    /// A whole escape sequence. What a terminal does at once or passes over is left where it stands.
     Sequence(&'a [u8]),
     /// A part of a control string that is too long to be kept.
     Overlong(&'a [u8]),
@@ -27,6 +27,8 @@ enum State {
     #[default]
     Ground,
     Escape,
+    /// After ESC and a byte that only the last one gives a meaning.
+    Intermediate,
     Csi,
     /// In a control string; true if BEL ends it (OSC).
     String(bool),
@@ -117,9 +119,10 @@ impl Cutter {
                     self.state = State::Escape;
                     at.saturating_sub(1)
                 }
-                State::Escape | State::Csi if byte == ESC => at,
+                State::Escape | State::Intermediate | State::Csi if byte == ESC => at,
                 State::Ground
                 | State::Escape
+                | State::Intermediate
                 | State::Csi
                 | State::String(_)
                 | State::StringEscape(_) => start,
@@ -148,7 +151,8 @@ impl Cutter {
     }
 }
 
-/// The state after `byte`, and whether the sequence ends with it.
+/// The state after `byte`, and whether the sequence ends with it. In a sequence the cell model does
+/// control characters at once and passes over DEL and what is no ASCII; here they stay where they are.
 fn step(state: State, byte: u8) -> (State, bool) {
     match (state, byte) {
         (State::String(bel), ESC) => (State::StringEscape(bel), false),
@@ -161,9 +165,10 @@ fn step(state: State, byte: u8) -> (State, bool) {
         (State::Escape, b'[') => (State::Csi, false),
         (State::Escape, b']') => (State::String(true), false),
         (State::Escape, b'P' | b'X' | b'^' | b'_') => (State::String(false), false),
-        (State::Escape, 0x00..=0x2f) => (State::Escape, false),
-        (State::Escape | State::Csi, 0x80..) => (State::Ground, true),
-        (State::Escape, _) => (State::Ground, true),
+        (State::Escape, 0x20..=0x2f) => (State::Intermediate, false),
+        (State::Escape, 0x00..=0x1f | 0x7f..) => (State::Escape, false),
+        (State::Intermediate, 0x00..=0x2f | 0x7f..) => (State::Intermediate, false),
+        (State::Escape | State::Intermediate, _) => (State::Ground, true),
         (State::Csi, 0x40..=0x7e) => (State::Ground, true),
         (State::Csi, _) => (State::Csi, false),
         (State::Ground, _) => (State::Ground, false),

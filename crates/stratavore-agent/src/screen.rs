@@ -11,6 +11,7 @@ mod charset;
 mod extra;
 mod flood;
 
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -257,10 +258,15 @@ impl Model {
             Piece::Sequence(sequence) if flood::is_color(sequence) => self.stretch.push(sequence),
             Piece::Sequence(sequence) => {
                 self.settle();
-                self.charsets.note(sequence);
+                let meant = meant(sequence);
+                self.charsets.note(&meant);
                 let cells = self.cells.screen();
-                match self.extra.note(sequence, cells) {
-                    Some(instead) => self.cells.process(&instead),
+                match self.extra.note(&meant, cells) {
+                    Some(instead) => {
+                        let controls = sequence[1..].iter().copied().filter(|byte| *byte < b' ');
+                        self.cells.process(&controls.collect::<Vec<_>>());
+                        self.cells.process(&instead);
+                    }
                     None => self.cells.process(sequence),
                 }
             }
@@ -332,6 +338,17 @@ impl Model {
         out.extend_from_slice(screen.attributes_formatted().as_bytes());
         out.extend_from_slice(&self.extra.origin(alternate, screen.cursor_position()));
     }
+}
+
+/// A sequence without what a terminal passes over in one, or does before it: what is noted of it and
+/// what the cell model makes of it must be the same.
+fn meant(sequence: &[u8]) -> Cow<'_, [u8]> {
+    let counts = |byte: &u8| matches!(byte, b' '..=b'~');
+    if sequence[1..].iter().all(counts) {
+        return Cow::Borrowed(sequence);
+    }
+    let rest = sequence[1..].iter().copied().filter(counts);
+    Cow::Owned(std::iter::once(sequence[0]).chain(rest).collect())
 }
 
 #[cfg(test)]

@@ -98,6 +98,22 @@ fn a_drawing_restores_what_a_viewer_sees() {
 }
 
 #[test]
+fn what_a_terminal_passes_over_in_a_sequence_does_not_hide_it() {
+    for stream in [
+        &b"\x1b[3;5r\x1b[?6h\x1bM\x1b\xc5D\x1b[99999A\x1b[65535;65535H\x1b[0;\xb0r"[..],
+        b"\x1b[3;5r\x1b[?6h\x1b\x80\x80\xc4c7\xaf",
+        b"\x1b[3;5r\x1b[?6h\x1b[6\x1b[\xff\xff\xff0;0r",
+        // What is done before the sequence that it stands in.
+        b"\x1b[2;4\nr\x1b[?\r6h\x1b[99Bx\x1b[0;\n0ry",
+        b"\x1b[?1047\nh\x1b(\x800lqk",
+        // What looks like the beginning of a string.
+        b"\x1b(Pa\x1b*Xb\x1b [c\x1b[3;5rd",
+    ] {
+        assert_draws_itself(stream);
+    }
+}
+
+#[test]
 fn both_buffers_are_restored() {
     let full = "shell $ vim\r\n\x1b]2;vim\x07\x1b[?1049h\x1b[H\x1b[7mfull screen\x1b[m\x1b[5;9H";
     assert_draws_itself(full.as_bytes());

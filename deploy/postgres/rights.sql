@@ -16,5 +16,9 @@ REVOKE UPDATE, DELETE ON events, audit_seals, audit_checkpoints FROM stratavore_
 GRANT UPDATE (position) ON events TO stratavore_app;
 REVOKE DELETE ON audit_keys FROM stratavore_app;
 
+-- What was moved into files is removed by a function, which looks for itself that it was and is old.
+REVOKE UPDATE, DELETE ON record_trims FROM stratavore_app;
+GRANT EXECUTE ON FUNCTION record_remove(bigint) TO stratavore_app;
+
 -- Which migrations were applied, and which programs may work on them, is for the owner to say.
 REVOKE INSERT, UPDATE, DELETE ON _sqlx_migrations, schema_compatibility FROM stratavore_app;

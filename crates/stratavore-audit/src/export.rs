@@ -21,6 +21,8 @@ pub enum Line {
     KeyChange(String),
     /// A checkpoint, as a signed note.
     Checkpoint(String),
+    /// The records before were moved into files, as a signed note.
+    Trimmed(String),
 }
 
 /// A record as it stands in its line.

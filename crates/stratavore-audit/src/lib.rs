@@ -16,6 +16,7 @@ mod content;
 mod export;
 mod mac;
 mod note;
+mod trim;
 mod verify;
 
 pub use chain::{Chain, Frontier, HASH_LEN, Hash};
@@ -23,6 +24,7 @@ pub use content::Content;
 pub use export::{Line, Record, line, record_line};
 pub use mac::{MacError, MacKey, Writer};
 pub use note::{Checkpoint, KeyChange, NoteError, PrivateKey, PublicKey, Trust};
+pub use trim::Trim;
 pub use verify::{Checks, Fault, Report, Verifier};
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -133,7 +133,7 @@ impl PrivateKey {
         write_private(path, text.as_bytes())
     }
 
-    fn note(&self, text: &str) -> String {
+    pub(crate) fn note(&self, text: &str) -> String {
         let mut signature = self.public.hash().to_vec();
         signature.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
         format!("{text}\n{DASH}{} {}\n", self.public.name, STANDARD.encode(signature))
@@ -171,7 +171,7 @@ impl Checkpoint {
 }
 
 /// The text of a note, with its last line break, and its signatures.
-fn split(note: &str) -> Result<(&str, &str), NoteError> {
+pub(crate) fn split(note: &str) -> Result<(&str, &str), NoteError> {
     if note.len() > NOTE_MAX || !note.ends_with('\n') {
         return Err(NoteError::Form);
     }
@@ -259,6 +259,17 @@ impl Trust {
         } else {
             Ok(checkpoint)
         }
+    }
+
+    /// False: it is signed by a key of another log.
+    pub(crate) fn is_signed_for(
+        &self,
+        note: &str,
+        origin: &str,
+        size: u64,
+    ) -> Result<bool, NoteError> {
+        let by = self.signer(note, size)?;
+        Ok(self.keys[by].key.name == origin)
     }
 
     /// Which of the keys has signed the note. Signatures of keys that are not known are passed over.

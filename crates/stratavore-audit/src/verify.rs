@@ -4,6 +4,9 @@
 //! that were kept elsewhere do: what is before one of them cannot change, end earlier, or be that of
 //! another log.
 //!
+//! A record whose older part was moved into files begins where a signed note says. Those files are
+//! exports as well: one after the other they are one record.
+//!
 //! Records are hashed on several threads: each line names the hash that its successor builds on.
 
 use std::collections::BTreeMap;
@@ -14,7 +17,7 @@ use memchr::{memchr, memrchr};
 
 use crate::chain::{Frontier, Hash, genesis, leaf_in};
 use crate::export::Record;
-use crate::{Line, MacKey, PublicKey, Trust};
+use crate::{Line, MacKey, PublicKey, Trim, Trust};
 
 /// What is read at once, of each thread.
 const BLOCK: usize = 2 << 20;
@@ -66,7 +69,10 @@ pub struct Checks {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub origin: String,
+    /// How many records were verified.
     pub records: u64,
+    /// Those up to here were moved into files, which were not verified.
+    pub trimmed: u64,
     /// Different sizes at which the root was compared with a signed one.
     pub checkpoints: u64,
     /// The last position that a checkpoint covers.
@@ -92,18 +98,48 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// `found` are the checkpoints that came with the records.
+    /// `found` are the checkpoints that came with the records; `trim` is where these begin, if that
+    /// is not at the beginning.
     pub fn new(
         origin: &str,
         trust: &Trust,
+        trim: Option<&str>,
         found: &[String],
         given: &[(String, String)],
         mac: Option<MacKey>,
     ) -> Result<Self, Fault> {
-        let mut wanted: BTreeMap<u64, (Hash, String)> = BTreeMap::new();
-        let found = found.iter().map(|note| ("the record", note));
-        let all = given.iter().map(|(from, note)| (from.as_str(), note)).chain(found);
-        for (from, note) in all {
+        let report =
+            Report { origin: origin.into(), given: given.len() as u64, ..Report::default() };
+        let mut verifier = Self {
+            last: genesis(origin),
+            next: 1,
+            tree: Frontier::default(),
+            pending: Vec::new(),
+            wanted: BTreeMap::new(),
+            mac,
+            report,
+        };
+        if let Some(note) = trim {
+            let trim = trimmed(origin, trust, note)?;
+            verifier.report.trimmed = trim.upto;
+            (verifier.last, verifier.next, verifier.tree) =
+                (trim.hash, trim.upto + 1, trim.frontier);
+        }
+        let given = given.iter().map(|(from, note)| (from.as_str(), note.as_str()));
+        verifier.want(trust, given)?;
+        verifier.want(trust, found.iter().map(|note| ("the record", note.as_str())))?;
+        Ok(verifier)
+    }
+
+    /// Takes in checkpoints that what comes has to fit. Those of what came before are compared with
+    /// what is known of it.
+    fn want<'n>(
+        &mut self,
+        trust: &Trust,
+        notes: impl Iterator<Item = (&'n str, &'n str)>,
+    ) -> Result<(), Fault> {
+        let origin = self.report.origin.clone();
+        for (from, note) in notes {
             let checkpoint = trust
                 .checkpoint(note)
                 .map_err(|why| Fault::of_whole(format!("a checkpoint in {from}: {why}")))?;
@@ -114,7 +150,7 @@ impl Verifier {
                     "the checkpoint of size {size} in {from} is of another log, {other}"
                 )));
             }
-            match wanted.get(&size) {
+            match self.wanted.get(&size) {
                 Some((known, whence)) if *known != root => {
                     return Err(Fault::at(
                         size,
@@ -123,21 +159,39 @@ impl Verifier {
                         ),
                     ));
                 }
-                Some(_) => {}
-                None => {
-                    wanted.insert(size, (root, from.to_owned()));
+                None if size > self.tree.size() => {
+                    self.wanted.insert(size, (root, from.to_owned()));
                 }
+                None if size == self.tree.size() && self.tree.root() != root => {
+                    return Err(not_signed(size, from));
+                }
+                // What is in files is compared where they are verified.
+                Some(_) | None => {}
             }
+            self.report.covered = self.report.covered.max(size);
         }
-        let report = Report {
-            origin: origin.into(),
-            given: given.len() as u64,
-            covered: wanted.keys().next_back().copied().unwrap_or(0),
-            ..Report::default()
+        Ok(())
+    }
+
+    /// Goes on with another export, which has to begin where this one has ended.
+    fn go_on(&mut self, trust: &Trust, head: &Head) -> Result<(), Fault> {
+        self.take_pending()?;
+        let (origin, size) = (self.report.origin.clone(), self.tree.size());
+        if head.origin.as_ref() != Some(&origin) {
+            return Err(Fault::of_whole("the files are of different logs"));
+        }
+        let Some(note) = &head.trimmed else {
+            return Err(Fault::at(size + 1, "here another file begins anew with the first record"));
         };
-        let last = genesis(origin);
-        let (tree, pending) = (Frontier::default(), Vec::new());
-        Ok(Self { last, next: 1, tree, pending, wanted, mac, report })
+        let trim = trimmed(&origin, trust, note)?;
+        if trim.upto != size {
+            let what = format!("here a file is missing: the next one goes on after {}", trim.upto);
+            return Err(Fault::at(size + 1, what));
+        }
+        if (trim.hash, &trim.frontier) != (self.last, &self.tree) {
+            return Err(Fault::at(size + 1, "the next file goes on with another record"));
+        }
+        self.want(trust, head.checkpoints.iter().map(|note| ("the record", note.as_str())))
     }
 
     /// Takes whole lines of records in.
@@ -197,23 +251,21 @@ impl Verifier {
         let size = self.tree.size();
         let Some((root, from)) = self.wanted.remove(&size) else { return Ok(()) };
         if self.tree.root() != root {
-            return Err(Fault::at(
-                size,
-                format!(
-                    "what is recorded up to here is not what was signed in the checkpoint in {from}"
-                ),
-            ));
+            return Err(not_signed(size, &from));
         }
         self.report.checkpoints += 1;
         Ok(())
     }
 
+    fn take_pending(&mut self) -> Result<(), Fault> {
+        let pending = std::mem::take(&mut self.pending);
+        pending.into_iter().try_for_each(|hash| self.take(hash))
+    }
+
     /// Nothing more comes.
     pub fn end(mut self) -> Result<Report, Fault> {
-        for hash in std::mem::take(&mut self.pending) {
-            self.take(hash)?;
-        }
-        self.report.records = self.tree.size();
+        self.take_pending()?;
+        self.report.records = self.tree.size() - self.report.trimmed;
         match self.wanted.pop_last() {
             Some((size, (_, from))) if size > 0 => Err(Fault::at(
                 self.tree.size() + 1,
@@ -227,58 +279,79 @@ impl Verifier {
 
     /// Verifies a whole export.
     pub fn export(
-        mut reader: impl Read,
+        reader: impl Read,
         checks: &Checks,
         threads: usize,
     ) -> Result<Result<Report, Fault>, io::Error> {
-        let mut head = Head::default();
-        let mut verifier: Option<Verifier> = None;
-        let wanted = (BLOCK * threads.max(1)) as u64;
-        let mut read = |buffer: &mut Vec<u8>| reader.by_ref().take(wanted).read_to_end(buffer);
-        let (mut buffer, mut next) = (Vec::new(), Vec::new());
-        let mut came = read(&mut buffer)?;
-        while !buffer.is_empty() {
-            let Some(whole) = memrchr(b'\n', &buffer).filter(|_| came > 0) else {
-                if came == 0 {
-                    return Ok(Err(Fault::of_whole("the last line is cut off")));
-                }
-                came = read(&mut buffer)?;
-                continue;
-            };
-            let (mut block, rest) = buffer.split_at(whole + 1);
-            while verifier.is_none() && !block.is_empty() {
-                let end = memchr(b'\n', block).map_or(block.len(), |at| at + 1);
-                if block.starts_with(b"{\"position\"") {
-                    verifier = Some(match head.verifier(checks) {
-                        Ok(verifier) => verifier,
-                        Err(fault) => return Ok(Err(fault)),
-                    });
-                } else {
-                    if let Err(fault) = head.line(&block[..end]) {
-                        return Ok(Err(fault));
-                    }
-                    block = &block[end..];
-                }
+        Self::exports([Ok(reader)], checks, threads)
+    }
+
+    /// Verifies exports of which each goes on where the one before has ended.
+    pub fn exports<R: Read>(
+        readers: impl IntoIterator<Item = io::Result<R>>,
+        checks: &Checks,
+        threads: usize,
+    ) -> Result<Result<Report, Fault>, io::Error> {
+        let mut verifier = None;
+        for reader in readers {
+            if let Err(fault) = take_export(&mut verifier, reader?, checks, threads)? {
+                return Ok(Err(fault));
             }
-            next.clear();
-            next.extend_from_slice(rest);
-            came = match &mut verifier {
-                // The next block is read while this one is hashed.
-                Some(verifier) => match verifier.lines_while(block, threads, || read(&mut next)) {
-                    Ok(came) => came?,
-                    Err(fault) => return Ok(Err(fault)),
-                },
-                None => read(&mut next)?,
-            };
-            std::mem::swap(&mut buffer, &mut next);
         }
-        let verifier = match verifier.map_or_else(|| head.verifier(checks), Ok) {
-            Ok(verifier) => verifier,
-            Err(fault) => return Ok(Err(fault)),
-        };
+        let Some(verifier) = verifier else { return Ok(Err(Fault::of_whole(NO_EXPORT))) };
         let report = verifier.end();
         Ok(report.map(|report| Report { keys_were_given: !checks.keys.is_empty(), ..report }))
     }
+}
+
+/// Takes one export in, as the first or behind those before it.
+fn take_export(
+    verifier: &mut Option<Verifier>,
+    mut reader: impl Read,
+    checks: &Checks,
+    threads: usize,
+) -> Result<Result<(), Fault>, io::Error> {
+    let (mut head, mut in_records) = (Head::default(), false);
+    let wanted = (BLOCK * threads.max(1)) as u64;
+    let mut read = |buffer: &mut Vec<u8>| reader.by_ref().take(wanted).read_to_end(buffer);
+    let (mut buffer, mut next) = (Vec::new(), Vec::new());
+    let mut came = read(&mut buffer)?;
+    while !buffer.is_empty() {
+        let Some(whole) = memrchr(b'\n', &buffer).filter(|_| came > 0) else {
+            if came == 0 {
+                return Ok(Err(Fault::of_whole("the last line is cut off")));
+            }
+            came = read(&mut buffer)?;
+            continue;
+        };
+        let (mut block, rest) = buffer.split_at(whole + 1);
+        while !in_records && !block.is_empty() {
+            let end = memchr(b'\n', block).map_or(block.len(), |at| at + 1);
+            if block.starts_with(b"{\"position\"") {
+                if let Err(fault) = head.ended(verifier, checks) {
+                    return Ok(Err(fault));
+                }
+                in_records = true;
+            } else {
+                if let Err(fault) = head.line(&block[..end]) {
+                    return Ok(Err(fault));
+                }
+                block = &block[end..];
+            }
+        }
+        next.clear();
+        next.extend_from_slice(rest);
+        came = match verifier.as_mut().filter(|_| in_records) {
+            // The next block is read while this one is hashed.
+            Some(verifier) => match verifier.lines_while(block, threads, || read(&mut next)) {
+                Ok(came) => came?,
+                Err(fault) => return Ok(Err(fault)),
+            },
+            None => read(&mut next)?,
+        };
+        std::mem::swap(&mut buffer, &mut next);
+    }
+    Ok(if in_records { Ok(()) } else { head.ended(verifier, checks) })
 }
 
 /// The lines before the records.
@@ -288,6 +361,7 @@ struct Head {
     keys: Vec<PublicKey>,
     changes: Vec<String>,
     checkpoints: Vec<String>,
+    trimmed: Option<String>,
 }
 
 impl Head {
@@ -306,18 +380,42 @@ impl Head {
             },
             Ok(Line::KeyChange(note)) => self.changes.push(note),
             Ok(Line::Checkpoint(note)) => self.checkpoints.push(note),
+            Ok(Line::Trimmed(note)) => self.trimmed = Some(note),
             Err(_) => return Err(Fault::of_whole(NO_EXPORT)),
         }
         Ok(())
     }
 
-    fn verifier(&self, checks: &Checks) -> Result<Verifier, Fault> {
+    /// The records follow.
+    fn ended(&self, verifier: &mut Option<Verifier>, checks: &Checks) -> Result<(), Fault> {
         let origin = self.origin.as_deref().ok_or_else(|| Fault::of_whole(NO_EXPORT))?;
         let given = if checks.keys.is_empty() { &self.keys } else { &checks.keys };
         let changes = [checks.changes.as_slice(), &self.changes].concat();
         let trust = Trust::new(given, &changes);
-        Verifier::new(origin, &trust, &self.checkpoints, &checks.checkpoints, checks.mac.clone())
+        match verifier {
+            Some(verifier) => verifier.go_on(&trust, self),
+            None => {
+                let (trim, found) = (self.trimmed.as_deref(), &self.checkpoints);
+                let (given, mac) = (&checks.checkpoints, checks.mac.clone());
+                *verifier = Some(Verifier::new(origin, &trust, trim, found, given, mac)?);
+                Ok(())
+            }
+        }
     }
+}
+
+fn trimmed(origin: &str, trust: &Trust, note: &str) -> Result<Trim, Fault> {
+    let read = trust.trim(note);
+    let trim = read.map_err(|why| Fault::of_whole(format!("where the record begins: {why}")))?;
+    match trim.origin == origin {
+        true => Ok(trim),
+        false => Err(Fault::of_whole("it begins where another log does")),
+    }
+}
+
+fn not_signed(size: u64, from: &str) -> Fault {
+    let what = "what is recorded up to here is not what was signed in the checkpoint in";
+    Fault::at(size, format!("{what} {from}"))
 }
 
 const NO_EXPORT: &str = "it does not begin like an export of the record";
@@ -446,6 +544,7 @@ mod tests {
             let wanted = Report {
                 origin: ORIGIN.into(),
                 records: 100,
+                trimmed: 0,
                 checkpoints: 4,
                 covered: 99,
                 macs: 0,

@@ -48,6 +48,7 @@ keys! {
     "store.pool.idle_timeout": store.pool.idle_timeout = |g| duration(g, "10s", "1d"), Shown::shown;
     "store.pool.connect_timeout": store.pool.connect_timeout = |g| duration(g, "100ms", "5m"), Shown::shown;
     "store.pool.statement_timeout": store.pool.statement_timeout = |g| duration(g, "100ms", "1h"), Shown::shown;
+    "store.transaction_alarm": store.transaction_alarm = |g| duration(g, "1s", "1d"), Shown::shown;
 
     "bus.url": bus.url = BusUrl::read, displayed;
     "bus.rabbitmq.host": bus.rabbitmq.host = |g| text(g, "a host's name or address"), Shown::shown;
@@ -66,6 +67,8 @@ keys! {
     "bus.rabbitmq.connect_timeout": bus.rabbitmq.connect_timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
     "bus.rabbitmq.refusals_max": bus.rabbitmq.refusals_max = |g| count(g, 1, 1000), Shown::shown;
     "bus.rabbitmq.refused_for": bus.rabbitmq.refused_for = |g| duration(g, "0s", "7d"), Shown::shown;
+
+    "events.keep": events.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
 
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;

@@ -14,6 +14,7 @@ use crate::value::{Given, Wanted, choice};
 pub struct Config {
     pub store: Store,
     pub bus: Bus,
+    pub events: Events,
     pub agent: Agent,
     pub runner: Runner,
     pub node: Node,
@@ -23,11 +24,24 @@ pub struct Config {
     pub assistants: BTreeMap<String, AssistantSettings>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
     pub url: StoreUrl,
     pub postgres: Postgres,
     pub pool: Pool,
+    /// A transaction of anybody's that is open for longer is a problem.
+    pub transaction_alarm: Duration,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            url: StoreUrl::default(),
+            postgres: Postgres::default(),
+            pool: Pool::default(),
+            transaction_alarm: Duration::from_secs(300),
+        }
+    }
 }
 
 impl Store {
@@ -234,6 +248,13 @@ impl Default for Rabbitmq {
             refused_for: Duration::from_secs(600),
         }
     }
+}
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Events {
+    /// How long an event stays in the database before it is moved into a file; `None`: for ever.
+    pub keep: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

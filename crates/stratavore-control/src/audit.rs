@@ -40,8 +40,9 @@ impl Control {
         let Some(head) = store.audit_export_head().await? else {
             return Err(Error::invalid("nothing is sealed yet", "try again in some seconds"));
         };
+        let after = store.trimmed_upto().await?.unsigned_abs();
         let until = store.audit_head().await?.map_or(0, |(position, _)| position);
-        Ok(RecordExport { control: self.clone(), head: Some(head), after: 0, until })
+        Ok(RecordExport { control: self.clone(), head: Some(head), after, until })
     }
 
     /// Signs with another key from now on. The key before it introduces it.
@@ -93,6 +94,14 @@ impl RecordExport {
         }
         let rows = self.control.inner.store.audit_records(self.after, PAGE).await?;
         let mut lines = Vec::new();
+        if rows.first().is_some_and(|row| row.position != self.after + 1)
+            && self.control.inner.store.trimmed_upto().await?.unsigned_abs() > self.after
+        {
+            return Err(Error::invalid(
+                "a part of the record was moved into a file while it was read",
+                "try again",
+            ));
+        }
         for row in rows.iter().take_while(|row| row.position <= self.until) {
             row.write_line(&mut lines);
             self.after = row.position;

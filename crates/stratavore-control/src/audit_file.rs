@@ -29,7 +29,10 @@ impl AuditFiles {
     pub(crate) fn last_checkpoint(&self) -> io::Result<Option<Checkpoint>> {
         let seen = read(&self.path("checkpoints"))?.into_iter().filter_map(|line| match line {
             Line::Checkpoint(note) => Checkpoint::read(&note).ok(),
-            Line::StratavoreRecord { .. } | Line::Key(_) | Line::KeyChange(_) => None,
+            Line::StratavoreRecord { .. }
+            | Line::Key(_)
+            | Line::KeyChange(_)
+            | Line::Trimmed(_) => None,
         });
         Ok(seen.max_by_key(|checkpoint| checkpoint.size))
     }
@@ -46,7 +49,10 @@ impl AuditFiles {
             .into_iter()
             .filter_map(|line| match line {
                 Line::Key(text) => PublicKey::parse(&text),
-                Line::StratavoreRecord { .. } | Line::KeyChange(_) | Line::Checkpoint(_) => None,
+                Line::StratavoreRecord { .. }
+                | Line::KeyChange(_)
+                | Line::Checkpoint(_)
+                | Line::Trimmed(_) => None,
             })
             .collect();
         Ok((!keys.is_empty()).then(|| Trust::new(&keys, changes)))

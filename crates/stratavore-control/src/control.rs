@@ -58,6 +58,10 @@ pub struct Settings {
     pub launch_timeout: Duration,
     /// How long the directory of a runner that has ended is kept.
     pub keep_ended: Duration,
+    /// How long an event is kept in the database; `None`: for ever.
+    pub keep_events: Option<Duration>,
+    /// How long anybody's transaction may be open before the status tells of it.
+    pub transaction_alarm: Duration,
     pub backoff: Backoff,
     pub assistants: HashMap<String, AssistantSettings>,
     /// Further variables of the daemon's environment that all runners inherit.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
-use stratavore_store::PoolStatus;
+use stratavore_store::{OldTransaction, PoolStatus};
 
 use crate::control::Control;
 use crate::disk;
@@ -25,6 +25,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
 const RETENTION_EVERY: Duration = Duration::from_secs(3600);
+const TRIM_EVERY: Duration = Duration::from_secs(3600);
 const CHECK_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// The most of a shutdown's grace that is kept for the store.
@@ -151,6 +152,11 @@ impl Control {
             async move { control.seal().await }
         });
         let control = task(self);
+        supervisor.spawn_task("trim", TRIM_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.trim().await }
+        });
+        let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.check_store().await }
@@ -194,6 +200,12 @@ impl Control {
             match store.event_last_position().await {
                 Ok(position) => last_event_position = position,
                 Err(error) => note("look at the events", &error),
+            }
+            match store.old_transaction(self.inner.settings.transaction_alarm).await {
+                Ok(found) => problems.extend(found.map(|old| stale(&old))),
+                Err(error) => {
+                    problems.push(format!("look for old transactions: {}", chain(&error)))
+                }
             }
             match self.destination_problems().await {
                 Ok(found) => problems.extend(found),
@@ -281,4 +293,24 @@ impl Control {
         }
         self.inner.store.close().await;
     }
+}
+
+/// What is wrong with a transaction that stays open, and what to do.
+fn stale(old: &OldTransaction) -> String {
+    let OldTransaction { pid, user, application, address, open } = old;
+    let (user, application) = (user.escape_debug(), application.escape_debug());
+    let whence = if address.is_empty() { "this server" } else { address };
+    let (whose, end) = match pid {
+        0 => (format!("a {application} of {user}"), "end it: ROLLBACK PREPARED".to_owned()),
+        pid => (
+            format!("a transaction of {user} ({application}, process {pid}, from {whence})"),
+            format!("end it: SELECT pg_terminate_backend({pid})"),
+        ),
+    };
+    let minutes = open.as_secs() / 60;
+    format!(
+        "the database: {whose} is open for {minutes} min {} s; what is deleted is not tidied up \
+         meanwhile, and all gets slower; {end}",
+        open.as_secs() % 60
+    )
 }

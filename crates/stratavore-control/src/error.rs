@@ -102,6 +102,7 @@ impl Error {
                 StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
                 StoreError::Conflict { .. } => "conflict",
                 StoreError::Full { .. } => "disk_full",
+                StoreError::Trimmed { .. } => "trimmed",
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }
                 | StoreError::Unavailable { .. }
@@ -173,6 +174,9 @@ impl Error {
                 }
                 StoreError::IdempotencyReuse { .. } => "use a new key for a new request".into(),
                 StoreError::Conflict { .. } => "look at it again, then repeat".into(),
+                StoreError::Trimmed { upto, .. } => format!(
+                    "go on after position {upto}; what was before is in `audit/segments` of the host that seals"
+                ),
                 StoreError::Full { .. } => {
                     "free some space, then try again; runners that live go on meanwhile".into()
                 }

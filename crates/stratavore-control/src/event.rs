@@ -15,6 +15,8 @@ use crate::error::Error;
 const RELAY: &str = "relay";
 const RELAY_TTL: Duration = Duration::from_secs(30);
 const RELAY_BATCH: u32 = 256;
+/// How many batches are published between two looks at where the first pending event can be.
+const LOOK_EVERY: usize = 16;
 const PAGE: u32 = 500;
 const LIST_DEFAULT: u32 = 100;
 const LIST_MAX: u32 = 1000;
@@ -26,7 +28,7 @@ impl Control {
     /// A crash between the store and the bus loses nothing: subscribers read the store, and the
     /// bus only tells them to.
     pub(crate) async fn relay(&self) -> Result<String, Error> {
-        let mut published = 0;
+        let mut published = 0_usize;
         if self.inner.store.outbox_is_empty().await? {
             return Ok("0 published".into());
         }
@@ -34,6 +36,9 @@ impl Control {
             let Some(lease) = self.relay_lease().await? else {
                 return Ok("another daemon relays".into());
             };
+            if published > 0 && published.is_multiple_of(LOOK_EVERY * RELAY_BATCH as usize) {
+                self.inner.store.outbox_is_empty().await?;
+            }
             failpoint("relay_before_publish");
             match self.inner.store.outbox_publish(&lease, RELAY_BATCH).await {
                 Ok(events) => {

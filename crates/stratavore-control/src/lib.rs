@@ -32,6 +32,7 @@ mod runner;
 mod seal;
 mod start;
 mod supervisor;
+mod trim;
 mod upgrade;
 mod wishes;
 

@@ -226,7 +226,7 @@ impl Control {
     }
 
     /// The keys that this host trusts. The first that it meets is believed, and written down.
-    async fn trust(&self, keys: &[AuditKey]) -> Result<Trust, Error> {
+    pub(crate) async fn trust(&self, keys: &[AuditKey]) -> Result<Trust, Error> {
         let changes: Vec<String> = keys.iter().filter_map(|key| key.change.clone()).collect();
         let first = keys.first().map(|key| Line::Key(key.public.clone()));
         self.on_files(move |files| {
@@ -310,8 +310,18 @@ impl Control {
         let store = &self.inner.store;
         let known = self.on_files(|files| files.last_checkpoint()).await?;
         let latest = store.audit_checkpoint_latest().await?;
-        let mut chain = Chain::new(origin);
-        if let Some(known) = &known {
+        // What was moved into files is not looked at here any more.
+        let trim = match store.trim_last().await? {
+            Some(kept) => match trust.trim(&kept.note) {
+                Ok(trim) if trim.origin == origin => Some(trim),
+                Ok(_) => return alarm("it begins where another log does"),
+                Err(why) => return alarm(format!("it says that a part of it was moved: {why}")),
+            },
+            None => None,
+        };
+        let moved = trim.as_ref().map_or(0, |trim| trim.upto);
+        let mut chain = trim.map_or_else(|| Chain::new(origin), |trim| trim.chain());
+        if let Some(known) = known.as_ref().filter(|known| known.size >= moved) {
             let size = known.size;
             let Some(kept) = store.audit_checkpoint(size).await? else {
                 let latest = latest.map_or(0, |latest| latest.size);

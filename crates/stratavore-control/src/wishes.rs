@@ -28,7 +28,14 @@ impl Control {
         // Before the look: what comes meanwhile is found by the next one too.
         let upto = store.event_last_position().await?;
         let seen = self.inner.wishes_seen.load(Ordering::Relaxed);
-        let wished = if seen < 0 { self.stopping_here().await? } else { self.wished(seen).await? };
+        let wished = match seen {
+            ..0 => self.stopping_here().await?,
+            seen => match self.wished(seen).await {
+                // It has not looked for longer than events are kept.
+                Err(Error::Store(StoreError::Trimmed { .. })) => self.stopping_here().await?,
+                wished => wished?,
+            },
+        };
         let mut of_this_host = 0;
         for id in wished {
             match store.runner_get(id).await {

@@ -104,7 +104,7 @@ struct RecordRow {
 }
 
 #[derive(sqlx::FromRow)]
-struct CheckpointRow {
+pub(crate) struct CheckpointRow {
     size: i64,
     note: String,
     frontier: Vec<u8>,
@@ -297,7 +297,12 @@ impl Store {
         for change in keys.iter().filter_map(|key| key.change.clone()) {
             head.push_str(&line(&Line::KeyChange(change)));
         }
-        let mut after = 0;
+        // Those before may be gone in part.
+        let trim = self.trim_last().await?;
+        let mut after = trim.as_ref().map_or(0, |trim| trim.upto - 1);
+        if let Some(trim) = trim {
+            head.push_str(&line(&Line::Trimmed(trim.note)));
+        }
         loop {
             let checkpoints = self.audit_checkpoints(after, PAGE).await?;
             let Some(last) = checkpoints.last() else { return Ok(Some(head.into_bytes())) };

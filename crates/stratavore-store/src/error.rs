@@ -61,6 +61,12 @@ pub enum StoreError {
     )]
     SchemaNewer { found: i64, known: i64, needed: i64 },
 
+    #[error(
+        "the events after position {after} are in files by now; the oldest one here has position {}",
+        upto + 1
+    )]
+    Trimmed { after: i64, upto: i64 },
+
     /// No connection was free, or others kept the rows locked. Nothing was changed; try again.
     #[error("the database is too busy for {doing}; try again")]
     Busy { doing: &'static str, source: Cause },

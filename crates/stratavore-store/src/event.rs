@@ -243,7 +243,8 @@ impl Store {
     /// Published events with a position greater than `after`, in order, at most `limit`.
     ///
     /// A reader that goes on from the last position that it was given misses none and sees none
-    /// twice: positions are given in commit order, without gaps.
+    /// twice: positions are given in commit order, without gaps. One that would miss some because
+    /// they are in files by now is refused with [`StoreError::Trimmed`].
     pub async fn event_list(
         &self,
         after: i64,
@@ -261,6 +262,14 @@ impl Store {
             query.build_query_as().fetch_all(conn).await
         })
         .map_err(doing("listing events"))?;
+        drop(reader);
+        // After the look: what was removed before it is known to be by now.
+        if rows.first().and_then(|row| row.position) != Some(after + 1) {
+            let upto = self.trimmed_upto().await?;
+            if upto > after.max(0) {
+                return Err(StoreError::Trimmed { after, upto });
+            }
+        }
         rows.into_iter().map(EventRow::into_event).collect()
     }
 

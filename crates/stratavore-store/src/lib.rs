@@ -50,6 +50,8 @@ mod settings;
 mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transaction;
+mod trim;
 mod tx;
 mod value;
 
@@ -64,6 +66,8 @@ pub use settings::{
     Database, Host, PoolSettings, PoolStatus, PostgresSettings, STATEMENT_TIMEOUT, Settings,
     TlsMode,
 };
+pub use transaction::OldTransaction;
+pub use trim::RecordTrim;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]
@@ -80,6 +84,7 @@ struct Inner {
     /// The number of the newest migration that the database had when it was opened.
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
+    floor: std::sync::Mutex<outbox::Floor>,
 }
 
 enum Engine {

@@ -42,7 +42,8 @@ const LIST_SQLITE: &str =
 const HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1
     RETURNING hostname, scheduling";
 
-const NEXT: &str = "SELECT COALESCE(MAX(seq), 0) + 1 FROM events WHERE entity_id = $1";
+const NEXT: &str = "SELECT COALESCE((SELECT MAX(seq) FROM events WHERE entity_id = $1),
+    (SELECT seq FROM trimmed_nodes WHERE node_id = $1), 0) + 1";
 
 const SCHEDULE: &str = "UPDATE nodes SET scheduling = $1 WHERE id = $2";
 

@@ -1,6 +1,6 @@
 //! Opening and closing the store, and how its connections are doing.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::doing;
@@ -25,7 +25,8 @@ impl Store {
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
-        let inner = Arc::new(Inner { engine, pool, schema, writer: OnceLock::new() });
+        let floor = Mutex::default();
+        let inner = Arc::new(Inner { engine, pool, schema, writer: OnceLock::new(), floor });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -2,6 +2,15 @@
 //!
 //! An event is pending while its row exists, so one whose transaction commits late is simply found
 //! later; no cursor can run past it.
+//!
+//! What was published is deleted, and on PostgreSQL it lies where it was until it is tidied up,
+//! which a single old transaction of anybody's keeps from happening. Whoever looks for the first
+//! pending event would pass by all of it, more each time. So a look begins above the ids that are
+//! known to be over ([`Floor`]).
+//!
+//! Invariant: nothing is pending at or below the floor, nor ever will be.
+
+use std::sync::PoisonError;
 
 use stratavore_core::Timestamp;
 use stratavore_core::event::Event;
@@ -10,7 +19,7 @@ use stratavore_core::lease::Lease;
 use crate::error::doing;
 use crate::event::EventRow;
 use crate::retry::retried;
-use crate::tx::on;
+use crate::tx::{Reader, on};
 use crate::value::DbTime;
 use crate::{Store, StoreError, lease};
 
@@ -20,7 +29,8 @@ const PUBLISH: &str = "UPDATE events
     SET position = pending.number + (SELECT last FROM event_positions WHERE name = 'events')
     FROM (
         SELECT event_id, row_number() OVER (ORDER BY id) AS number
-        FROM (SELECT id, event_id FROM outbox WHERE destination = 'bus' ORDER BY id LIMIT $1) AS first
+        FROM (SELECT id, event_id FROM outbox
+            WHERE destination = 'bus' AND id > $2 ORDER BY id LIMIT $1) AS first
     ) AS pending
     WHERE events.id = pending.event_id
     RETURNING events.id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
@@ -33,11 +43,18 @@ const SETTLE: &str = "DELETE FROM outbox WHERE destination = 'bus'
     AND event_id IN (SELECT id FROM events WHERE position BETWEEN $1 AND $2)";
 
 /// The first row answers it, however many there are.
-const EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE destination = 'bus')";
+const EMPTY_SQLITE: &str = "SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE destination = 'bus')";
+
+/// The first pending one, the last id that was given out, and which transactions were under way.
+const LOOK_POSTGRES: &str =
+    "SELECT (SELECT id FROM outbox WHERE destination = 'bus' AND id > $1 ORDER BY id LIMIT 1),
+    coalesce(pg_sequence_last_value('outbox_id_seq'), 0),
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+    pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
 
 const DEPTH: &str = "SELECT count(*), min(created_at) FROM outbox";
 
-statements! { PUBLISH, ADVANCE, SETTLE, EMPTY, DEPTH }
+statements! { PUBLISH, ADVANCE, SETTLE, EMPTY_SQLITE, LOOK_POSTGRES, DEPTH }
 
 /// How far the relay is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +63,51 @@ pub struct OutboxDepth {
     pub oldest: Option<Timestamp>,
 }
 
+/// What is known of the ids in the outbox by looking at it again and again.
+///
+/// Whoever puts a row into the outbox has written its event before, and so has a number as a
+/// transaction, before it is given an id. So when an id is known to have been given out, all
+/// transactions that have this one or a smaller one have numbers; once all numbers up to then are
+/// over, whatever they wrote can be seen, and what cannot will never be there.
+#[derive(Debug, Default)]
+pub(crate) struct Floor {
+    id: i64,
+    /// An id that had been given out at the last look.
+    given: Option<i64>,
+    /// The same of an earlier look, and the number that all transactions were below then.
+    waits: Option<(i64, i64)>,
+    /// No transaction is under way that has this id or a smaller one.
+    over: i64,
+}
+
+impl Floor {
+    /// Takes in what a look above the floor has found: the first that is pending, the last id that
+    /// was given out, and the numbers that all transactions under way are at or above and below.
+    fn look(&mut self, first: Option<i64>, given: i64, from: i64, below: i64) {
+        if given < self.id {
+            // Another database, as from a backup.
+            *self = Self::default();
+        }
+        if let Some((id, numbers)) = self.waits
+            && from >= numbers
+        {
+            (self.over, self.waits) = (id, None);
+        }
+        let over = first.map_or(self.over, |first| self.over.min(first - 1));
+        self.id = self.id.max(over);
+        // The one of the last look: the numbers are those of the beginning of this one.
+        if self.waits.is_none() {
+            self.waits = self.given.map(|given| (given, below));
+        }
+        self.given = Some(given);
+    }
+}
+
 impl Store {
+    pub(crate) fn floor(&self) -> i64 {
+        self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner).id
+    }
+
     /// Gives up to `limit` pending events their positions, takes them out of the outbox, and
     /// answers them in order.
     ///
@@ -63,6 +124,7 @@ impl Store {
             lease::check(&mut tx, lease).await?;
             let rows: Vec<EventRow> = on!(tx, |conn| sqlx::query_as(PUBLISH)
                 .bind(i64::from(limit))
+                .bind(self.floor())
                 .fetch_all(conn)
                 .await)
             .map_err(doing("publishing events"))?;
@@ -88,10 +150,23 @@ impl Store {
     }
 
     /// True if no event waits to be published; unlike [`Store::outbox_depth`] it counts nothing.
+    /// Whoever publishes a lot asks it now and then: it learns where to look.
     pub async fn outbox_is_empty(&self) -> Result<bool, StoreError> {
-        let mut reader = self.read().await?;
-        on!(reader, |conn| sqlx::query_scalar(EMPTY).fetch_one(conn).await)
-            .map_err(doing("looking into the outbox"))
+        let what = "looking into the outbox";
+        match self.read().await? {
+            Reader::Sqlite(mut conn) => {
+                let empty = sqlx::query_scalar(EMPTY_SQLITE).fetch_one(&mut *conn).await;
+                empty.map_err(doing(what))
+            }
+            Reader::Postgres(mut conn, deadline) => {
+                let look = sqlx::query_as(LOOK_POSTGRES).bind(self.floor());
+                let (first, given, from, below): (Option<i64>, i64, i64, i64) =
+                    deadline.keep(look.fetch_one(&mut *conn)).await.map_err(doing(what))?;
+                let mut floor = self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner);
+                floor.look(first, given, from, below);
+                Ok(first.is_none())
+            }
+        }
     }
 
     pub async fn outbox_depth(&self) -> Result<OutboxDepth, StoreError> {
@@ -100,5 +175,33 @@ impl Store {
             on!(reader, |conn| sqlx::query_as(DEPTH).fetch_one(conn).await)
                 .map_err(doing("counting the outbox"))?;
         Ok(OutboxDepth { pending: pending.unsigned_abs(), oldest: oldest.map(|at| at.0) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_rises_only_over_what_no_transaction_can_bring_any_more() {
+        let mut floor = Floor::default();
+        // Up to 10 was given out; transaction 100 is under way and may have any of these.
+        floor.look(Some(3), 10, 100, 105);
+        floor.look(None, 10, 100, 105);
+        floor.look(None, 12, 100, 109);
+        assert_eq!(floor.id, 0, "it may still bring one");
+        // It has ended, and so have all that began before the second look.
+        floor.look(None, 15, 105, 110);
+        assert_eq!(floor.id, 10);
+        // Behind one that is pending it does not rise.
+        floor.look(Some(12), 20, 200, 201);
+        floor.look(Some(12), 20, 300, 301);
+        assert_eq!(floor.id, 11);
+        floor.look(None, 20, 400, 401);
+        floor.look(None, 20, 500, 501);
+        assert_eq!(floor.id, 20);
+        // Another database.
+        floor.look(Some(1), 5, 50, 51);
+        assert_eq!(floor.id, 0);
     }
 }

@@ -137,6 +137,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The id above which a look into the outbox begins.
+    pub fn outbox_floor(&self) -> i64 {
+        self.floor()
+    }
+}
+
 /// Every fixed statement of this crate, as module, name and text.
 pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     macro_rules! of {
@@ -161,7 +168,9 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         project,
         runner,
         schema,
-        session
+        session,
+        transaction,
+        trim
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

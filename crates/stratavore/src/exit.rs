@@ -140,7 +140,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 pub(crate) fn exit_of(code: &str) -> Option<Exit> {
     Some(match code {
         "invalid" => Exit::Usage,
-        "not_found" => Exit::NotFound,
+        "not_found" | "trimmed" => Exit::NotFound,
         "quota_exceeded" | "node_full" | "no_node" | "refused" | "project_archived" => {
             Exit::Refused
         }

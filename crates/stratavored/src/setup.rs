@@ -283,6 +283,8 @@ impl Setup {
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
             keep_ended: runner.keep_ended,
+            keep_events: self.config.events.keep,
+            transaction_alarm: self.config.store.transaction_alarm,
             backoff: Backoff {
                 first: runner.restart_backoff,
                 max: runner.restart_backoff_max,

@@ -3,6 +3,7 @@
 
 mod admit;
 mod alone;
+mod bloat;
 mod cancel;
 mod daemon;
 mod destination;
@@ -23,3 +24,4 @@ mod schema;
 mod session;
 mod statement;
 mod tamper;
+mod trim;

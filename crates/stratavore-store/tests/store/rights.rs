@@ -110,6 +110,8 @@ async fn the_daemons_role_adds_to_the_record_and_changes_nothing_of_it() {
         "UPDATE audit_checkpoints SET note = ''",
         "DELETE FROM audit_checkpoints",
         "DELETE FROM audit_keys",
+        "DELETE FROM record_trims",
+        "UPDATE record_trims SET upto = 1",
         "UPDATE _sqlx_migrations SET success = false",
         "UPDATE schema_compatibility SET works_from = 1",
     ] {
@@ -127,6 +129,25 @@ async fn the_daemons_role_adds_to_the_record_and_changes_nothing_of_it() {
     }
     let said = role.try_run("UPDATE events SET position = 9 WHERE position = 1").await;
     assert!(said.expect_err("it has one").contains("its position is given once"));
+    // What is in files it removes by a function, which leaves what is young whoever says that it was
+    // moved.
+    let old = "INSERT INTO record_trims VALUES (2, 1, '', '', '', now())";
+    role.try_run(old).await.unwrap();
+    assert_eq!(store.trim_remove(1000).await.unwrap(), 2);
+    assert_eq!(store.trim_remove(1000).await.unwrap(), 0);
+    let young =
+        "INSERT INTO events (id, position, entity, entity_id, name, seq, kind, at, caused_by, data)
+            VALUES ('evt_young', 4, 'node', 'n', 'n', 1, 'k', now(), 'eve', '{}');
+        INSERT INTO record_trims VALUES (4, 3, '', '', '', now())";
+    role.try_run(young).await.unwrap();
+    let said = role.try_run("SELECT record_remove(1000)").await.expect_err("one is young");
+    assert!(said.contains("younger than a day"), "{said}");
+    assert_eq!(raw::number(&db, "SELECT count(*) FROM events").await, 2);
+    // Nor does it work on tables of the role's own.
+    let own =
+        "CREATE TEMPORARY TABLE record_trims (upto bigint); INSERT INTO record_trims VALUES (9);
+        CREATE TEMPORARY TABLE audit_seals (position bigint); SELECT record_remove(1000)";
+    role.try_run(own).await.expect_err("it is that of the record");
     // The control: what the owner may do, who has no trigger in the way.
     role.owner("ALTER TABLE events DISABLE TRIGGER ALL; UPDATE events SET data = '{}'").await;
     store.close().await;

@@ -21,13 +21,13 @@ use crate::given::{self, at};
 use crate::lease::{LONG, daemon};
 use crate::raw;
 
-const ORIGIN: &str = "stratavore/log";
+pub(crate) const ORIGIN: &str = "stratavore/log";
 const OTHER: &str = "stratavore/other";
 /// Records between two checkpoints.
 const EVERY: usize = 7;
 const TABLES: [&str; 4] = ["events", "audit_seals", "audit_checkpoints", "audit_keys"];
 
-fn key(seed: u8) -> PrivateKey {
+pub(crate) fn key(seed: u8) -> PrivateKey {
     PrivateKey::new(ORIGIN, [seed; 32]).unwrap()
 }
 
@@ -58,7 +58,10 @@ async fn seal(store: &Store, lease: &Lease, chain: &mut Chain, key: &PrivateKey)
     let hashes: Vec<_> = rows
         .iter()
         .map(|row| {
-            chain.append(row.content.as_ref().unwrap(), row.mac.as_deref().unwrap().as_bytes())
+            chain.append(
+                row.content.as_ref().unwrap(),
+                row.mac.as_deref().unwrap_or_default().as_bytes(),
+            )
         })
         .collect();
     let checkpoint = Checkpoint { origin: ORIGIN.into(), size: chain.size(), root: chain.root() };
@@ -74,7 +77,7 @@ async fn seal(store: &Store, lease: &Lease, chain: &mut Chain, key: &PrivateKey)
 
 /// A record of so many events by three daemons, with two changes of the key. Answers the checkpoints
 /// that were kept elsewhere.
-async fn given_record(db: &TestStore, events: usize) -> Vec<String> {
+pub(crate) async fn given_record(db: &TestStore, events: usize) -> Vec<String> {
     let home = tempfile::tempdir().unwrap();
     let mut daemons = Vec::new();
     for seed in 0..3_u8 {

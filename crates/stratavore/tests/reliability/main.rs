@@ -5,6 +5,7 @@
 
 mod agentkill;
 mod auditcov;
+mod bloat;
 mod cancel;
 mod drain;
 mod dupe;
@@ -32,4 +33,5 @@ mod soak;
 mod sqlite;
 mod surv;
 mod timeshift;
+mod trim;
 mod upg;

@@ -55,15 +55,22 @@ const YEAR: i64 = 365 * 24 * HOUR;
 /// How long an answer is kept for its key.
 const KEPT: i64 = 24 * HOUR;
 
-/// Makes a world whose programs have a wall clock that can be set.
+/// Makes a world whose programs have a wall clock that can be set, and a project.
 fn world_with_a_clock() -> World {
+    let world = with_a_clock(0, "");
+    world.large_project("demo");
+    world
+}
+
+/// The same without a project, with more in its configuration, and with a clock that is set already.
+pub(crate) fn with_a_clock(seconds: i64, more: &str) -> World {
     let mut world = World::new();
     let (source, shim) = (world.path("shim.c"), world.path("shim.so"));
     fs::write(&source, SHIM).unwrap();
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(&source);
     Ran::of(cc).ok();
-    set_clock(&world, 0);
+    set_clock(&world, seconds);
     // What is started gets no environment of the daemon's; agents get the library so.
     let (agent, file) = (World::program("stratavore-agent"), world.path("shift"));
     let wrapper = world.path("agent-with-a-clock");
@@ -76,7 +83,7 @@ fn world_with_a_clock() -> World {
     fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700)).unwrap();
     let config = format!(
-        "agent:\n  binary: {}\n  heartbeat: 200ms\nrunner:\n  unresponsive_after: 10s\n",
+        "agent:\n  binary: {}\n  heartbeat: 200ms\nrunner:\n  unresponsive_after: 10s\n{more}",
         wrapper.display()
     );
     let path = world.path("stratavore.yaml");
@@ -84,11 +91,10 @@ fn world_with_a_clock() -> World {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     world.set_env("LD_PRELOAD", &shim.display().to_string());
     world.set_env("TIMESHIFT_FILE", &file.display().to_string());
-    world.large_project("demo");
     world
 }
 
-fn set_clock(world: &World, seconds: i64) {
+pub(crate) fn set_clock(world: &World, seconds: i64) {
     use std::io::Write;
     let path = world.path("shift");
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);

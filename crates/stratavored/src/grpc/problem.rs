@@ -48,6 +48,7 @@ fn grpc_code(code: &str) -> Code {
         "project_archived" | "live_runners" | "refused" => Code::FailedPrecondition,
         "idempotency_key_reuse" => Code::InvalidArgument,
         "conflict" => Code::Aborted,
+        "trimmed" => Code::OutOfRange,
         "timeout" => Code::DeadlineExceeded,
         "unavailable" | "store_unavailable" | "agent_unreachable" | "node_unreachable" => {
             Code::Unavailable

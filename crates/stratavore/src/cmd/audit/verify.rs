@@ -19,6 +19,10 @@ pub(super) struct Verify {
     /// Verify this export; no daemon is asked
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
+    /// The directory of the files that older records were moved into: verify them before the rest
+    /// [default, without --export: that of this host]
+    #[arg(long, value_name = "DIR")]
+    segments: Option<PathBuf>,
     /// Checkpoints that were kept elsewhere; may be given more than once [default, without
     /// --export: those of this host]
     #[arg(long, value_name = "FILE")]
@@ -35,6 +39,8 @@ pub(super) struct Verify {
 struct VerifiedView {
     log: String,
     records: u64,
+    /// Those up to here are in files that were not verified.
+    trimmed: u64,
     checkpoints: u64,
     checkpoints_of_elsewhere: u64,
     covered: u64,
@@ -64,12 +70,18 @@ pub(super) fn verify(context: &Context, args: &Verify) -> Result<Exit, Failure> 
         checks.mac = Some(key.ok_or_else(|| unreadable(path, "it is no key of a daemon's codes"))?);
     }
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
+    let mut files = match args.segments.clone().or_else(|| here("segments")) {
+        Some(directory) => segments(&directory)?,
+        None => Vec::new(),
+    };
     let verified = match &args.export {
         Some(path) => {
-            let file = File::open(path).map_err(|error| not_read(path, &error))?;
-            Verifier::export(file, &checks, threads).map_err(|error| not_read(path, &error))?
+            files.push(path.clone());
+            let readers = files.iter().map(File::open);
+            let verified = Verifier::exports(readers, &checks, threads);
+            verified.map_err(|error| not_read(path, &error))?
         }
-        None => context.block_on(verify_daemons(context, checks, threads))?,
+        None => context.block_on(verify_daemons(context, files, checks, threads))?,
     };
     let report = verified.map_err(|fault| {
         Failure::new(Exit::Failure, "record_changed", format!("the record does not stand: {fault}")).next(
@@ -80,9 +92,21 @@ pub(super) fn verify(context: &Context, args: &Verify) -> Result<Exit, Failure> 
     Ok(Exit::Ok)
 }
 
-/// Verifies what the daemon sends, while it is sent.
+/// The files of a directory that records were moved into, in their order.
+fn segments(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = std::fs::read_dir(directory).map_err(|error| not_read(directory, &error))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_one = |name: &String| name.starts_with("record-") && name.ends_with(".jsonl");
+    // Their names have the positions, all of one length.
+    let mut names: Vec<String> = names.filter(is_one).collect();
+    names.sort();
+    Ok(names.into_iter().map(|name| directory.join(name)).collect())
+}
+
+/// Verifies files, and then what the daemon sends, while it is sent.
 async fn verify_daemons(
     context: &Context,
+    files: Vec<PathBuf>,
     checks: Checks,
     threads: usize,
 ) -> Result<Result<Report, stratavore_audit::Fault>, Failure> {
@@ -90,8 +114,11 @@ async fn verify_daemons(
     let export = api.client().audit().export(ExportRecord {}).await;
     let mut pieces = export.map_err(|status| failure(&status))?.into_inner();
     let (sender, receiver) = sync_channel(8);
-    let verifying =
-        std::thread::spawn(move || Verifier::export(Pieces::new(receiver), &checks, threads));
+    let verifying = std::thread::spawn(move || {
+        let open = |path: PathBuf| File::open(path).map(|file| Box::new(file) as Box<dyn Read>);
+        let rest: io::Result<Box<dyn Read>> = Ok(Box::new(Pieces::new(receiver)));
+        Verifier::exports(files.into_iter().map(open).chain([rest]), &checks, threads)
+    });
     while let Some(piece) = pieces.message().await.map_err(|status| failure(&status))? {
         // A verifier that has found something reads no further.
         if sender.send(piece.lines).is_err() {
@@ -138,6 +165,7 @@ fn tell(context: &Context, report: &Report) -> Result<(), Failure> {
     let view = VerifiedView {
         log: report.origin.clone(),
         records: report.records,
+        trimmed: report.trimmed,
         checkpoints: report.checkpoints,
         checkpoints_of_elsewhere: report.given,
         covered: report.covered,
@@ -150,6 +178,12 @@ fn tell(context: &Context, report: &Report) -> Result<(), Failure> {
             "{records} records stand, up to {covered} by {} signed checkpoints",
             report.checkpoints
         ))?;
+        if report.trimmed > 0 {
+            let trimmed = report.trimmed;
+            context.ui.note(format!(
+                "those up to {trimmed} are in files, which were not verified: --segments DIR"
+            ));
+        }
         if report.given == 0 {
             context.ui.warn(
                 "no checkpoint from outside of the database was compared: --checkpoints FILE",

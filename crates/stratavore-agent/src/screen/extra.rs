@@ -19,8 +19,17 @@ struct Buffer {
     /// First and last row of the scroll region, counted from 1; `None` is the whole screen.
     region: Option<(u16, u16)>,
     origin: bool,
-    /// Where the cursor was saved (row, column, counted from 0), and how text looked then.
-    saved: Option<(u16, u16, String)>,
+    saved: Option<Saved>,
+}
+
+/// A cursor that was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Saved {
+    /// Row and column, counted from 0.
+    at: (u16, u16),
+    /// How text looked then.
+    attributes: String,
+    origin: bool,
 }
 
 /// The state that is kept for drawings.
@@ -46,6 +55,7 @@ impl Extra {
         let alternate = screen.alternate_screen();
         match sequence {
             [0x1b, b'7'] => self.save(screen),
+            [0x1b, b'8'] => self.restore(alternate),
             [0x1b, b'D'] => return Some(b"\n".to_vec()),
             [0x1b, b'E'] => return Some(b"\r\n".to_vec()),
             [0x1b, b'c'] => *self = Self::default(),
@@ -53,7 +63,7 @@ impl Extra {
                 let marker = body.first().copied().filter(|byte| matches!(byte, b'<'..=b'?'));
                 let params = if marker.is_some() { &body[1..] } else { body };
                 if params.iter().any(|byte| matches!(byte, 0x20..=0x2f)) {
-                    return self.with_intermediate(sequence);
+                    return self.with_intermediate(sequence, screen);
                 }
                 let numbers = numbers(params);
                 let first = numbers.first().copied().flatten();
@@ -66,7 +76,10 @@ impl Extra {
                         self.save(screen);
                         Some(b"\x1b7".to_vec())
                     }
-                    (None, b'u') if params.is_empty() => Some(b"\x1b8".to_vec()),
+                    (None, b'u') if params.is_empty() => {
+                        self.restore(alternate);
+                        Some(b"\x1b8".to_vec())
+                    }
                     (None, b'Z') => Some(back_tab(first.unwrap_or(1), screen.cursor_position().1)),
                     (None, b'b') if first > Some(REPEAT_MAX) => {
                         Some(format!("\x1b[{REPEAT_MAX}b").into_bytes())
@@ -105,22 +118,31 @@ impl Extra {
     }
 
     fn save(&mut self, screen: &vt100::Screen) {
-        let (row, column) = screen.cursor_position();
-        self.buffer(screen.alternate_screen()).saved =
-            Some((row, column, screen.attributes_formatted()));
+        let (at, attributes) = (screen.cursor_position(), screen.attributes_formatted());
+        let buffer = self.buffer(screen.alternate_screen());
+        buffer.saved = Some(Saved { at, attributes, origin: buffer.origin });
     }
 
-    fn with_intermediate(&mut self, sequence: &[u8]) -> Option<Vec<u8>> {
+    /// A cursor comes back with the way in which rows were counted when it was saved.
+    fn restore(&mut self, alternate: bool) {
+        let buffer = self.buffer(alternate);
+        buffer.origin = buffer.saved.as_ref().is_some_and(|saved| saved.origin);
+    }
+
+    fn with_intermediate(&mut self, sequence: &[u8], screen: &vt100::Screen) -> Option<Vec<u8>> {
         if sequence != b"\x1b[!p" {
             return None;
         }
-        // A soft reset leaves the cursor where it is.
+        // A soft reset leaves the cursor where it is, and the saved one at home.
         *self = Self {
             keyboard: std::mem::take(&mut self.keyboard),
             other_keys: self.other_keys,
             ..Self::default()
         };
-        Some(b"\x1b7\x1b[r\x1b[?6l\x1b8\x1b[?25h\x1b[?1l\x1b>\x1b[m".to_vec())
+        let (row, column) = screen.cursor_position();
+        let home = "\x1b[r\x1b[?6l\x1b[m\x1b[H\x1b7";
+        let rest = "\x1b[?25h\x1b[?1l\x1b>";
+        Some(format!("{home}\x1b[{};{}H{rest}", row + 1, column + 1).into_bytes())
     }
 
     fn private_modes(
@@ -147,6 +169,9 @@ impl Extra {
                         *self.buffer(true) = Buffer::default();
                     }
                     alternate = on;
+                    if !on && number == 1049 {
+                        self.restore(false);
+                    }
                     if number == 1047 {
                         translated = true;
                         shown = if on { "\x1b[?47h".into() } else { "\x1b[2J\x1b[?47l".into() };
@@ -154,6 +179,11 @@ impl Extra {
                 }
                 1048 => {
                     translated = true;
+                    if on {
+                        self.save(screen);
+                    } else {
+                        self.restore(alternate);
+                    }
                     shown = if on { "\x1b7".into() } else { "\x1b8".into() };
                 }
                 _ if MODES.contains(&number) => {
@@ -214,10 +244,10 @@ impl Extra {
     pub(super) fn placement(&self, alternate: bool) -> Vec<u8> {
         let buffer = &self.buffers[usize::from(alternate)];
         let mut out = Vec::new();
-        if let Some((row, column, attributes)) = &buffer.saved {
-            out.extend_from_slice(
-                format!("\x1b[{};{}H{attributes}\x1b7", row + 1, column + 1).as_bytes(),
-            );
+        if let Some(Saved { at: (row, column), attributes, origin }) = &buffer.saved {
+            let (on, off) = if *origin { ("\x1b[?6h", "\x1b[?6l") } else { ("", "") };
+            let place = format!("{on}\x1b[{};{}H{attributes}\x1b7{off}", row + 1, column + 1);
+            out.extend_from_slice(place.as_bytes());
         }
         if let Some((top, bottom)) = buffer.region {
             out.extend_from_slice(format!("\x1b[{top};{bottom}r").as_bytes());
@@ -232,7 +262,7 @@ impl Extra {
     /// cursor it saved how text looked too, which is not how it looks now.
     pub(super) fn switch(&self) -> Vec<u8> {
         match &self.buffers[0].saved {
-            Some((_, _, attributes)) if self.saved_at_switch => {
+            Some(Saved { attributes, .. }) if self.saved_at_switch => {
                 format!("{attributes}\x1b[?1049h").into_bytes()
             }
             Some(_) | None => b"\x1b[?47h".to_vec(),

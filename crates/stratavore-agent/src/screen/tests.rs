@@ -114,6 +114,27 @@ fn what_a_terminal_passes_over_in_a_sequence_does_not_hide_it() {
 }
 
 #[test]
+fn a_saved_cursor_comes_back_with_the_way_in_which_rows_were_counted() {
+    for stream in [
+        &b"\x1b[3;5r\x1b[?6h\x1b8x"[..],
+        b"\x1b[3;5r\x1b[?6h\x1b[2;4H\x1b7\x1b[?6lx",
+        b"\x1b[3;5r\x1b[?6h\x1b[2;4H\x1b[s\x1b[?6l\x1b[ux",
+        b"\x1b[3;5r\x1b[?6h\x1b[2;4H\x1b[?1048h\x1b[?6l\x1b[?1048lx",
+        b"\x1b[3;5r\x1b[?6h\x1b[2;4H\x1b[31m\x1b[!px",
+        b"\x1b[3;5r\x1b[?6h\x1b[?1049h\x1b[?6l\x1b[?1049lx",
+    ] {
+        assert_draws_itself(stream);
+        let mut original = screen(stream);
+        let drawing = original.picture().drawing;
+        let mut copy = Screen::restore(SIZE, &drawing, b"");
+        for screen in [&mut original, &mut copy] {
+            screen.feed(b"\x1b8y\x1b[99;1Hz");
+        }
+        assert_eq!(seen(&mut original), seen(&mut copy), "after {}", stream.escape_ascii());
+    }
+}
+
+#[test]
 fn both_buffers_are_restored() {
     let full = "shell $ vim\r\n\x1b]2;vim\x07\x1b[?1049h\x1b[H\x1b[7mfull screen\x1b[m\x1b[5;9H";
     assert_draws_itself(full.as_bytes());

@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stratavore-store", &["stratavore-core", "stratavore-audit"]),
     ("stratavore-bus", &["stratavore-core"]),
     ("stratavore-assistants", &["stratavore-core"]),
+    ("stratavore-notify", &["stratavore-core"]),
     ("stratavore-agent", &["stratavore-core", "stratavore-proto"]),
     ("stratavore-runtime", &["stratavore-core", "stratavore-proto", "stratavore-agent"]),
     (
@@ -26,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stratavore-bus",
             "stratavore-runtime",
             "stratavore-assistants",
+            "stratavore-notify",
         ],
     ),
     (
@@ -39,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stratavore-bus",
             "stratavore-runtime",
             "stratavore-assistants",
+            "stratavore-notify",
             "stratavore-control",
         ],
     ),
@@ -64,6 +67,7 @@ const WALLS: &[Wall] = &[
     Wall { packages: &["sqlx"], door: &["stratavore-store"], tests_may: false },
     Wall { packages: &["lapin"], door: &["stratavore-bus"], tests_may: false },
     Wall { packages: &["bollard", "kube"], door: &["stratavore-runtime"], tests_may: false },
+    Wall { packages: &["hyper"], door: &["stratavore-notify"], tests_may: false },
     Wall { packages: &["axum"], door: &["stratavored"], tests_may: false },
     Wall {
         packages: &["tonic", "tonic-health", "tonic-prost", "tonic-prost-build"],

@@ -8,8 +8,8 @@ use crate::settings::{
     StoreUrl, Switch,
 };
 use crate::value::{
-    Given, Shown, Wanted, absolute, arguments, count, displayed, duration, labels, list, program,
-    shown_if_set, size, text, variables,
+    Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, duration, labels, list,
+    program, shown_if_set, size, text, variables,
 };
 
 /// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
@@ -69,6 +69,10 @@ keys! {
     "bus.rabbitmq.refused_for": bus.rabbitmq.refused_for = |g| duration(g, "0s", "7d"), Shown::shown;
 
     "events.keep": events.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
+
+    "notify.allow_addresses": notify.allow_addresses = addresses, Shown::shown;
+    "notify.root_cert": notify.root_cert = |g| absolute(g).map(Some), Shown::shown;
+    "notify.timeout": notify.timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
 
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
@@ -200,6 +204,7 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "store.postgres",
         "bus",
         "bus.rabbitmq",
+        "notify",
         "agent",
         "runner",
         "node",

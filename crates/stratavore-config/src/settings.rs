@@ -15,6 +15,7 @@ pub struct Config {
     pub store: Store,
     pub bus: Bus,
     pub events: Events,
+    pub notify: Notify,
     pub agent: Agent,
     pub runner: Runner,
     pub node: Node,
@@ -358,6 +359,23 @@ impl fmt::Display for HostPort {
             true => write!(f, "[{}]:{}", self.host, self.port),
             false => write!(f, "{}:{}", self.host, self.port),
         }
+    }
+}
+
+/// Telling people and programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notify {
+    /// Ranges of addresses that are not public and may be dialled: `10.1.0.0/16`.
+    pub allow_addresses: Vec<String>,
+    /// Further authorities to trust.
+    pub root_cert: Option<PathBuf>,
+    /// How long an attempt may take.
+    pub timeout: Duration,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { allow_addresses: Vec::new(), root_cert: None, timeout: Duration::from_secs(15) }
     }
 }
 

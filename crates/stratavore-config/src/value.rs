@@ -132,6 +132,30 @@ pub(crate) fn labels(given: &Given) -> Result<Vec<String>, Wanted> {
     }
 }
 
+/// Ranges of addresses: an address, with the number of bits that count if it stands for more.
+pub(crate) fn addresses(given: &Given) -> Result<Vec<String>, Wanted> {
+    const WHAT: &str = "ranges of addresses, such as `10.1.0.0/16`, `::1` or `fd00::/8`";
+    let ranges = list(given, WHAT)?;
+    let is_range = |range: &String| {
+        let (address, bits) = range.split_once('/').unwrap_or((range, "0"));
+        let most = match address.parse::<std::net::IpAddr>() {
+            Ok(address) => {
+                if address.is_ipv4() {
+                    32
+                } else {
+                    128
+                }
+            }
+            Err(_) => return false,
+        };
+        bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+    };
+    match ranges.iter().find(|range| !is_range(range)) {
+        None => Ok(ranges),
+        Some(wrong) => Err(format!("a list of {WHAT}, and `{}` is none", wrong.escape_debug())),
+    }
+}
+
 pub(crate) fn arguments(given: &Given) -> Result<Vec<String>, Wanted> {
     let arguments = list(given, "arguments")?;
     match arguments.iter().any(|argument| argument.contains('\0')) {

@@ -28,6 +28,7 @@ use crate::audit_file::AuditFiles;
 use crate::error::Error;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
+use crate::notify::{Destinations, NotifySettings};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
 use crate::refusal::Refusals;
@@ -71,6 +72,7 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
+    pub notify: NotifySettings,
     /// What this node is for, and how much it holds.
     pub profile: Profile,
 }
@@ -125,6 +127,9 @@ pub(crate) struct Inner {
     pub(crate) relay_wake: Arc<Notify>,
     /// A dead letter is to be tried again.
     pub(crate) outbox_wake: Arc<Notify>,
+    /// A destination was changed.
+    pub(crate) notify_wake: Arc<Notify>,
+    pub(crate) notify_running: Destinations,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
@@ -163,6 +168,8 @@ impl Control {
             starting: Semaphore::new(STARTS_AT_ONCE),
             relay_wake: Arc::new(Notify::new()),
             outbox_wake: Arc::default(),
+            notify_wake: Arc::default(),
+            notify_running: Destinations::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,

@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::disk;
 use crate::error::Error;
 use crate::host;
+use crate::notify;
 use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
@@ -140,6 +141,11 @@ impl Control {
         if let Some(settings) = self.inner.settings.rabbit.clone() {
             supervisor.spawn(self.clone().deliver_to_rabbit(settings));
         }
+        let (control, wake) = (task(self), self.inner.notify_wake.clone());
+        supervisor.spawn_task("notify", notify::LOOK_EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.look_after_destinations().await }
+        });
         let control = task(self);
         supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {
             let control = control.clone();

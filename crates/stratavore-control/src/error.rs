@@ -124,6 +124,7 @@ impl Error {
                 [] if *noun == "runner" => {
                     "list what there is: stratavore runners list --all".into()
                 }
+                [] if *noun == "destination" => "list what there is: stratavore notify".into(),
                 [] => format!("list what there is: stratavore {noun}s list"),
                 [one] => format!("did you mean {one}?"),
                 several => format!("did you mean one of {}?", several.join(", ")),

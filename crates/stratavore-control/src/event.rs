@@ -127,6 +127,7 @@ impl Control {
     pub(crate) async fn purge(&self) -> Result<String, Error> {
         let purged = self.inner.store.idempotency_purge(self.now_for_expiry()).await?;
         self.purge_join_tokens().await?;
+        self.purge_notifications().await?;
         Ok(format!("{purged} idempotency records expired"))
     }
 }

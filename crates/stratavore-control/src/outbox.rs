@@ -1,5 +1,6 @@
 //! Destinations of events, as people ask for them.
 
+pub(crate) mod duty;
 mod pump;
 mod queues;
 mod rabbit;
@@ -12,10 +13,12 @@ use stratavore_core::DeadLetterId;
 use stratavore_core::caller::Caller;
 use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
 use stratavore_core::event::Event;
+use stratavore_core::notify::Channel;
 use stratavore_store::StoreError;
 
 use crate::control::Control;
 use crate::error::Error;
+use crate::notify;
 
 pub use rabbit::RabbitSettings;
 
@@ -30,13 +33,26 @@ pub(crate) fn duty(destination: &str) -> String {
 }
 
 impl Control {
-    /// Every destination, how it is, and what it still has to get.
+    /// Every destination, how it is, and what it still has to get. What stands in the settings of one
+    /// that people have defined is for them.
     pub async fn destinations(&self) -> Result<Vec<(Destination, Backlog)>, Error> {
+        let mut found = self.destinations_as_they_are().await?;
+        for (destination, _) in &mut found {
+            if let Some(shown) = notify::shown(destination) {
+                destination.settings = shown;
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) async fn destinations_as_they_are(
+        &self,
+    ) -> Result<Vec<(Destination, Backlog)>, Error> {
         let mut found = self.inner.store.destination_list().await?;
         for (destination, _) in &mut found {
             let lease = self.inner.store.lease_get(&duty(&destination.name)).await?;
             let alive = lease.is_some_and(|lease| lease.expires_at + SLACK > self.now());
-            if !alive && destination.health != Health::Stopped {
+            if !alive && destination.health != Health::Stopped && destination.enabled {
                 // Who last wrote it down is gone without a word.
                 destination.health = Health::Stopped;
                 destination.problem = String::new();
@@ -49,8 +65,10 @@ impl Control {
     pub(crate) async fn destination_problems(&self) -> Result<Vec<String>, Error> {
         let mut problems = Vec::new();
         for (destination, backlog) in self.destinations().await? {
-            let Destination { name, health, problem, .. } = destination;
-            if health != Health::Connected || !problem.is_empty() {
+            let Destination { name, kind, health, problem, enabled, .. } = destination;
+            // Who turned it off knows.
+            let is_meant = !enabled && problem.is_empty();
+            if !is_meant && (health != Health::Connected || !problem.is_empty()) {
                 let colon = if problem.is_empty() { "" } else { ": " };
                 let (how, pending) = (health.as_str(), backlog.pending);
                 problems
@@ -58,8 +76,12 @@ impl Control {
             }
             if backlog.dead > 0 {
                 let dead = backlog.dead;
-                problems
-                    .push(format!("{name} does not take {dead} events: stratavore outbox dead"));
+                problems.push(match Channel::KINDS.contains(&kind.as_str()) {
+                    true => format!(
+                        "{dead} messages to {name} were given up: stratavore notify show {name}"
+                    ),
+                    false => format!("{name} does not take {dead} events: stratavore outbox dead"),
+                });
             }
         }
         Ok(problems)

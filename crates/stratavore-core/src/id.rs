@@ -141,6 +141,9 @@ id!(
 id!(
     /// A host that can start runners; kept in its state directory.
     NodeId, "node", "node");
+id!(
+    /// A message to a destination; every attempt to deliver it has the same.
+    NotificationId, "msg", "message");
 id!(ProjectId, "prj", "project");
 id!(
     /// One request to a daemon; what it changed, and what it was refused, names it.

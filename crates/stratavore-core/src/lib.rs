@@ -19,6 +19,7 @@ pub mod limits;
 pub mod liveness;
 pub mod name;
 pub mod node;
+pub mod notify;
 pub mod project;
 pub mod quota;
 pub mod reconcile;
@@ -27,5 +28,8 @@ pub mod runner;
 pub mod session;
 pub mod terminal;
 
-pub use id::{DaemonId, DeadLetterId, EventId, NodeId, ProjectId, RequestId, RunnerId, SessionId};
+pub use id::{
+    DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,
+    SessionId,
+};
 pub use jiff::Timestamp;

@@ -13,6 +13,7 @@ use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
 use crate::v1::joining_client::JoiningClient;
 use crate::v1::nodes_client::NodesClient;
+use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
@@ -54,6 +55,9 @@ impl Client {
     }
     pub fn outbox(&self) -> OutboxClient<Channel> {
         OutboxClient::new(self.channel.clone())
+    }
+    pub fn notify(&self) -> NotifyClient<Channel> {
+        NotifyClient::new(self.channel.clone())
     }
     pub fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel.clone())

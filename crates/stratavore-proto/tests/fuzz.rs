@@ -93,22 +93,24 @@ macro_rules! messages {
 }
 
 messages! {
-    AgentHeartbeat AgentHello AgentIdentity AgentReport ArchiveProject Attach Ca ConnectFrame
-    CreateProject DaemonStatus DeadLetter DeadLetterList DeleteProject Destination Done
-    EditProject Ended EnvVariable Event EventFilter EventList Exit ExportRecord FromAgent
+    AddNotify AgentHeartbeat AgentHello AgentIdentity AgentReport ArchiveProject Attach Ca
+    ConnectFrame CreateProject DaemonStatus DeadLetter DeadLetterList DeleteProject Destination
+    Done EditProject Ended EnvVariable Event EventFilter EventList Exit ExportRecord FromAgent
     FromAgentSocket GetCaRequest GetNode GetProject GetRunner Go InitCaRequest JoinRequest
     JoinTokenInfo JoinTokenList Lagged LaunchRunners Limits LimitsEdit ListDeadLetters
-    ListEvents ListNodes ListProjects ListRecordKeys ListRunners ListTokensRequest LocalUser
-    MintTokenRequest MintedToken Node NodeList OnBehalfOf OutboxStatus OutboxStatusRequest
-    Output OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity
-    Project ProjectList Quota QuotaEdit ReadOutputRequest ReconcileReport ReconcileRequest
-    RecordKey RecordKeys RecordLines RecoverRunners Rejected RenewRequest Resize RestartRunner
-    RetryDeadLetters RetryReply RevokeTokenRequest RevokedToken RotateRecordKey Runner
-    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent SetPaused
+    ListEvents ListNodes ListNotify ListProjects ListRecordKeys ListRunners ListTokensRequest
+    LocalUser MintTokenRequest MintedToken Node NodeList Notification NotifyAttempt
+    NotifyDestination NotifyHistory NotifyList NotifyRules OnBehalfOf OutboxStatus
+    OutboxStatusRequest Output OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem
+    ProcessIdentity Project ProjectList Quota QuotaEdit ReadOutputRequest ReconcileReport
+    ReconcileRequest RecordKey RecordKeys RecordLines RecoverRunners Rejected RemoveNotify
+    RemovedNotify RenewRequest Resize RestartRunner RetryDeadLetters RetryNotify
+    RetryNotifyReply RetryReply RevokeTokenRequest RevokedToken RotateRecordKey Runner
+    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent SetPaused ShowNotify
     ShutdownReply ShutdownRequest SignRequest SignedCertificate SocketHello SocketRefused
     SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus SubscribeEvents
-    TaskStatus ToAgent ToAgentSocket Upgrade UpgradeAgentRequest UpgradedAgent Usage
-    WaitRunner Welcome Writer Yield
+    SwitchNotify TaskStatus TestNotify ToAgent ToAgentSocket Upgrade UpgradeAgentRequest
+    UpgradedAgent Usage WaitRunner Welcome Writer Yield
 }
 
 #[test]

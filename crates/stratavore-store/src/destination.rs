@@ -32,13 +32,14 @@ const LIST: &str =
         (SELECT last FROM event_positions WHERE name = 'events') - position AS pending,
         (SELECT at FROM events WHERE events.position = destinations.position + 1) AS oldest,
         (SELECT count(*) FROM dead_letters
-            WHERE destination = destinations.name AND replayed_at IS NULL) AS dead
+            WHERE destination = destinations.name AND replayed_at IS NULL)
+        + (SELECT count(*) FROM notifications
+            WHERE destination = destinations.name AND state = 'dead') AS dead
     FROM destinations ORDER BY name";
 
 const ADVANCE: &str = "UPDATE destinations SET position = $2 WHERE name = $1 AND position < $2";
 
-const TELL: &str =
-    "UPDATE destinations SET health = $2, problem = $3, told_at = $4 WHERE name = $1";
+const TELL: &str = "UPDATE destinations SET health = $2, problem = $3, told_at = $4 WHERE name = $1 AND enabled = 1";
 
 const BURY: &str = "INSERT INTO dead_letters
         (id, destination, event_id, position, reason, attempts, died_at)

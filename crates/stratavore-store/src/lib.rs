@@ -38,6 +38,7 @@ mod join;
 mod lease;
 mod liveness;
 mod node;
+mod notify;
 mod open;
 mod outbox;
 mod postgres;

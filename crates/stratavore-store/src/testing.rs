@@ -164,6 +164,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         lease,
         liveness,
         node,
+        notify,
         outbox,
         project,
         runner,

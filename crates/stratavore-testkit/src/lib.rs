@@ -4,10 +4,12 @@
 
 pub mod clock;
 pub mod fuzz;
+pub mod mail;
 pub mod netns;
 pub mod postgres;
 pub mod proxy;
 pub mod rabbit;
+pub mod receiver;
 pub mod strace;
 pub mod terminal;
 #[cfg(feature = "tls")]

@@ -27,6 +27,7 @@ use rustix::process::Signal;
 
 use crate::world::{is_gone, of_process, processes, signal, until};
 
+pub(crate) use consumer::python;
 pub use consumer::{Consumer, Received, same, validate};
 #[cfg(feature = "tls")]
 pub use listener::TlsListener;

@@ -10,6 +10,7 @@ mod event;
 mod launch;
 mod limits;
 mod node;
+mod notify;
 mod open;
 mod outbox;
 mod output;
@@ -85,6 +86,7 @@ enum Command {
     Status(Named<status::Status>),
     Events(Named<event::Events>),
     Outbox(Named<outbox::Outbox>),
+    Notify(Named<notify::Notify>),
     Audit(Named<audit::Audit>),
     #[command(visible_alias = "node")]
     Nodes(Named<node::Nodes>),
@@ -197,6 +199,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
+        Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
         Command::Nodes(Named(args)) => node::run(&load(ui)?, args),
         Command::Ca(Named(args)) => node::ca(&load(ui)?, args),

@@ -6,6 +6,7 @@
 //! Times are RFC 3339 in UTC, sizes are bytes, CPU is a number of cores, `null` is "none" or
 //! "not known".
 
+mod notify;
 mod outbox;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stratavore_proto::v1;
 
+pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
 
 /// Microseconds after 1970, where 0 is "never".

@@ -7,16 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
-use stratavore_control::{AssistantSettings, Control, Parts, RabbitSettings, Settings, chain};
+use stratavore_control::{
+    AssistantSettings, Control, NotifySettings, Parts, RabbitSettings, Settings, chain,
+};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::node::{Label, Profile};
+use stratavore_core::notify::SecretRef;
 use stratavore_core::restart::Backoff;
 use stratavore_core::{DaemonId, NodeId, Timestamp};
+use stratavore_notify::{Sender, SystemResolver};
 use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
 use stratavore_proto::version::VERSION;
 use stratavore_runtime::Runtime;
@@ -40,6 +45,10 @@ const UNREAD_FOR: Duration = Duration::from_secs(600);
 
 /// A broker that has said nothing for twice as long is taken for gone.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Divides the waits between attempts to tell somebody, in the tests of what follows them.
+#[cfg(debug_assertions)]
+const HASTE: &str = "STRATAVORE_TEST_NOTIFY_HASTE";
 
 /// What the daemon was told, checked.
 pub(crate) struct Setup {
@@ -69,6 +78,8 @@ pub(crate) enum SetupError {
     NobodyElse,
     #[error("listen on {address}")]
     Listen { address: String, source: io::Error },
+    #[error("read notify.root_cert, {path}: {why}")]
+    Roots { path: String, why: String },
     #[error("read this node's key and certificate in {path}")]
     Identity { path: String, source: io::Error },
 }
@@ -77,7 +88,7 @@ impl SetupError {
     /// As in docs/errors.md.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Paths(_) | Self::NobodyElse => 7,
+            Self::Config(_) | Self::Paths(_) | Self::NobodyElse | Self::Roots { .. } => 7,
             Self::Directory(_)
             | Self::NodeId { .. }
             | Self::Record(_)
@@ -99,6 +110,7 @@ impl SetupError {
             Self::Listen { .. } => {
                 "see that the address is this host's and the port is free, or change node.listen"
             }
+            Self::Roots { .. } => "give a PEM file of certificates, or take notify.root_cert out",
             Self::Identity { .. } => {
                 "restore the files; or remove the directory, and join again: stratavore nodes join"
             }
@@ -268,7 +280,39 @@ impl Setup {
         listener.map(Some).map_err(failed)
     }
 
-    fn control_settings(&self, profile: Profile) -> Settings {
+    /// How people and programs are told.
+    fn notify(&self) -> Result<NotifySettings, SetupError> {
+        let own = &self.config.notify;
+        let read = |path| std::fs::read(path).map_err(|error| (path, error.to_string()));
+        let further = own.root_cert.as_ref().map(read);
+        let roots = match further.transpose() {
+            Ok(pem) => {
+                let path = own.root_cert.clone().unwrap_or_default();
+                stratavore_notify::roots(pem.as_deref()).map_err(|why| (path, why))
+            }
+            Err((path, why)) => Err((path.clone(), why)),
+        };
+        let roots = roots
+            .map_err(|(path, why)| SetupError::Roots { path: path.display().to_string(), why })?;
+        let credentials = self.env.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        #[cfg(debug_assertions)]
+        let haste = self.env.get(HASTE).and_then(|haste| haste.parse().ok()).unwrap_or(1).max(1);
+        #[cfg(not(debug_assertions))]
+        let haste = 1;
+        Ok(NotifySettings {
+            sender: Sender::new(stratavore_notify::Settings {
+                allow: own.allow_addresses.iter().filter_map(|range| range.parse().ok()).collect(),
+                resolver: Arc::new(SystemResolver),
+                roots,
+                timeout: own.timeout,
+                secrets: Arc::new(move |reference| secret(reference, credentials.as_deref())),
+                desktop: "notify-send".into(),
+            }),
+            haste,
+        })
+    }
+
+    fn control_settings(&self, profile: Profile) -> Result<Settings, SetupError> {
         let runner = &self.config.runner;
         let assistants = self.config.assistants.iter().map(|(name, own)| {
             let settings = AssistantSettings {
@@ -278,7 +322,7 @@ impl Setup {
             };
             (name.clone(), settings)
         });
-        Settings {
+        Ok(Settings {
             grace: runner.grace,
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
@@ -297,9 +341,23 @@ impl Setup {
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
             rabbit: rabbit(&self.config.bus),
+            notify: self.notify()?,
             profile,
-        }
+        })
     }
+}
+
+/// Reads what a reference names; anew each time, since secrets change.
+fn secret(reference: &SecretRef, credentials: Option<&Path>) -> Result<SecretString, String> {
+    let path = match reference.as_str().split_once(':') {
+        Some(("file", path)) => PathBuf::from(path),
+        Some(("systemd-cred", name)) => match credentials {
+            Some(directory) => directory.join(name),
+            None => return Err("the service manager has handed over no credentials".into()),
+        },
+        Some(_) | None => return Err("it is of no kind that is known".into()),
+    };
+    config::read_secret(&path).map_err(|error| chain(&error))
 }
 
 /// How events get to RabbitMQ, if they are to.
@@ -401,7 +459,7 @@ pub(crate) async fn control(
         runtime,
         clock: clock.clone(),
         entropy: Arc::new(entropy),
-        settings: setup.control_settings(profile),
+        settings: setup.control_settings(profile)?,
         env: setup.env,
         node,
         daemon,

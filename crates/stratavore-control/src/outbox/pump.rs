@@ -107,7 +107,7 @@ impl Term {
             if link.is_blocked() || out.is_empty() {
                 due.silent_since = self.monotonic();
             }
-            if !link.is_blocked() && self.is_trusted() {
+            if !link.is_blocked() && self.duty.is_trusted() {
                 self.send(&mut idle, out, &mut replaying);
             }
             tokio::select! {
@@ -138,14 +138,14 @@ impl Term {
                 news = link.news() => match news {
                     News::Blocked(why) => {
                         let problem = format!("the broker is short of something: {why}");
-                        self.tell(Health::Blocked, &problem).await;
+                        self.duty.tell(Health::Blocked, &problem).await;
                     }
-                    News::Unblocked => self.tell(Health::Connected, "").await,
+                    News::Unblocked => self.duty.tell(Health::Connected, "").await,
                     News::Lost(why) => return Err(End::Lost(RabbitError::Away(why))),
                 },
                 () = replay_wake.notified() => due.replays = Duration::ZERO,
                 _ = ticks.tick() => {
-                    self.keep().await?;
+                    self.duty.keep().await?;
                     self.now_and_then(&mut due, &replaying).await?;
                     self.how_it_goes(link, &due, !out.is_empty()).await?;
                 }
@@ -257,8 +257,8 @@ impl Term {
     async fn how_it_goes(&mut self, link: &Link, due: &Due, are_out: bool) -> Result<(), End> {
         if link.is_blocked() {
             // Why was told when it began, unless that could not be written down.
-            if !self.is_told(Health::Blocked) {
-                self.tell(Health::Blocked, "the broker is short of memory or disk").await;
+            if !self.duty.is_told(Health::Blocked) {
+                self.duty.tell(Health::Blocked, "the broker is short of memory or disk").await;
             }
             return Ok(());
         }
@@ -269,7 +269,7 @@ impl Term {
                 self.patience = (self.patience * 2).min(SILENT_MAX);
                 return Err(End::Lost(RabbitError::Away(what.into())));
             }
-            self.tell(Health::Waiting, what).await;
+            self.duty.tell(Health::Waiting, what).await;
             return Ok(());
         }
         let now = self.monotonic();
@@ -278,7 +278,7 @@ impl Term {
             0 => self.queues.problem().to_owned(),
             _ => "some events are not taken: a queue that they are for is full".to_owned(),
         };
-        self.tell(Health::Connected, &problem).await;
+        self.duty.tell(Health::Connected, &problem).await;
         Ok(())
     }
 
@@ -345,7 +345,8 @@ impl Term {
         let event = item.event.clone();
         let (store, now) = (&self.control.inner.store, self.control.now());
         let attempts = i64::from(attempts);
-        let buried = store.dead_letter_bury(&self.lease, NAME, &event, reason, attempts, now).await;
+        let buried =
+            store.dead_letter_bury(&self.duty.lease, NAME, &event, reason, attempts, now).await;
         match buried {
             Ok(()) => {
                 tracing::warn!(event = %event.id, reason, "an event is set aside: stratavore outbox dead");
@@ -361,7 +362,7 @@ impl Term {
         let reason = match outcome {
             Outcome::Confirmed => {
                 // If this cannot be written, it goes once more; consumers know it by its id.
-                let written = store.dead_letter_replayed(&self.lease, letter.id, now).await;
+                let written = store.dead_letter_replayed(&self.duty.lease, letter.id, now).await;
                 return stale_is_noticed_later(written);
             }
             // It is wanted still.
@@ -371,7 +372,8 @@ impl Term {
             Outcome::Refused(why) => why,
         };
         let attempts = letter.attempts + 1;
-        let buried = store.dead_letter_bury(&self.lease, NAME, event, &reason, attempts, now).await;
+        let buried =
+            store.dead_letter_bury(&self.duty.lease, NAME, event, &reason, attempts, now).await;
         stale_is_noticed_later(buried);
     }
 }

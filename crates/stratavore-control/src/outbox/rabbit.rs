@@ -7,7 +7,6 @@
 //! aside as a dead letter in the store before.
 
 use std::collections::{HashSet, VecDeque};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +14,10 @@ use stratavore_bus::Subscription;
 use stratavore_bus::rabbit::{Link, RabbitError, Settings};
 use stratavore_core::destination::{DeadLetter, Health};
 use stratavore_core::event::Event;
-use stratavore_core::lease::{Lease, Trust};
 use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
 
-use super::duty;
+use super::duty::{self, Duty, Over};
 use super::pump::SILENT_MIN;
 use super::queues::Queues;
 use super::window::Window;
@@ -29,10 +27,7 @@ use crate::supervisor::chain;
 
 /// The destination's name, and its kind.
 pub(super) const NAME: &str = "rabbitmq";
-/// How long the duty stays with a daemon that says nothing.
-const TTL: Duration = Duration::from_secs(10);
-/// How often it says that it has it still.
-const RENEW: Duration = Duration::from_secs(2);
+const TERM: duty::Term = duty::Term { ttl: Duration::from_secs(10), renew: Duration::from_secs(2) };
 /// How often a daemon without the duty asks for it.
 const STANDBY: Duration = Duration::from_secs(1);
 /// The first wait before a connection is tried again, and the longest.
@@ -73,13 +68,20 @@ pub(super) enum End {
     Lost(RabbitError),
 }
 
+impl From<Over> for End {
+    fn from(over: Over) -> Self {
+        match over {
+            Over::Stopping => Self::Stopping,
+            Over::Taken => Self::Over,
+        }
+    }
+}
+
 /// The duty of delivering, while this daemon has it.
 pub(super) struct Term {
     pub(super) control: Control,
     pub(super) settings: RabbitSettings,
-    pub(super) lease: Lease,
-    trust: Trust,
-    renewed_at: Duration,
+    pub(super) duty: Duty,
     pub(super) window: Window,
     /// The position that the store knows.
     pub(super) written: i64,
@@ -92,8 +94,6 @@ pub(super) struct Term {
     /// How long a broker may confirm nothing.
     pub(super) patience: Duration,
     pub(super) queues: Queues,
-    /// What the store knows about how it goes.
-    told: Option<(Health, String)>,
 }
 
 impl Control {
@@ -128,11 +128,7 @@ impl Term {
     /// `None`: another daemon has the duty.
     async fn begin(control: &Control, settings: &RabbitSettings) -> Result<Option<Term>, Error> {
         let store = &control.inner.store;
-        let asked_at = control.inner.clock.monotonic();
-        // The seat: a daemon that is started again in place of one that was killed need not wait.
-        let Some(lease) = store.lease_acquire(&duty(NAME), control.inner.seat, TTL).await? else {
-            return Ok(None);
-        };
+        let Some(duty) = Duty::take(control, NAME, TERM).await? else { return Ok(None) };
         store.destination_ensure(NAME, NAME, &settings.shown, control.now()).await?;
         let all = store.destination_list().await?;
         let found = all.into_iter().find(|(destination, _)| destination.name == NAME);
@@ -148,9 +144,7 @@ impl Term {
         Ok(Some(Term {
             control: control.clone(),
             settings: settings.clone(),
-            lease,
-            trust: Trust::new(asked_at, TTL),
-            renewed_at: asked_at,
+            duty,
             window: Window::new(written),
             written,
             last: store.event_last_position().await?,
@@ -158,7 +152,6 @@ impl Term {
             replays: VecDeque::new(),
             patience: SILENT_MIN,
             queues: Queues::default(),
-            told: None,
         }))
     }
 
@@ -169,7 +162,7 @@ impl Term {
             let end = match self.connect().await {
                 Ok(link) => {
                     failures = 0;
-                    self.tell(Health::Connected, "").await;
+                    self.duty.tell(Health::Connected, "").await;
                     failpoint("rabbit_connected");
                     self.pump(link, wakes).await
                 }
@@ -181,19 +174,17 @@ impl Term {
                         RabbitError::Away(_) => Health::Waiting,
                         RabbitError::Misconfigured { .. } => Health::Misconfigured,
                     };
-                    self.tell(health, &error.to_string()).await;
+                    self.duty.tell(health, &error.to_string()).await;
                 }
                 End::Stopping => return self.farewell().await,
                 End::Over => return tracing::info!("another daemon may deliver to RabbitMQ now"),
             }
             failures += 1;
             let wait = self.wait(RETRY_FIRST, failures, RETRY_MAX);
-            if let Err(end) = self.held(tokio::time::sleep(wait)).await {
-                match end {
-                    End::Stopping => self.farewell().await,
-                    End::Over | End::Lost(_) => {}
-                }
-                return;
+            match self.duty.held(tokio::time::sleep(wait)).await {
+                Ok(()) => {}
+                Err(Over::Stopping) => return self.farewell().await,
+                Err(Over::Taken) => return,
             }
         }
     }
@@ -203,46 +194,7 @@ impl Term {
             let hint = "mend bus.rabbitmq in the configuration".into();
             End::Lost(RabbitError::Misconfigured { what, hint })
         })?;
-        self.held(Link::connect(settings)).await?.map_err(End::Lost)
-    }
-
-    /// Waits for something that is no business of the store's, and keeps the duty meanwhile.
-    async fn held<F: Future>(&mut self, future: F) -> Result<F::Output, End> {
-        let mut future = std::pin::pin!(future);
-        let stopping = self.control.inner.supervisor.stopping().clone();
-        loop {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => return Err(End::Stopping),
-                done = &mut future => return Ok(done),
-                () = tokio::time::sleep(RENEW / 4) => {}
-            }
-            self.keep().await?;
-        }
-    }
-
-    /// Says in time that this daemon has the duty still.
-    pub(super) async fn keep(&mut self) -> Result<(), End> {
-        let now = self.monotonic();
-        if now < self.renewed_at + RENEW {
-            return Ok(());
-        }
-        match self.control.inner.store.lease_renew(&self.lease, TTL).await {
-            Ok(Some(lease)) => {
-                (self.lease, self.renewed_at) = (lease, now);
-                self.trust = Trust::new(now, TTL);
-                Ok(())
-            }
-            Ok(None) => Err(End::Over),
-            // The store may be back before the time is over.
-            Err(_) if self.is_trusted() => Ok(()),
-            Err(_) => Err(End::Over),
-        }
-    }
-
-    /// False for one that was stopped for a while: another daemon may have the duty.
-    pub(super) fn is_trusted(&self) -> bool {
-        self.trust.holds(self.monotonic())
+        self.duty.held(Link::connect(settings)).await?.map_err(End::Lost)
     }
 
     pub(super) fn monotonic(&self) -> Duration {
@@ -256,26 +208,6 @@ impl Term {
         wait - wait.mul_f64(f64::from(dice) / 512.0)
     }
 
-    /// Writes down how it goes, if that has changed. What cannot be written now is written later.
-    pub(super) async fn tell(&mut self, health: Health, problem: &str) {
-        if self.told.as_ref().is_some_and(|(h, p)| *h == health && p == problem) {
-            return;
-        }
-        match health {
-            Health::Connected => tracing::info!(problem, "RabbitMQ takes events"),
-            Health::Waiting | Health::Blocked | Health::Misconfigured | Health::Stopped => {
-                tracing::warn!(health = health.as_str(), problem, "RabbitMQ takes no events");
-            }
-        }
-        let (store, now) = (&self.control.inner.store, self.control.now());
-        let told = store.destination_tell(&self.lease, NAME, health, problem, now).await;
-        self.told = told.is_ok().then(|| (health, problem.to_owned()));
-    }
-
-    pub(super) fn is_told(&self, health: Health) -> bool {
-        self.told.as_ref().is_some_and(|(told, _)| *told == health)
-    }
-
     /// Writes down how far the broker has everything.
     pub(super) async fn advance(&mut self) -> Result<(), End> {
         let cursor = self.window.cursor();
@@ -283,7 +215,7 @@ impl Term {
             return Ok(());
         }
         failpoint("rabbit_before_advance");
-        match self.control.inner.store.destination_advance(&self.lease, NAME, cursor).await {
+        match self.control.inner.store.destination_advance(&self.duty.lease, NAME, cursor).await {
             Ok(()) => self.written = cursor,
             Err(StoreError::StaleLease { .. }) => return Err(End::Over),
             // It is tried again; until then the store knows less than is true, which does no harm.
@@ -297,8 +229,7 @@ impl Term {
         if self.advance().await.is_err() {
             return;
         }
-        self.tell(Health::Stopped, "").await;
-        // If this fails, the lease expires by itself.
-        self.control.inner.store.lease_release(&self.lease).await.ok();
+        self.duty.tell(Health::Stopped, "").await;
+        self.duty.release().await;
     }
 }

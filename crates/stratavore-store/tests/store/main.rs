@@ -14,6 +14,7 @@ mod idempotency;
 mod lease;
 mod liveness;
 mod node;
+mod notify;
 mod open;
 mod outbox;
 mod project;

@@ -14,7 +14,7 @@ use super::Vhost;
 
 const SCRIPT: &str = include_str!("consumer.py");
 const VALIDATE: &str = include_str!("validate.py");
-const PACKAGES: [&str; 2] = ["pika==1.3.2", "jsonschema==4.23.0"];
+const PACKAGES: [&str; 3] = ["pika==1.3.2", "jsonschema==4.23.0", "aiosmtpd==1.4.6"];
 
 /// A running consumer of a queue that is bound to the exchange of events. Dropping it ends it.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ pub fn same(committed: &[String], received: &[Received]) -> Result<(), String> {
 }
 
 /// Python with what the scripts need, made once for all test runs of this user.
-fn python() -> &'static Path {
+pub(crate) fn python() -> &'static Path {
     static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match MADE.get_or_init(make) {
         Ok(python) => python,
@@ -183,7 +183,7 @@ fn make() -> Result<PathBuf, String> {
         .map_err(|error| error.to_string())?;
     let has_all = || {
         let tried = Command::new(&python)
-            .args(["-c", "import pika, jsonschema"])
+            .args(["-c", "import pika, jsonschema, aiosmtpd"])
             .stderr(Stdio::null())
             .status();
         tried.is_ok_and(|status| status.success())

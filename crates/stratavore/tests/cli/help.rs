@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 63] = [
+const COMMANDS: [&str; 72] = [
     "",
     "new",
     "projects",
@@ -33,6 +33,15 @@ const COMMANDS: [&str; 63] = [
     "outbox status",
     "outbox dead",
     "outbox retry",
+    "notify",
+    "notify list",
+    "notify show",
+    "notify add",
+    "notify test",
+    "notify remove",
+    "notify enable",
+    "notify disable",
+    "notify retry",
     "nodes",
     "nodes list",
     "nodes show",

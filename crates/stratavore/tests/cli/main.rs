@@ -14,6 +14,7 @@ mod journey;
 mod many;
 mod nobody_home;
 mod nodes;
+mod notify;
 mod projects;
 mod recover;
 mod renewal;

@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 41] = [
+const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -260,6 +260,13 @@ const REQUESTS: [(&str, Option<&str>); 41] = [
     ("Outbox.Status", None),
     ("Outbox.DeadLetters", None),
     ("Outbox.Retry", Some("request.retry")),
+    ("Notify.Add", Some("node.destination_added")),
+    ("Notify.List", None),
+    ("Notify.Remove", Some("node.destination_removed")),
+    ("Notify.Retry", Some("request.notify_retry")),
+    ("Notify.Show", None),
+    ("Notify.Switch", Some("node.destination_disabled")),
+    ("Notify.Test", Some("request.notify_test")),
     ("Daemon.Status", None),
     ("Daemon.Reconcile", Some("request.reconcile")),
     ("Daemon.Shutdown", Some("request.shutdown")),
@@ -280,7 +287,15 @@ fn every_request_that_changes_something_is_on_the_record() {
     let world = World::new();
     world.project("demo");
     let cat = world.launch("demo", "cat", &["cat"]);
+    let topic = world.path("topic");
+    std::fs::write(&topic, "topic").unwrap();
+    std::fs::set_permissions(&topic, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let topic = format!("file:{}", topic.display());
     let done: &[&[&str]] = &[
+        &["notify", "add", "n", "ntfy", "--url", "http://host.invalid", "--topic", &topic],
+        &["notify", "retry", "n"],
+        &["notify", "disable", "n"],
+        &["notify", "enable", "n"],
         &["projects", "edit", "demo", "--description", "other"],
         &["reconcile"],
         &["upgrade", "cat"],
@@ -314,6 +329,9 @@ fn every_request_that_changes_something_is_on_the_record() {
     for command in done {
         world.run(*command).ok();
     }
+    // There is no such host.
+    world.run(["notify", "test", "n"]).fails(1);
+    world.run(["notify", "remove", "n"]).ok();
     world.until_state("cat", &["exited", "failed"]);
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
@@ -351,7 +369,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 23] = [
+const REFUSED: [(&str, &str); 28] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -375,6 +393,11 @@ const REFUSED: [(&str, &str); 23] = [
     ("nodes revoke 000000000000", "nodes.revoke_token"),
     ("nodes join --token-file /dev/null", "nodes.join"),
     ("ca init", "nodes.init_ca"),
+    ("notify add n ntfy --topic n", "notify.add"),
+    ("notify remove n", "notify.remove"),
+    ("notify disable n", "notify.switch"),
+    ("notify test n", "notify.test"),
+    ("notify retry n", "notify.retry"),
 ];
 
 #[test]

@@ -18,6 +18,7 @@ mod matrix;
 mod mig;
 mod mono;
 mod mqdown;
+mod notify;
 mod outbox;
 mod part;
 mod pgdown;

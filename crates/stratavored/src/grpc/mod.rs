@@ -6,6 +6,7 @@ mod daemon;
 mod event;
 mod forward;
 mod node;
+mod notify;
 mod outbox;
 pub(crate) mod problem;
 mod project;
@@ -26,6 +27,7 @@ use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
+use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
@@ -110,6 +112,7 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(RunnersServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
+        .add_service(NotifyServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
         .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))

@@ -27,9 +27,11 @@ fn follow(world: &World, backup: &Path, database: &str, mark: &str) {
     let mut shell = Command::new("sh");
     shell
         .args(["-euc", documented(mark)])
+        .env_clear()
         .env("STATE", world.path("state"))
         .env("BACKUP", backup)
         .env("DATABASE", database)
+        .env("HOME", world.path(""))
         .env("STRATAVORE_HOME", world.path(""))
         .env("PATH", format!("{}:{}:/usr/bin:/bin", programs.display(), servers.display()));
     Ran::of(shell).ok();
@@ -81,6 +83,19 @@ fn sealed(world: &World) {
     });
 }
 
+/// Has something signed, so that what is backed up knows of it: an orderly end signs what there is.
+fn signed(world: &World) {
+    until("an event has its position", || {
+        match world.json(&["daemon", "status"])["last_event_position"].as_i64() {
+            Some(1..) => Ok(()),
+            other => Err(other),
+        }
+    });
+    sealed(world);
+    world.run(["daemon", "stop"]).ok();
+    world.run(["daemon", "start"]).ok();
+}
+
 /// After a restore: who was there before is found again, and who came later goes on unknown.
 fn as_restored(world: &World, before: &BTreeMap<String, u64>, late: u64) {
     until("what lived is found again", || {
@@ -121,6 +136,7 @@ fn the_embedded_database_is_backed_up_and_restored_while_runners_live() {
     let (_held, backup) = directory();
     let world = World::new();
     world.project("p");
+    signed(&world);
     let before = meanwhile(&world, || {
         follow(&world, &backup, "", "state");
         follow(&world, &backup, "", "sqlite");
@@ -170,6 +186,7 @@ fn a_cluster_is_backed_up_and_restored_while_runners_live() {
     );
     here.project("p");
     launch(here, "far", &["--node", &hosts.id(1)]);
+    signed(here);
     let before = meanwhile(here, || {
         follow(here, &backup, &database, "state");
         follow(here, &backup, &database, "postgres");

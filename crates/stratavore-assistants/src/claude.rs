@@ -9,6 +9,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     flags: no_flags,
     // A runner must stay the program that was started.
     env: &[("DISABLE_AUTOUPDATER", "1")],
+    adapter: &crate::generic::Generic,
 };
 
 /// An interactive session that finds these takes itself for the child of another one: it writes

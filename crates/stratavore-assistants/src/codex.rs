@@ -2,8 +2,14 @@
 
 use crate::Assistant;
 
-pub(crate) const ASSISTANT: Assistant =
-    Assistant { name: "codex", title: "Codex CLI", program: Some("codex"), flags, env: &[] };
+pub(crate) const ASSISTANT: Assistant = Assistant {
+    name: "codex",
+    title: "Codex CLI",
+    program: Some("codex"),
+    flags,
+    env: &[],
+    adapter: &crate::generic::Generic,
+};
 
 /// Set for the tools of a running Codex.
 pub(crate) const MARKS: [&str; 3] = ["CODEX_THREAD_ID", "CODEX_SESSION_ID", "CODEX_CI"];

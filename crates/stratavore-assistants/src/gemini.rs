@@ -9,6 +9,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     flags: no_flags,
     // Otherwise it starts itself a second time, and a signal meets the wrong one of the two.
     env: &[("GEMINI_CLI_NO_RELAUNCH", "true")],
+    adapter: &crate::generic::Generic,
 };
 
 /// Set for the tools of a running Gemini.

@@ -3,10 +3,11 @@
 //! One file per assistant, and one table of them. A command is an argument vector and never a
 //! shell's line, so no text of a user's is ever read as anything but one argument.
 //!
-//! Not here: sessions, activity and usage, which need more than a command line.
+//! What an assistant tells of itself is read by its [`Adapter`]: sessions, activity, messages, usage.
 //!
 //! Invariant: what a caller gives comes after our own flags, each piece as one argument, unchanged.
 
+pub mod adapter;
 mod claude;
 mod codex;
 mod environment;
@@ -17,11 +18,11 @@ mod opencode;
 
 use stratavore_core::name::Name;
 
+pub use adapter::Adapter;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
 
 /// An assistant that we know how to start.
-#[derive(Debug)]
 pub struct Assistant {
     pub name: &'static str,
     /// For people.
@@ -33,6 +34,7 @@ pub struct Assistant {
     flags: fn(&[String], &[String]) -> &'static [&'static str],
     /// Variables that its runners have, unless the caller sets them.
     env: &'static [(&'static str, &'static str)],
+    pub adapter: &'static dyn Adapter,
 }
 
 /// How an assistant is started on this host, where that differs from the usual.
@@ -68,6 +70,11 @@ pub fn known() -> &'static [Assistant] {
 /// The assistant of this name.
 pub fn find(name: &Name) -> Option<&'static Assistant> {
     KNOWN.iter().find(|assistant| assistant.name == name.as_str())
+}
+
+/// The adapter of an assistant; of one that we do not know, that of any program.
+pub fn adapter(name: &Name) -> &'static dyn Adapter {
+    find(name).map_or(&generic::Generic, |assistant| assistant.adapter)
 }
 
 /// Refuses a name that is no assistant's.

@@ -8,6 +8,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     program: Some("opencode"),
     flags: no_flags,
     env: &[],
+    adapter: &crate::generic::Generic,
 };
 
 /// Set for the tools of a running opencode.

@@ -5,6 +5,7 @@
 //!
 //! Invariant: this crate names no runtime, no database and no file.
 
+pub mod activity;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -17,16 +18,20 @@ pub mod join;
 pub mod lease;
 pub mod limits;
 pub mod liveness;
+pub mod message;
 pub mod name;
 pub mod node;
 pub mod notify;
+pub mod observation;
 pub mod project;
 pub mod quota;
 pub mod reconcile;
 pub mod restart;
 pub mod runner;
 pub mod session;
+pub mod signal;
 pub mod terminal;
+pub mod usage;
 
 pub use id::{
     DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,

@@ -16,6 +16,7 @@ use crate::name::Name;
 use crate::restart::{RestartPolicy, Restarts};
 use crate::{NodeId, ProjectId, RunnerId, SessionId};
 
+pub use crate::activity::Activity;
 pub use env::{EnvError, EnvValue, parse_env};
 pub use life::{Input, Note, Outcome, Refusal};
 
@@ -35,38 +36,6 @@ pub struct AgentIdentity {
 pub struct ProcessIdentity {
     pub pid: u32,
     pub start_time: u64,
-}
-
-/// What the assistant is doing, as far as can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activity {
-    /// The assistant does not tell.
-    #[default]
-    Unknown,
-    Working,
-    Idle,
-    NeedsInput,
-    NeedsPermission,
-}
-
-impl Activity {
-    pub const ALL: [Activity; 5] =
-        [Self::Unknown, Self::Working, Self::Idle, Self::NeedsInput, Self::NeedsPermission];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Working => "working",
-            Self::Idle => "idle",
-            Self::NeedsInput => "needs_input",
-            Self::NeedsPermission => "needs_permission",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|a| a.as_str() == text)
-    }
 }
 
 /// What its person wants of a runner.

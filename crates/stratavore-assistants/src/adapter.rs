@@ -1,0 +1,228 @@
+//! What an adapter is: all that Stratavore has to know of one assistant, behind one interface.
+//!
+//! An adapter starts nothing and reads no file that is not handed to it, but for
+//! [`Adapter::found`] and [`Adapter::level`]. What it makes of signals and transcripts are
+//! [`Observation`]s; what follows from them is not its business.
+//!
+//! Invariant: no line and no signal makes an adapter fail. What it does not know is no observation.
+//! Invariant: the same lines, read again from any offset with the memory that was kept for it, give the
+//! same observations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use stratavore_core::activity::{Doing, Source};
+use stratavore_core::message::Place;
+use stratavore_core::observation::Observation;
+use stratavore_core::signal::Signal;
+use stratavore_core::usage::Quality;
+
+use crate::AssistantError;
+
+/// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables that
+/// [`Adapter::start`] sets. The agent, which opens the port, puts it in.
+pub const OTLP: &str = "{stratavore:otlp}";
+
+/// What can be proved of an assistant, for the rest to ask and for people to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Proves {
+    /// It runs without a screen, takes a prompt on its standard input, and ends with a result.
+    pub headless: bool,
+    /// We choose the id of its conversation; else it is learned.
+    pub preset_session: bool,
+    pub resume: bool,
+    pub fork: bool,
+    /// The best source that tells what it is doing.
+    pub activity: Option<Source>,
+    /// It tells at once that it asks for a permission.
+    pub permission_requests: bool,
+    /// A permission can be given from elsewhere than its screen.
+    pub permission_answers: bool,
+    /// How good the best figures of its usage are.
+    pub usage: Option<Quality>,
+    /// It says what its usage cost.
+    pub cost: bool,
+    pub transcript: bool,
+    /// What is typed to have it end by itself.
+    pub quit: Option<&'static str>,
+    /// It can be given an MCP server for one run.
+    pub mcp: bool,
+}
+
+/// With a screen, or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Interactive,
+    Headless(Headless),
+}
+
+/// The assistant's own limits of a run without a screen; a second line behind our budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Headless {
+    pub max_turns: Option<u32>,
+    /// In millionths of a US dollar.
+    pub max_cost: Option<i64>,
+}
+
+/// Which conversation a run holds. Sessions are named as the assistant does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conversation<'a> {
+    /// A new one; `preset` is a random UUID that it may be called by.
+    Fresh {
+        preset: &'a str,
+    },
+    Resume {
+        session: &'a str,
+    },
+    Fork {
+        session: &'a str,
+        preset: &'a str,
+    },
+}
+
+/// How a run is to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// The program, the configured arguments, our flags, and then what the caller gave.
+    pub argv: &'a [String],
+    /// Where in `argv` begins what the caller gave.
+    pub given: usize,
+    pub mode: Mode,
+    pub conversation: Conversation<'a>,
+    /// The first prompt of a run with a screen. Without one it is handed over on the standard input.
+    pub prompt: Option<&'a str>,
+    /// What the conversation may be called.
+    pub title: &'a str,
+    pub directory: &'a Path,
+    /// The environment that the run will have.
+    pub env: &'a BTreeMap<String, String>,
+    /// `None`: nothing is injected; it runs as if we were not there.
+    pub observed: Option<Observed<'a>>,
+}
+
+/// With what a run is observed.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// The directory of the runner, where [`Started::files`] will be.
+    pub dir: &'a Path,
+    /// The beginning of the command that an assistant calls as its hook: it takes JSON on its standard
+    /// input, exits with 0, and prints nothing, or for a call that waits ([`Started::waits`]) the answer.
+    /// The program and its arguments are absolute and need no quotes in a shell.
+    pub hook: &'a [String],
+}
+
+/// A run, ready to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Started {
+    pub argv: Vec<String>,
+    /// Set unless the caller has set them.
+    pub env: BTreeMap<String, String>,
+    /// Files to be written into the runner's directory: name, content.
+    pub files: Vec<(String, String)>,
+    /// The conversation's id, if that is known before.
+    pub session: Option<String>,
+    /// The terminal's title tells something.
+    pub watch_title: bool,
+}
+
+/// What an adapter keeps in mind between the lines of one file, or the signals of one runner.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Whatever else it needs, by names of its own. Small.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more: BTreeMap<String, String>,
+}
+
+/// How a run without a screen came out, by its final record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    Done {
+        text: String,
+    },
+    /// It ended by a limit of turns or cost.
+    LimitReached {
+        what: String,
+    },
+    /// Its maker lets it do nothing until a time, if that was told.
+    RateLimited {
+        why: String,
+    },
+    Failed {
+        why: String,
+    },
+    /// There is no final record, so whatever the exit code says it did not come to its end.
+    Cut,
+}
+
+/// One step of a run without a screen, for whoever watches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    Session { session: String },
+    Text { text: String },
+    Tool { tool: String, text: String },
+    ToolResult { text: String },
+    Retry { why: String },
+}
+
+/// One assistant.
+pub trait Adapter: Sync {
+    fn proves(&self) -> Proves;
+
+    /// The command, variables and files of a run. What the caller gave comes after our own, unchanged;
+    /// but a prompt among it is left out where a conversation is resumed.
+    fn start(&self, start: &Start<'_>) -> Result<Started, AssistantError>;
+
+    /// What a signal of a running assistant says.
+    fn signal(&self, memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation>;
+
+    /// What one whole line of a transcript says, without its end.
+    fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation>;
+
+    /// Further files of the same conversation, as those of subagents: a directory in which each file
+    /// with such an ending is one.
+    fn beside(&self, transcript: &Path) -> Option<(PathBuf, &'static str)> {
+        let _ = transcript;
+        None
+    }
+
+    /// The transcripts that the assistant has on this host, for an import; `env` is the environment that
+    /// it would run in.
+    fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        let _ = env;
+        Vec::new()
+    }
+
+    /// What it is doing now, where it keeps that in a file: interrupts, for one, are told by no event.
+    fn level(&self, pid: u32, env: &BTreeMap<String, String>) -> Option<Doing> {
+        let _ = (pid, env);
+        None
+    }
+
+    /// What the waiting hook prints to let the assistant go on, or not; `message` is for the assistant.
+    /// `body` is what the hook was given.
+    fn answer(
+        &self,
+        body: &serde_json::Value,
+        allow: bool,
+        message: Option<&str>,
+    ) -> Option<String> {
+        let _ = (body, allow, message);
+        None
+    }
+
+    /// One line of the output of a run without a screen.
+    fn step(&self, line: &str) -> Vec<Step> {
+        let _ = line;
+        Vec::new()
+    }
+
+    /// How a run without a screen came out: `output` is the end of what it printed.
+    fn outcome(&self, output: &str, exit: Option<i32>) -> Outcome;
+}

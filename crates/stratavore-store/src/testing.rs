@@ -159,6 +159,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         daemon,
         destination,
         event,
+        follow,
+        hold,
         idempotency,
         join,
         lease,
@@ -170,8 +172,10 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         runner,
         schema,
         session,
+        session_seen,
         transaction,
-        trim
+        trim,
+        usage
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+pub use stratavore_core::runner::Headless;
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
 
@@ -55,14 +56,6 @@ pub struct Proves {
 pub enum Mode {
     Interactive,
     Headless(Headless),
-}
-
-/// The assistant's own limits of a run without a screen; a second line behind our budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Headless {
-    pub max_turns: Option<u32>,
-    /// In millionths of a US dollar.
-    pub max_cost: Option<i64>,
 }
 
 /// Which conversation a run holds. Sessions are named as the assistant does.

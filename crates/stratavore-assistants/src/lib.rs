@@ -121,7 +121,8 @@ pub fn default_env(name: &Name) -> impl Iterator<Item = (&'static str, &'static 
     TERMINAL.iter().chain(own).copied()
 }
 
-fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
+/// Refuses a command that no program can be given.
+pub fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
     for (nth, argument) in argv.iter().enumerate() {
         if argument.contains('\0') {
             return Err(AssistantError::Nul { nth });

@@ -24,6 +24,9 @@ use crate::AssistantError;
 /// [`Adapter::start`] sets. The agent, which opens the port, puts it in.
 pub const OTLP: &str = "{stratavore:otlp}";
 
+/// Follows [`Observed::hook`] where the hook waits for an answer; it prints what [`Adapter::answer`] gave.
+pub const WAIT: &str = "--wait";
+
 /// What can be proved of an assistant, for the rest to ask and for people to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Proves {
@@ -107,7 +110,7 @@ pub struct Observed<'a> {
     /// The directory of the runner, where [`Started::files`] will be.
     pub dir: &'a Path,
     /// The beginning of the command that an assistant calls as its hook: it takes JSON on its standard
-    /// input, exits with 0, and prints nothing, or for a call that waits ([`Started::waits`]) the answer.
+    /// input, exits with 0, and prints nothing, or for a call that waits ([`WAIT`]) the answer.
     /// The program and its arguments are absolute and need no quotes in a shell.
     pub hook: &'a [String],
 }

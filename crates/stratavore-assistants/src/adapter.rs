@@ -220,6 +220,14 @@ pub trait Adapter: Sync {
         None
     }
 
+    /// What is typed at the dialog on the assistant's screen to let it go on, or not, where no hook waits
+    /// ([`Asked::call`](stratavore_core::observation::Asked) is `None`). Only while it is known to ask:
+    /// typed at any other time it means something else.
+    fn answer_keys(&self, body: &serde_json::Value, allow: bool) -> Option<&'static str> {
+        let _ = (body, allow);
+        None
+    }
+
     /// One line of the output of a run without a screen.
     fn step(&self, line: &str) -> Vec<Step> {
         let _ = line;

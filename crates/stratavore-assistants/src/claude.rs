@@ -6,6 +6,7 @@
 mod content;
 mod headless;
 mod home;
+mod line;
 mod signal;
 mod start;
 mod transcript;

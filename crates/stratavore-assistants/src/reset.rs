@@ -22,10 +22,10 @@ fn after_bar(text: &str) -> Option<Timestamp> {
 fn after_word(text: &str, now: Timestamp) -> Option<Timestamp> {
     let lower = text.to_ascii_lowercase();
     let start = lower.find("resets ")? + "resets ".len();
-    // Lowering keeps the places of ASCII text, and of all other text too.
-    let (told, zone) = match (text.get(start..)?, lower.get(start..)?) {
-        (text, lower) => (lower.split(['(', '\n']).next()?.trim(), zone(text)),
-    };
+    // In lower case each character is where it was.
+    let (text, lower) = (text.get(start..)?, lower.get(start..)?);
+    let told = lower.split(['(', '\n']).next()?.trim();
+    let zone = zone(text);
     let zone = zone.unwrap_or(TimeZone::UTC);
     let here = now.to_zoned(zone.clone()).datetime();
     let told = told.strip_prefix("at ").unwrap_or(told).replace(" at ", ", ");

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::transcript::Text;
+use super::line::Text;
 
 /// Content of a form that is not known has no parts.
 #[derive(Default)]

@@ -8,13 +8,13 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use stratavore_core::activity::{Activity, Confidence, Doing, Source};
 use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
 use super::content::{Content, Part, Said};
+use super::line::{Billed, Line, Reply, Text};
 use super::plain_model;
 use crate::adapter::Memory;
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
@@ -29,117 +29,6 @@ const BILLED: &str = "billed";
 const ENDED: &str = "ended";
 /// The model's name where no model was asked.
 const SYNTHETIC: &str = "<synthetic>";
-
-/// Text that is not copied unless it has escapes in it. `Cow` alone is not borrowed within an `Option`.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Text<'a>,
-    #[serde(borrow)]
-    uuid: Option<Text<'a>>,
-    #[serde(borrow)]
-    session_id: Option<Text<'a>>,
-    timestamp: Option<Timestamp>,
-    #[serde(borrow)]
-    cwd: Option<Text<'a>>,
-    #[serde(default)]
-    is_sidechain: bool,
-    #[serde(default)]
-    is_meta: bool,
-    #[serde(default)]
-    is_compact_summary: bool,
-    #[serde(default)]
-    is_api_error_message: bool,
-    #[serde(borrow)]
-    request_id: Option<Text<'a>>,
-    #[serde(borrow)]
-    interrupted_message_id: Option<Text<'a>>,
-    #[serde(borrow)]
-    custom_title: Option<Text<'a>>,
-    #[serde(borrow)]
-    ai_title: Option<Text<'a>>,
-    #[serde(borrow)]
-    message: Option<Reply<'a>>,
-    #[serde(borrow)]
-    attachment: Option<Attachment<'a>>,
-    #[serde(borrow)]
-    forked_from: Option<ForkedFrom<'a>>,
-}
-
-/// A line that was copied when a conversation was branched off.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ForkedFrom<'a> {
-    #[serde(borrow)]
-    session_id: Option<Text<'a>>,
-}
-
-/// A message of either side.
-#[derive(Deserialize)]
-struct Reply<'a> {
-    #[serde(borrow)]
-    id: Option<Text<'a>>,
-    #[serde(borrow)]
-    model: Option<Text<'a>>,
-    #[serde(borrow)]
-    stop_reason: Option<Text<'a>>,
-    usage: Option<Billed>,
-    #[serde(borrow, default)]
-    content: Content<'a>,
-}
-
-#[derive(Deserialize)]
-struct Billed {
-    #[serde(default)]
-    input_tokens: u64,
-    #[serde(default)]
-    output_tokens: u64,
-    #[serde(default)]
-    cache_read_input_tokens: u64,
-    #[serde(default)]
-    cache_creation_input_tokens: u64,
-    cache_creation: Option<Written>,
-}
-
-#[derive(Deserialize)]
-struct Written {
-    #[serde(default)]
-    ephemeral_1h_input_tokens: u64,
-}
-
-#[derive(Deserialize)]
-struct Attachment<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    prompt: Content<'a>,
-}
-
-impl Text<'_> {
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Billed {
-    fn tokens(&self) -> Tokens {
-        let hour = self.cache_creation.as_ref().map_or(0, |by| by.ephemeral_1h_input_tokens);
-        let hour = hour.min(self.cache_creation_input_tokens);
-        Tokens {
-            input: self.input_tokens,
-            output: self.output_tokens,
-            cache_read: self.cache_read_input_tokens,
-            cache_write: self.cache_creation_input_tokens - hour,
-            cache_write_1h: hour,
-            reasoning: 0,
-        }
-    }
-}
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
     let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };

@@ -10,11 +10,18 @@
 pub mod adapter;
 mod claude;
 mod codex;
+mod directory;
 mod environment;
 mod error;
+mod excerpt;
+mod final_record;
 mod gemini;
 mod generic;
+mod hooks;
+mod log_record;
 mod opencode;
+mod reset;
+mod words;
 
 use stratavore_core::name::Name;
 

@@ -1,0 +1,6 @@
+//! What the adapters make of what the programs really wrote, and how they start them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod claude;
+mod codex;
+mod reading;

@@ -148,12 +148,40 @@ impl Doing {
     /// What counts of `self`, which is known, and `new`, which was told later.
     ///
     /// A source that is trusted less changes nothing for as long as a better one has something to
-    /// say, unless what it says is the same: then the better one stays.
+    /// say, unless what it says is the same: then the better one stays. Nor does what was so before:
+    /// some sources tell late.
     pub fn followed_by(self, new: Doing) -> Doing {
-        let overruled = new.source < self.source && self.activity != Activity::Unknown;
+        let is_known = self.activity != Activity::Unknown;
+        let overruled = is_known && (new.source < self.source || new.since < self.since);
         if overruled || (new.activity == self.activity && new.question == self.question) {
             return self;
         }
         new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doing(activity: Activity, second: i64) -> Doing {
+        Doing::told(activity, Timestamp::from_second(second).unwrap(), "test")
+    }
+
+    #[test]
+    fn what_is_told_late_or_less_surely_changes_nothing() {
+        let idle = doing(Activity::Idle, 10);
+        let late = doing(Activity::Working, 9);
+        let screen = Doing { source: Source::Screen, ..doing(Activity::Working, 11) };
+        let next = doing(Activity::Working, 10);
+        assert_eq!(idle.clone().followed_by(late), idle);
+        assert_eq!(idle.clone().followed_by(screen.clone()), idle);
+        assert_eq!(idle.clone().followed_by(next.clone()), next);
+        // Nothing is known yet: whatever comes is better.
+        let unknown = doing(Activity::Unknown, 100);
+        assert_eq!(unknown.followed_by(screen.clone()), screen);
+        // The same, said later and with a question.
+        let asks = next.clone().asking("may it?");
+        assert_eq!(next.followed_by(asks.clone()), asks);
     }
 }

@@ -8,6 +8,7 @@
 //! Invariant: what a caller gives comes after our own flags, each piece as one argument, unchanged.
 
 pub mod adapter;
+mod aider;
 mod claude;
 mod codex;
 mod directory;
@@ -21,6 +22,7 @@ mod hooks;
 mod log_record;
 mod opencode;
 mod reset;
+mod told;
 mod words;
 
 use stratavore_core::name::Name;
@@ -58,7 +60,8 @@ pub const ARGUMENT_MAX: usize = 128 * 1024 - 1;
 /// The longest command, in bytes. The system takes about twice as much, environment included.
 pub const COMMAND_MAX: usize = 1024 * 1024;
 
-const KNOWN: [Assistant; 5] = [
+const KNOWN: [Assistant; 6] = [
+    aider::ASSISTANT,
     claude::ASSISTANT,
     codex::ASSISTANT,
     gemini::ASSISTANT,

@@ -230,7 +230,14 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         }
         argv.push(prompt.into());
     }
-    Started { argv, env, files, session, watch_title: start.observed.is_some() }
+    Started {
+        argv,
+        env,
+        files,
+        session,
+        watch_title: start.observed.is_some(),
+        ..Started::default()
+    }
 }
 
 fn is_subcommand(words: &[Vec<Word<'_>>; 2]) -> bool {

@@ -162,6 +162,7 @@ impl Control {
         let adapter = assistants::adapter(&runner.command.assistant);
         let dir = self.inner.runtime.dir(id).signals();
         let mut transcripts = self.read_signals(&runner, adapter, &dir).await?;
+        transcripts.extend(self.transcripts_of(&runner, adapter).await?);
         let known = self.inner.store.follow_list(self.inner.node.id, id).await?;
         let signals = dir.display().to_string();
         transcripts.extend(known.into_iter().map(|f| f.path).filter(|path| *path != signals));
@@ -183,6 +184,29 @@ impl Control {
             self.inner.store.asks_over(id, |_| true, self.now()).await?;
         }
         Ok(())
+    }
+
+    /// The files that no signal names: one that was known when the assistant was started, and those of the
+    /// conversation that it holds.
+    async fn transcripts_of(
+        &self,
+        runner: &Runner,
+        adapter: &'static dyn Adapter,
+    ) -> Result<Vec<String>, Error> {
+        let dir = self.inner.runtime.dir(runner.id);
+        let (env, id) = (self.env_seen(&runner.command), runner.session);
+        let session = match id {
+            Some(id) => self.inner.store.session_get(id).await?.external_id,
+            None => None,
+        };
+        let look = tokio::task::spawn_blocking(move || {
+            let spec = dir.spec().ok().flatten();
+            let known = spec.and_then(|spec| spec.observe?.transcript);
+            let found = session.map(|session| adapter.transcripts(&session, &env));
+            known.into_iter().chain(found.into_iter().flatten()).collect::<Vec<_>>()
+        });
+        let found = look.await.map_err(Error::internal)?;
+        Ok(found.into_iter().map(|path| path.display().to_string()).collect())
     }
 
     fn watch_file(&self, path: &Path, runner: RunnerId) {

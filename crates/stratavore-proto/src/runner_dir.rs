@@ -97,6 +97,9 @@ pub struct Observe {
     pub env: BTreeMap<String, String>,
     /// The terminal's title tells something.
     pub title: bool,
+    /// A file that the assistant writes what it does to, besides those that it tells of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<PathBuf>,
     /// The file of the runner's directory that the assistant has as its standard input, if it is not the
     /// terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -47,8 +47,7 @@ impl AssistantHome {
             Program::Claude => own.claude(),
             Program::Codex => own.codex(),
             Program::Gemini => own.gemini(),
-            // All of it comes by a variable.
-            Program::Opencode => {}
+            Program::Opencode => own.opencode(),
         }
         own
     }
@@ -96,7 +95,7 @@ impl AssistantHome {
                 set("STAND_IN_KEY", KEY);
             }
             Program::Opencode => {
-                set("OPENCODE_CONFIG_CONTENT", &self.opencode().to_string());
+                set("OPENCODE_CONFIG_CONTENT", &self.opencode_config().to_string());
                 set("OPENCODE_DISABLE_AUTOUPDATE", "1");
                 set("OPENCODE_DISABLE_MODELS_FETCH", "1");
                 set("OPENCODE_DISABLE_LSP_DOWNLOAD", "1");
@@ -197,7 +196,22 @@ trust_level = "trusted"
         self.file(".codex/config.toml", &settings);
     }
 
-    fn opencode(&self) -> Value {
+    fn opencode(&self) {
+        // A plugin's own package, which opencode fetches into every home that does not say so. Until
+        // it has it, no plugin is loaded.
+        let lock = json!({
+            "lockfileVersion": 3,
+            "packages": { "": { "dependencies": {
+                "@opencode-ai/plugin": Program::Opencode.version(),
+            } } },
+        });
+        self.file(".config/opencode/package-lock.json", &lock.to_string());
+        let modules = self.home.join(".config/opencode/node_modules");
+        fs::create_dir_all(modules).expect("the home can be written to");
+    }
+
+    /// What it is told by a variable.
+    pub fn opencode_config(&self) -> Value {
         let model = format!("stand-in/{}", self.model());
         json!({
             "autoupdate": false,

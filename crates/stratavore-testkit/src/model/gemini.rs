@@ -59,6 +59,9 @@ pub(super) fn purpose(asked: &Asked) -> Purpose {
     if schema.to_string().contains("model_choice") || schema.to_string().contains("complexity") {
         return Purpose::Routing;
     }
+    if asked.says("Summarize the user's primary intent") {
+        return Purpose::Title;
+    }
     if asked.system.contains("summar") && asked.tools.is_empty() {
         return Purpose::Compaction;
     }

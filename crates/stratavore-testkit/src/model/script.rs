@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq)]
 pub enum Tool {
     Shell(String),
+    /// The same outside of the assistant's sandbox, where it has one: a person is asked before.
+    Escalated(String),
     Write {
         path: PathBuf,
         text: String,
@@ -89,6 +91,11 @@ impl Reply {
     /// A command for the assistant's shell.
     pub fn shell(command: &str) -> Self {
         Self::call(Tool::Shell(command.into()))
+    }
+
+    /// The same, for which the assistant has to ask a person even where it has a sandbox.
+    pub fn escalated(command: &str) -> Self {
+        Self::call(Tool::Escalated(command.into()))
     }
 
     pub fn write(path: impl Into<PathBuf>, text: &str) -> Self {
@@ -274,14 +281,15 @@ pub(super) fn reply_to(rules: &mut [Rule], asked: &Asked) -> Reply {
     }
 }
 
-/// Replies that a prompt itself asks for: `[[shell:COMMAND]]`, `[[write:PATH=TEXT]]`,
-/// `[[agent:PROMPT]]`, `[[text:TEXT]]`, one for each round of tools. The prompt of an agent may have
+/// Replies that a prompt itself asks for: `[[shell:COMMAND]]`,
+/// `[[escalated:COMMAND]]`, `[[write:PATH=TEXT]]`, `[[agent:PROMPT]]`, `[[text:TEXT]]`, one for each round of tools. The prompt of an agent may have
 /// some of its own.
 pub(super) fn from_prompt(prompt: &str) -> Vec<Reply> {
     let reply = |mark: &str| {
         let (verb, rest) = mark.split_once(':')?;
         match verb {
             "shell" => Some(Reply::shell(rest)),
+            "escalated" => Some(Reply::escalated(rest)),
             "write" => rest.split_once('=').map(|(path, text)| Reply::write(path, text)),
             "agent" => Some(Reply::subagent(rest)),
             "text" => Some(Reply::text(rest)),

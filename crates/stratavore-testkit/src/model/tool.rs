@@ -49,6 +49,7 @@ pub(super) fn call(tool: &Tool, asked: &Asked) -> Result<Call, String> {
             })
         }
         Tool::Shell(command) => Ok(shell(one_of(&SHELLS)?, command)),
+        Tool::Escalated(command) => Ok(escalated(one_of(&SHELLS)?, command)),
         Tool::Write { path, text } => match one_of(&WRITERS) {
             Ok(offered) => Ok(write(offered, path, text)),
             // Codex writes by patches, or where its model has none of those, in its shell.
@@ -87,6 +88,17 @@ fn shell(offered: &Offered, command: &str) -> Call {
         _ => json!({ "command": command }),
     };
     json_call(offered, arguments)
+}
+
+fn escalated(offered: &Offered, command: &str) -> Call {
+    let mut call = shell(offered, command);
+    if let Arguments::Json(arguments) = &mut call.arguments
+        && has(offered, "sandbox_permissions")
+    {
+        arguments["sandbox_permissions"] = "require_escalated".into();
+        arguments["justification"] = "May it, as the script says?".into();
+    }
+    call
 }
 
 fn write(offered: &Offered, path: &Path, text: &str) -> Call {

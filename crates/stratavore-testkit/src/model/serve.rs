@@ -255,6 +255,11 @@ async fn write(response: Response, pieces: mpsc::Sender<io::Result<Bytes>>, mut 
         if at == response.answer.middle {
             response.wait(Place::Middle).await;
             if response.cut {
+                // What was written before goes out first, which it does while nothing more comes.
+                if let Ok(room) = pieces.reserve().await {
+                    drop(room);
+                    tokio::task::yield_now().await;
+                }
                 pieces.send(Err(io::Error::other("cut, as the script says"))).await.ok();
                 return;
             }

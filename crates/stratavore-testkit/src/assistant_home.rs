@@ -38,7 +38,7 @@ impl AssistantHome {
     /// The same in directories that the test has, which may be those of a [`World`](crate::world::World).
     pub fn at(program: Program, url: &str, home: &Path, work: &Path) -> Self {
         fs::create_dir_all(work).expect("a directory to work in");
-        fs::create_dir_all(home).expect("a home");
+        fs::create_dir_all(home.join("tmp")).expect("a home");
         // Assistants know directories by their real names.
         let work = work.canonicalize().expect("the directory is there");
         let home = home.canonicalize().expect("the home is there");
@@ -81,6 +81,8 @@ impl AssistantHome {
         let mut set = |key: &str, value: &str| all.insert(key.to_owned(), value.to_owned());
         set("HOME", &self.home.to_string_lossy());
         set("LANG", "C.UTF-8");
+        // What they leave behind goes with the home.
+        set("TMPDIR", &self.home.join("tmp").to_string_lossy());
         match self.program {
             Program::Claude => {
                 set("ANTHROPIC_BASE_URL", &self.url);

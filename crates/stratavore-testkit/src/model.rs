@@ -123,8 +123,8 @@ impl StandIn {
         when: impl Fn(&Asked) -> bool + Send + 'static,
         replies: impl IntoIterator<Item = Reply>,
     ) {
-        let when = move |asked: &Asked| is_turn(asked) && when(asked);
-        self.add(Rule::once(Box::new(when), replies.into_iter().collect()));
+        let when = Box::new(move |asked: &Asked| is_turn(asked) && when(asked));
+        self.add(Rule::Replies { when, left: replies.into_iter().collect() });
     }
 
     /// The same for a prompt that has these words.
@@ -133,18 +133,9 @@ impl StandIn {
         self.on(move |asked| asked.says(&words), replies);
     }
 
-    /// The same for requests of any purpose.
-    pub fn on_any(
-        &self,
-        when: impl Fn(&Asked) -> bool + Send + 'static,
-        replies: impl IntoIterator<Item = Reply>,
-    ) {
-        self.add(Rule::once(Box::new(when), replies.into_iter().collect()));
-    }
-
-    /// Answers each such request, whatever its purpose, with this reply, again and again.
-    pub fn always(&self, when: impl Fn(&Asked) -> bool + Send + 'static, reply: Reply) {
-        self.add(Rule::always(Box::new(when), reply));
+    /// Answers each request, whatever its purpose, with what this says, if it says something.
+    pub fn answers(&self, answer: impl FnMut(&Asked) -> Option<Reply> + Send + 'static) {
+        self.add(Rule::Answer(Box::new(answer)));
     }
 
     fn add(&self, rule: Rule) {

@@ -146,14 +146,11 @@ impl Asked {
 
     /// By the words that each assistant puts into such requests, seen in what they send.
     fn tell_purpose(&self) -> Purpose {
-        let system = |words: &str| self.system.contains(words);
         match self.protocol {
             Protocol::Messages => messages::purpose(self),
             Protocol::Responses => responses::purpose(self),
+            Protocol::Chat => chat::purpose(self),
             Protocol::Gemini => gemini::purpose(self),
-            Protocol::Chat if system("title generator") => Purpose::Title,
-            Protocol::Chat if system("summariz") && self.tools.is_empty() => Purpose::Compaction,
-            Protocol::Chat => Purpose::Main,
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::asked::{Read, text_of};
 use super::tool::{Arguments, Call};
-use super::{Answer, Asked, CREATED, Offered, Said, Spoken, Usage, halves};
+use super::{Answer, Asked, CREATED, Offered, Purpose, Said, Spoken, Usage, halves};
 
 pub(super) fn read(body: &Value) -> Read {
     let mut read = Read {
@@ -33,6 +33,17 @@ pub(super) fn read(body: &Value) -> Read {
         });
     }
     read
+}
+
+/// As opencode's own agents for it say.
+pub(super) fn purpose(asked: &Asked) -> Purpose {
+    if asked.system.contains("title generator") {
+        return Purpose::Title;
+    }
+    if asked.system.contains("summariz") && asked.tools.is_empty() {
+        return Purpose::Compaction;
+    }
+    if asked.header("x-parent-session-id").is_empty() { Purpose::Main } else { Purpose::Subagent }
 }
 
 fn usage(usage: &Usage) -> Value {

@@ -1,5 +1,6 @@
 //! What the stand-in is told to answer.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -233,34 +234,23 @@ impl Hold {
 }
 
 type When = Box<dyn Fn(&Asked) -> bool + Send>;
+type Answers = Box<dyn FnMut(&Asked) -> Option<Reply> + Send>;
 
-/// For which requests, and what they are answered, one after another.
-pub(super) struct Rule {
-    when: When,
-    replies: Vec<Reply>,
-    next: usize,
-    last_for_ever: bool,
+/// What such requests are answered.
+pub(super) enum Rule {
+    /// One reply after another; then the rule is used up.
+    Replies { when: When, left: VecDeque<Reply> },
+    /// Whatever this says, if it says something.
+    Answer(Answers),
 }
 
 impl Rule {
-    pub(super) fn once(when: When, replies: Vec<Reply>) -> Self {
-        Self { when, replies, next: 0, last_for_ever: false }
-    }
-
-    pub(super) fn always(when: When, reply: Reply) -> Self {
-        Self { when, replies: vec![reply], next: 0, last_for_ever: true }
-    }
-
-    /// The reply to this request, if it is one of the rule's and the rule is not used up.
     fn take(&mut self, asked: &Asked) -> Option<Reply> {
-        if self.next >= self.replies.len() || !(self.when)(asked) {
-            return None;
+        match self {
+            Rule::Replies { left, .. } if left.is_empty() => None,
+            Rule::Replies { when, left } => when(asked).then(|| left.pop_front()).flatten(),
+            Rule::Answer(answer) => answer(asked),
         }
-        let reply = self.replies[self.next].clone();
-        if !self.last_for_ever {
-            self.next += 1;
-        }
-        Some(reply)
     }
 }
 

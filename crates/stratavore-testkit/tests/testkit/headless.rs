@@ -1,12 +1,13 @@
 //! Each assistant, without a terminal, on one prompt that takes two tools.
 
 use std::fs;
-use std::process::Output;
 
 use serde_json::Value;
 use stratavore_testkit::assistant_home::AssistantHome;
 use stratavore_testkit::model::{Outcome, Protocol, Purpose, Reply, StandIn, Usage};
 use stratavore_testkit::programs::Program;
+
+use crate::told;
 
 const PROMPT: &str = "marker-one: make the two files";
 
@@ -49,11 +50,6 @@ fn does_as_the_model_says(program: Program, protocol: Protocol, results: &[&str]
     }
     let lines = String::from_utf8_lossy(&output.stdout);
     lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn told(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
 }
 
 /// The sum that the bill must have after three requests.

@@ -155,6 +155,22 @@ impl AssistantHome {
         command
     }
 
+    /// The same on a terminal, where it begins with this prompt and asks a person before it runs
+    /// what the model calls outside of a sandbox.
+    #[track_caller]
+    pub fn interactive(&self, prompt: &str) -> Command {
+        let mut command = self.command();
+        match self.program {
+            Program::Claude => command.arg(prompt),
+            Program::Codex => command
+                .args(["--no-daemon", "-a", "on-request", "-s", "workspace-write"])
+                .arg(prompt),
+            Program::Opencode => command.args(["--prompt", prompt]),
+            Program::Gemini => command.args(["-i", prompt]),
+        };
+        command
+    }
+
     fn file(&self, name: &str, text: &str) {
         let path = self.home.join(name);
         let directory = path.parent().expect("a file is in a directory");
@@ -183,6 +199,10 @@ check_for_update_on_startup = false
 
 [analytics]
 enabled = false
+
+[features]
+apps = false
+plugins = false
 
 [model_providers.stand-in]
 name = "stand-in"
@@ -221,6 +241,8 @@ trust_level = "trusted"
             "model": model,
             "small_model": model,
             "enabled_providers": ["stand-in"],
+            // Of itself it asks for nothing.
+            "permission": { "bash": "ask" },
             "provider": { "stand-in": {
                 "npm": "@ai-sdk/openai-compatible",
                 "name": "stand-in",

@@ -1,6 +1,7 @@
 //! The stand-in for providers of models, with the real assistants.
 
 mod headless;
+mod interactive;
 mod trouble;
 
 /// All that a program said.

@@ -15,6 +15,10 @@ use crate::programs::{self, Program};
 /// The key that assistants are given for the stand-in. It opens nothing.
 pub const KEY: &str = "stand-in-key-0123456789abcdefghijklmnopqrstuvwxyz";
 
+/// A way out for what looks for news outside in spite of everything: it refuses at once. The
+/// stand-in is not behind it, as it does not speak TLS.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
 /// A home with what one assistant needs in it.
 #[derive(Debug)]
 pub struct AssistantHome {
@@ -91,10 +95,12 @@ impl AssistantHome {
                 set("DISABLE_TELEMETRY", "1");
                 set("DISABLE_ERROR_REPORTING", "1");
                 set("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1");
+                set("CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL", "1");
                 set("CLAUDE_CODE_MAX_RETRIES", "3");
             }
             Program::Codex => {
                 set("STAND_IN_KEY", KEY);
+                set("HTTPS_PROXY", NOWHERE);
             }
             Program::Opencode => {
                 set("OPENCODE_CONFIG_CONTENT", &self.opencode_config().to_string());

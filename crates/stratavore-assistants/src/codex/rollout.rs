@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use stratavore_core::activity::{Activity, Confidence, Doing, Source};
+use stratavore_core::activity::{Activity, Doing};
 use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, RateWindow, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
@@ -145,7 +145,7 @@ impl Reader<'_> {
             (Some(root), Some(thread)) => root.as_str() != thread.as_str(),
             _ => false,
         };
-        let of_subagent = of_subagent || self.memory.more.contains_key(SUBAGENT);
+        let of_subagent = of_subagent || self.is_subagent();
         self.seen.push(Observation::Usage(UsageRecord {
             key,
             session,
@@ -167,14 +167,14 @@ impl Reader<'_> {
             Some("task_started") => {
                 let turn = payload.turn_id.as_ref().map(Text::name).unwrap_or_default();
                 self.memory.more.insert(AWAITED.into(), turn);
-                self.doing(Activity::Working, Source::Transcript, "task_started");
+                self.doing(Activity::Working, "task_started");
             }
             Some("task_complete") => {
                 self.memory.more.remove(AWAITED);
                 let text = payload.last_agent_message.as_ref();
                 let text = text.map(|text| clipped(text.as_str(), SAID_MAX));
                 self.turn_over(text, None);
-                self.doing(Activity::Idle, Source::Transcript, "task_complete");
+                self.doing(Activity::Idle, "task_complete");
             }
             Some("turn_aborted") => self.aborted(),
             Some("token_count") => {
@@ -203,14 +203,13 @@ impl Reader<'_> {
         }
     }
 
-    /// No hook tells of it. It is as sure as a hook: Codex writes it down at once.
     fn aborted(&mut self) {
         if let Some(turn) = self.memory.more.remove(AWAITED) {
             self.usage(format!("{turn}:aborted"), None, Tokens::default(), Quality::Lost);
         }
         let reason = self.payload.reason.as_ref().map_or("aborted", Text::as_str);
         self.turn_over(None, Some(clipped(reason, SAID_MAX)));
-        self.doing(Activity::Idle, Source::Events, "turn_aborted");
+        self.doing(Activity::Idle, "turn_aborted");
     }
 
     fn failed(&mut self) {
@@ -219,7 +218,7 @@ impl Reader<'_> {
         self.turn_over(None, Some(clipped(&why, SAID_MAX)));
         let limited = says_limit(&why);
         let activity = if limited { Activity::RateLimited } else { Activity::Idle };
-        self.doing(activity, Source::Transcript, "error");
+        self.doing(activity, "error");
     }
 
     fn limits(&mut self, limits: &Limits<'_>) {
@@ -244,7 +243,7 @@ impl Reader<'_> {
                 at: self.at,
             }));
         }
-        if limits.rate_limit_reached_type.is_some() {
+        if limits.rate_limit_reached_type.is_some() && !self.is_subagent() {
             let told = Doing::told(Activity::RateLimited, self.at, "rate_limits");
             self.seen.push(Observation::Doing(Doing { resets_at: resets, ..told }));
         }
@@ -283,7 +282,7 @@ impl Reader<'_> {
             Some("assistant") => self.said(Role::Assistant, &text, ""),
             Some("user") if self.is_typed(&text) => {
                 self.said(Role::User, &text, "");
-                if let Some(session) = self.memory.session.clone() {
+                if let Some(session) = self.memory.session.clone().filter(|_| !self.is_subagent()) {
                     let text = clipped(&text, SAID_MAX);
                     self.seen.push(Observation::PromptTaken { session, text, at: self.at });
                 }
@@ -333,13 +332,20 @@ impl Reader<'_> {
 
     fn turn_over(&mut self, text: Option<String>, failure: Option<String>) {
         let Some(session) = self.memory.session.clone() else { return };
-        self.seen.push(Observation::TurnOver { session, text, failure, at: self.at });
+        if !self.is_subagent() {
+            self.seen.push(Observation::TurnOver { session, text, failure, at: self.at });
+        }
     }
 
-    fn doing(&mut self, activity: Activity, source: Source, signal: &str) {
-        let confidence =
-            if source == Source::Events { Confidence::Certain } else { Confidence::Likely };
-        let told = Doing::told(activity, self.at, signal);
-        self.seen.push(Observation::Doing(Doing { source, confidence, ..told }));
+    /// What is written as it happens is as sure as a hook, and tells what no hook does.
+    fn doing(&mut self, activity: Activity, signal: &str) {
+        if !self.is_subagent() {
+            self.seen.push(Observation::Doing(Doing::told(activity, self.at, signal)));
+        }
+    }
+
+    /// The conversation itself goes on meanwhile.
+    fn is_subagent(&self) -> bool {
+        self.memory.more.contains_key(SUBAGENT)
     }
 }

@@ -136,6 +136,7 @@ fn a_subagents_work_is_its_parents() {
                 "session_meta",
                 r#"{"id":"child","session_id":"root","parent_thread_id":"root","source":{"subagent":{}}}"#,
             ),
+            ("event_msg", r#"{"type":"task_started","turn_id":"t"}"#),
             (
                 "token_usage_record",
                 r#"{"thread_id":"child","session_id":"root","response_id":"r","usage":{"input_tokens":5}}"#,
@@ -144,6 +145,7 @@ fn a_subagents_work_is_its_parents() {
     );
     let lineage = sessions(&seen)[0].lineage.clone().unwrap();
     assert_eq!((lineage.parent.as_str(), lineage.kind), ("root", LineageKind::Subagent));
+    assert!(doings(&seen).is_empty());
     let row = &ledger(&seen)["r"];
     assert_eq!((row.session.as_str(), row.purpose), ("root", Purpose::Subagent));
 }

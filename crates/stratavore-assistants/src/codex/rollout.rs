@@ -19,14 +19,15 @@ use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::final_record::says_limit;
 
 /// In [`Memory::more`]: the directory that was told, the conversation that this one was forked from, that it
-/// is a subagent's, that responses have records, the totals that were counted last, and the turn whose
-/// response is awaited.
+/// is a subagent's, that responses have records, the totals that were counted last, the turn whose response
+/// is awaited, and when a window that is used up begins anew.
 const DIRECTORY: &str = "directory";
 const ROOT: &str = "root";
 const SUBAGENT: &str = "subagent";
 const RECORDS: &str = "records";
 const TOTAL: &str = "total";
 const AWAITED: &str = "awaited";
+const RESETS: &str = "resets";
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
     let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };
@@ -169,6 +170,10 @@ impl Reader<'_> {
                 self.memory.more.insert(AWAITED.into(), turn);
                 self.doing(Activity::Working, "task_started");
             }
+            Some("task_complete") if payload.error.is_some() => {
+                let error = payload.error.as_ref().and_then(|error| error.message.as_ref());
+                self.failed(error.map_or("", Text::as_str));
+            }
             Some("task_complete") => {
                 self.memory.more.remove(AWAITED);
                 let text = payload.last_agent_message.as_ref();
@@ -187,7 +192,9 @@ impl Reader<'_> {
                     self.limits(limits);
                 }
             }
-            Some("error") => self.failed(),
+            Some("error") => {
+                self.failed(&payload.message.and_then(string).unwrap_or_default());
+            }
             Some("thread_name_updated") => {
                 let title = payload.thread_name.as_ref().map(Text::name);
                 if let (Some(session), Some(title)) = (self.memory.session.clone(), title) {
@@ -212,13 +219,16 @@ impl Reader<'_> {
         self.doing(Activity::Idle, "turn_aborted");
     }
 
-    fn failed(&mut self) {
-        let why = self.payload.message.and_then(string).unwrap_or_default();
+    /// No hook tells of it either.
+    fn failed(&mut self, why: &str) {
         self.memory.more.remove(AWAITED);
-        self.turn_over(None, Some(clipped(&why, SAID_MAX)));
-        let limited = says_limit(&why);
-        let activity = if limited { Activity::RateLimited } else { Activity::Idle };
-        self.doing(activity, "error");
+        self.turn_over(None, Some(clipped(why, SAID_MAX)));
+        if says_limit(why) {
+            let resets = self.memory.more.get(RESETS).and_then(|time| time.parse().ok());
+            self.limited("task_complete", resets);
+        } else {
+            self.doing(Activity::Idle, "task_complete");
+        }
     }
 
     fn limits(&mut self, limits: &Limits<'_>) {
@@ -243,9 +253,19 @@ impl Reader<'_> {
                 at: self.at,
             }));
         }
-        if limits.rate_limit_reached_type.is_some() && !self.is_subagent() {
-            let told = Doing::told(Activity::RateLimited, self.at, "rate_limits");
-            self.seen.push(Observation::Doing(Doing { resets_at: resets, ..told }));
+        match resets {
+            Some(time) => drop(self.memory.more.insert(RESETS.into(), time.to_string())),
+            None => drop(self.memory.more.remove(RESETS)),
+        }
+        if limits.rate_limit_reached_type.is_some() {
+            self.limited("rate_limits", resets);
+        }
+    }
+
+    fn limited(&mut self, signal: &str, resets_at: Option<Timestamp>) {
+        if !self.is_subagent() {
+            let told = Doing::told(Activity::RateLimited, self.at, signal);
+            self.seen.push(Observation::Doing(Doing { resets_at, ..told }));
         }
     }
 
@@ -264,7 +284,7 @@ impl Reader<'_> {
             Some("function_call_output" | "custom_tool_call_output") => {
                 let text = payload.output.map(texts).unwrap_or_default();
                 // The next request goes out with it, unless the turn is about to be aborted.
-                if !text.starts_with("aborted") {
+                if !text.starts_with("aborted") && !text.ends_with("aborted by user") {
                     let turn = self.memory.more.get(AWAITED).cloned();
                     let turn = turn.unwrap_or_else(|| self.place.offset.to_string());
                     self.memory.more.insert(AWAITED.into(), turn);

@@ -126,17 +126,15 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         }
         if asks {
             memory.more.insert(ASKS.into(), "1".into());
-        } else {
-            memory.more.remove(ASKS);
-            if !memory.more.contains_key(TURN) {
-                doing.activity = Activity::Idle;
-            }
+            return vec![Observation::Doing(doing)];
         }
-        return vec![Observation::Doing(doing)];
+        memory.more.remove(ASKS);
+    } else {
+        doing.source = Source::Screen;
     }
-    doing.source = Source::Screen;
     let mut seen = Vec::new();
     if activity == Activity::Idle {
+        // Nor does one say that a turn was broken off at a question.
         let session = memory.session.clone().unwrap_or_default();
         if memory.more.remove(TURN).is_some() && !session.is_empty() {
             seen.push(Observation::TurnOver { session, text: None, failure: None, at });

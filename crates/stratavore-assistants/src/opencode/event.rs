@@ -9,6 +9,7 @@ use stratavore_core::activity::{Activity, Confidence, Doing};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{AskKind, Asked, Observation, SessionSeen};
 use stratavore_core::signal::{Signal, What};
+use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
 use super::record;
 use crate::adapter::Memory;
@@ -215,11 +216,41 @@ impl Reading<'_> {
     }
 
     fn part(&mut self, part: &Value) {
+        if text(part, "/type") == Some("step-start") {
+            self.began(part);
+        }
         let Some(message) = record::message(part, None, self.at, self.place) else { return };
         if text(part, "/type") == Some("text") && !self.is_child(&message.session) {
             self.memory.more.insert(SAID.into(), cut(&message.text, SAID_MAX));
         }
         self.seen.push(Observation::Message(message));
+    }
+
+    /// An answer has begun, so it is billed. Should it be cut off, then nobody says how much; else
+    /// its end replaces this.
+    fn began(&mut self, part: &Value) {
+        let (Some(message), Some(session)) = (text(part, "/messageID"), text(part, "/sessionID"))
+        else {
+            return;
+        };
+        let is_child = self.is_child(session);
+        if !is_child && !self.ids(BUSY).iter().any(|busy| busy == session) {
+            // A fork begins with copies.
+            return;
+        }
+        self.seen.push(Observation::Usage(UsageRecord {
+            key: message.into(),
+            session: session.into(),
+            request_id: None,
+            message_id: Some(message.into()),
+            model: self.memory.model.clone().unwrap_or_default(),
+            purpose: if is_child { Purpose::Subagent } else { Purpose::Main },
+            tokens: Tokens::default(),
+            reported_cost: None,
+            quality: Quality::Lost,
+            at: self.at,
+            place: self.place.clone(),
+        }));
     }
 
     fn asked(&mut self, kind: &str, told: &Value, call: Option<&str>) {

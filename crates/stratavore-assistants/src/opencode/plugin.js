@@ -88,11 +88,12 @@ function answered(id) {
   child?.kill()
 }
 
-// Parts of messages that are whole. While a text grows it is told again and again.
+// Parts of messages that are whole, and that an answer has begun. While a text grows it is told again
+// and again.
 function isWhole(part) {
   if (part?.type === "text") return Boolean(part.time?.end)
   if (part?.type === "tool") return part.state?.status === "completed" || part.state?.status === "error"
-  return part?.type === "step-finish"
+  return part?.type === "step-start"
 }
 
 function isTold(event) {

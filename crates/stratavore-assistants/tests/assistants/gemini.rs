@@ -175,6 +175,48 @@ fn telemetry_counts_what_no_transcript_has() {
     assert_eq!(ledger(&seen).values().next().unwrap().quality, Quality::Lost);
 }
 
+/// Of a real run with a screen: a router of models, the summary of an earlier conversation, two turns
+/// with tools and one with a subagent, a compression, and a turn that was broken off.
+#[test]
+fn all_that_was_billed_is_counted_once() {
+    let gemini = adapter("gemini");
+    let mut memory = Memory::default();
+    let records = sample("gemini/billed/telemetry.jsonl");
+    let records =
+        records.lines().map(|line| What::Telemetry { record: serde_json::from_str(line).unwrap() });
+    // Hooks are always first.
+    let signals: Vec<_> = hooks("gemini/billed/hooks.jsonl").into_iter().chain(records).collect();
+    let mut seen = told(gemini, &mut memory, signals);
+    assert_eq!(sessions(&seen).len(), 1);
+    let transcript = sessions(&seen)[0].transcript.clone().unwrap();
+    let chat = sample("gemini/billed/session-2026-11-29T13-59-01970000.jsonl");
+    seen.extend(read(gemini, &mut Memory::default(), &transcript, &chat));
+    let name = "77b30f28-36c6-4501-b122-d82139bdd700.jsonl";
+    let file = format!("/home/dev/chats/01970000-0000-4000-8000-000000000002/{name}");
+    let subagent = sample(&format!("gemini/billed/{name}"));
+    seen.extend(read(gemini, &mut Memory::default(), &file, &subagent));
+
+    let line = |usage: &stratavore_core::usage::UsageRecord| {
+        let tokens = usage.tokens;
+        format!(
+            "{} {} {} {} {}",
+            usage.model, tokens.input, tokens.cache_read, tokens.output, tokens.reasoning
+        )
+    };
+    let mut counted: Vec<_> = ledger(&seen).values().map(line).collect();
+    let bill = sample("gemini/billed/bill.txt");
+    let mut billed: Vec<_> = bill.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    counted.sort();
+    billed.sort();
+    assert_eq!(counted, billed);
+
+    let of = |purpose| ledger(&seen).values().filter(|usage| usage.purpose == purpose).count();
+    use Purpose::{Compaction, Main, Other, Subagent, Title};
+    assert_eq!([Main, Subagent, Compaction, Title, Other].map(of), [5, 3, 2, 1, 4]);
+    let taken = |seen: &&Observation| matches!(seen, Observation::PromptTaken { .. });
+    assert_eq!(seen.iter().filter(taken).count(), 3);
+}
+
 #[test]
 fn hooks_follow_a_turn() {
     let gemini = adapter("gemini");
@@ -220,9 +262,12 @@ fn a_permission_is_told_by_a_hook_and_its_end_by_the_title() {
     let seen = told(gemini, &mut memory, [title("✦  Touching (p1)"), title("✦  Working… (p1)")]);
     assert_eq!(activities(&seen), [Activity::Working]);
     assert_eq!(doings(&seen)[0].source, Source::Events);
-    // What no hook tells.
+    // What no hook tells: another question, and that the turn is broken off there.
     let seen = told(gemini, &mut memory, [title("✋  Action Required (p1)")]);
     assert_eq!(activities(&seen), [Activity::NeedsPermission]);
+    let seen = told(gemini, &mut memory, [title("◇  Ready (p1)"), title("◇  Ready (p1)")]);
+    assert_eq!(activities(&seen), [Activity::Idle]);
+    assert!(matches!(seen[0], Observation::TurnOver { .. }) && seen.len() == 2);
 }
 
 #[test]

@@ -176,6 +176,26 @@ fn a_turn_is_followed_from_prompt_to_end() {
 }
 
 #[test]
+fn an_answer_that_is_cut_off_is_not_forgotten() {
+    let opencode = adapter("opencode");
+    let mut memory = Memory::default();
+    let began = json!({"type": "message.part.updated", "properties": {"part": {
+        "id": "prt_3", "sessionID": SESSION, "messageID": "msg_2", "type": "step-start",
+    }}});
+    // Copies in a fork come before its first prompt.
+    assert_eq!(told(opencode, &mut memory, [plugin(std::slice::from_ref(&began))]), []);
+    let seen = told(opencode, &mut memory, [plugin(&[prompt(SESSION, "go"), began])]);
+    let lost = &ledger(&seen)["msg_2"];
+    assert_eq!((lost.quality, lost.model.as_str(), lost.tokens.total()), (Quality::Lost, "m1", 0));
+    let whole = json!({"type": "message.updated", "properties": {"info": {
+        "id": "msg_2", "sessionID": SESSION, "role": "assistant", "modelID": "m1",
+        "tokens": {"input": 5, "output": 6}, "time": {"created": 1_795_238_056_771_i64, "completed": 1_795_238_058_191_i64},
+    }}});
+    let seen = told(opencode, &mut memory, [plugin(&[whole])]);
+    assert_eq!(ledger(&seen)["msg_2"].quality, Quality::Exact);
+}
+
+#[test]
 fn what_it_asks_waits_until_it_is_answered() {
     let opencode = adapter("opencode");
     let mut memory = Memory::default();
@@ -289,6 +309,48 @@ fn a_limit_of_rate_is_told_with_its_end() {
     assert_eq!(doing.resets_at, Some(at(100)));
 }
 
+/// Of a real run: a conversation was forked, and used a subagent. Its provider billed four requests.
+#[test]
+fn a_fork_and_its_subagent_are_counted_as_they_were_billed() {
+    let opencode = adapter("opencode");
+    let signals = sample("opencode/plugin_fork_subagent.jsonl");
+    let signals = || signals.lines().map(|line| hook(serde_json::from_str(line).unwrap()));
+    let mut memory = Memory::default();
+    let seen = told(opencode, &mut memory, signals());
+    let once = ledger(&seen);
+    let mut billed: Vec<_> = once
+        .values()
+        .map(|usage| {
+            (
+                usage.tokens.input,
+                usage.tokens.cache_read,
+                usage.tokens.output,
+                usage.tokens.reasoning,
+                usage.purpose,
+            )
+        })
+        .collect();
+    billed.sort_by_key(|billed| billed.0);
+    assert_eq!(
+        billed,
+        [
+            (1042, 20606, 58, 90, Purpose::Main),
+            (1049, 20707, 61, 95, Purpose::Subagent),
+            (1056, 20808, 64, 100, Purpose::Subagent),
+            (1063, 20909, 67, 105, Purpose::Main),
+        ]
+    );
+    let again = told(opencode, &mut memory, signals());
+    assert_eq!(ledger(seen.iter().chain(&again)), once);
+    assert_eq!(activities(&seen), [Activity::Idle, Activity::Working, Activity::Idle]);
+    let lineages: Vec<_> =
+        sessions(&seen).iter().filter_map(|session| session.lineage.as_ref()).collect();
+    assert_eq!(lineages[0].kind, LineageKind::Forked);
+    assert!(lineages[1..].iter().all(|lineage| lineage.kind == LineageKind::Subagent));
+    let over = |seen: &&Observation| matches!(seen, Observation::TurnOver { text: Some(text), .. } if text == "done");
+    assert_eq!(seen.iter().filter(over).count(), 1);
+}
+
 #[test]
 fn a_fork_is_known_by_what_the_plugin_was_told() {
     let created = json!({"type": "session.created", "fork": "ses_parent", "properties": {"info": {
@@ -380,6 +442,20 @@ fn the_output_of_a_run_tells_its_steps_and_its_end() {
     for end in 1..lines.len() {
         assert_eq!(opencode.outcome(&lines[..end].join("\n"), Some(0)), Outcome::Cut, "{end}");
     }
+    // What nobody was there to permit.
+    let refused = "The user rejected permission to use this specific tool call.";
+    let state = json!({"status": "error", "input": {"command": "ls"}, "error": refused});
+    let part = json!({"tool": "bash", "state": state});
+    let lines = [
+        json!({"type": "step_start", "sessionID": SESSION}),
+        json!({"type": "tool_use", "part": part}),
+        json!({"type": "step_finish", "part": {"reason": "tool-calls"}}),
+    ];
+    let printed = lines.map(|line| line.to_string()).join("\n");
+    assert_eq!(opencode.outcome(&printed, Some(0)), Outcome::Failed { why: refused.into() });
+    let went_on = format!("{printed}\n{output}");
+    assert!(matches!(opencode.outcome(&went_on, Some(0)), Outcome::Done { .. }));
+
     let error = |data: Value| {
         let error = json!({"type": "error", "error": {"name": "APIError", "data": data}});
         opencode.outcome(&error.to_string(), Some(1))

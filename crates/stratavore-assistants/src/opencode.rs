@@ -40,7 +40,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
 };
 
 /// Set for the tools of a running opencode.
-pub(crate) const MARKS: [&str; 1] = ["OPENCODE"];
+pub(crate) const MARKS: [&str; 2] = ["OPENCODE", "OPENCODE_PID"];
 
 /// Configuration that counts for one run, in opencode's own language.
 const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";

@@ -18,6 +18,8 @@ pub(super) const HOOKS: &str = "hooks";
 const ASKS: &str = "asks";
 /// A turn is not over.
 const TURN: &str = "turn";
+/// A conversation of another Gemini, which a tool of this one has started.
+const NESTED: &str = "nested";
 /// Since when the title is as it is.
 pub(super) const TITLE_AT: &str = "title_at";
 
@@ -27,6 +29,14 @@ pub(super) fn read(memory: &mut Memory, body: &Value, at: Timestamp) -> Vec<Obse
         return Vec::new();
     };
     memory.more.insert(HOOKS.into(), "1".into());
+    let is_other = memory.session.as_ref().is_some_and(|known| known != session);
+    if is_other && hook == "SessionStart" && memory.more.contains_key(TURN) {
+        // In the middle of a turn no other conversation begins.
+        memory.more.insert(NESTED.into(), session.into());
+    }
+    if memory.more.get(NESTED).is_some_and(|nested| nested == session) {
+        return Vec::new();
+    }
     let mut seen = Vec::new();
     if hook == "SessionStart" || memory.session.as_deref() != Some(session) {
         memory.session = Some(session.into());

@@ -218,6 +218,36 @@ fn all_that_was_billed_is_counted_once() {
 }
 
 #[test]
+fn a_gemini_that_a_tool_starts_is_billed_and_not_followed() {
+    let gemini = adapter("gemini");
+    let mut memory = Memory::default();
+    let own = |hook_name: &str| hook(json!({"session_id": SESSION, "hook_event_name": hook_name}));
+    let other =
+        |hook_name: &str| hook(json!({"session_id": "other", "hook_event_name": hook_name}));
+    let signals = [own("SessionStart"), own("BeforeAgent")];
+    told(gemini, &mut memory, signals);
+    let nested = ["SessionStart", "BeforeAgent", "AfterAgent", "SessionEnd"].map(other);
+    assert_eq!(told(gemini, &mut memory, nested), []);
+    let seen = told(gemini, &mut memory, [own("AfterAgent")]);
+    assert_eq!(activities(&seen), [Activity::Idle]);
+    // Between turns it is one that the user has begun.
+    assert_eq!(sessions(&told(gemini, &mut memory, [other("BeforeAgent")])), [] as [&_; 0]);
+    let clear =
+        hook(json!({"session_id": "s3", "hook_event_name": "SessionStart", "source": "clear"}));
+    assert_eq!(sessions(&told(gemini, &mut memory, [clear]))[0].session, "s3");
+
+    let of = |pid: u32| What::Telemetry {
+        record: json!({
+            "attributes": {"event.name": "gemini_cli.api_response", "session.id": "s", "role": "main",
+                "input_token_count": 5, "event.timestamp": "2026-11-21T05:30:24Z"},
+            "resource": {"process.pid": pid},
+        }),
+    };
+    let seen = told(gemini, &mut Memory::default(), [of(7), of(8)]);
+    assert_eq!((sessions(&seen).len(), ledger(&seen).len()), (1, 1));
+}
+
+#[test]
 fn hooks_follow_a_turn() {
     let gemini = adapter("gemini");
     let mut memory = Memory::default();
@@ -382,6 +412,8 @@ fn the_output_of_a_run_tells_its_steps_and_its_end() {
     let turns = ended(json!({"type": "FatalTurnLimitedError", "message": "x"}), 53);
     assert_eq!(turns, Outcome::LimitReached { what: "turns".into() });
     assert_eq!(gemini.outcome("", Some(41)), Outcome::Failed { why: "exit 41".into() });
+    let why = "exit 41: Please set an Auth method".to_owned();
+    assert_eq!(gemini.outcome("Please set an Auth method\n\n", Some(41)), Outcome::Failed { why });
     assert_eq!(gemini.outcome("", Some(143)), Outcome::Cut);
 }
 

@@ -110,6 +110,7 @@ impl Adapter for OpenCode {
                 Conversation::Fresh { .. } | Conversation::Resume { .. } => "",
             };
             started.env.insert(CONFIG.into(), config);
+            started.watch_title = true;
             started.files.push((PLUGIN_FILE.into(), plugin(observed.hook, start.title, fork)));
         }
         Ok(started)

@@ -20,6 +20,7 @@ const BUSY: &str = "busy";
 const REPLIED: &str = "replied";
 const SAID: &str = "said";
 const FAILURE: &str = "failure";
+const SHOWN: &str = "shown";
 /// These are followed by an id.
 const ASK: &str = "ask.";
 const CHILD: &str = "child.";
@@ -48,9 +49,22 @@ pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<O
             }
             seen.push(Observation::AskOver { call: call.clone() });
         }
-        What::Telemetry { .. } | What::Title { .. } | What::Sent { .. } => {}
+        What::Title { title } => seen.extend(shown(memory, title, signal.at)),
+        What::Telemetry { .. } | What::Sent { .. } => {}
     }
     seen
+}
+
+/// Its first title is there once its screen is: some seconds after our plugin, and not before can
+/// anything be typed into it.
+fn shown(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observation> {
+    let is_own = title.starts_with("OpenCode") || title.starts_with("OC |");
+    if !is_own || memory.more.contains_key(BUSY) || memory.more.contains_key(SHOWN) {
+        return None;
+    }
+    memory.more.insert(SHOWN.into(), "1".into());
+    let doing = Doing::told(Activity::Idle, at, "title");
+    Some(Observation::Doing(Doing { confidence: Confidence::Likely, ..doing }))
 }
 
 struct Reading<'a> {
@@ -67,12 +81,6 @@ impl Reading<'_> {
         };
         let session = text(told, "/sessionID");
         match kind {
-            "stratavore.ready" => {
-                let doing = Doing::told(Activity::Idle, self.at, kind);
-                // Its screen may need a moment more.
-                self.seen
-                    .push(Observation::Doing(Doing { confidence: Confidence::Likely, ..doing }));
-            }
             "session.created" | "session.updated" => self.session(kind, told, text(event, "/fork")),
             "chat.message" => self.prompt(told),
             "session.status" => match (session, text(told, "/status/type")) {

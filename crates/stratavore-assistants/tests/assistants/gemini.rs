@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stratavore_assistants::AssistantError;
-use stratavore_assistants::adapter::{Conversation, Memory, OTLP, Outcome, Step};
+use stratavore_assistants::adapter::{Conversation, Headless, Memory, Mode, OTLP, Outcome, Step};
 use stratavore_core::activity::{Activity, Source};
 use stratavore_core::observation::{AskKind, LineageKind, Observation};
 use stratavore_core::signal::What;
@@ -376,6 +376,40 @@ fn runs_are_started_as_gemini_wants_it() {
     let refused = asked.start(gemini, fork).unwrap_err();
     assert!(matches!(refused, AssistantError::CannotFork { .. }));
     assert!(!gemini.proves().fork && refused.to_string().contains("Gemini CLI"));
+}
+
+#[test]
+fn hooks_are_injected_where_gemini_takes_them() {
+    let gemini = adapter("gemini");
+    let variable = "GEMINI_CLI_SYSTEM_DEFAULTS_PATH";
+    // Root owns it, and nobody else can write into it.
+    let mut asked = Asked::new(&["gemini"]).observed("/usr").headless();
+    asked.mode = Mode::Headless(Headless { max_turns: Some(7), max_cost: None });
+    let started = asked.fresh(gemini);
+    assert_eq!(started.env[variable], "/usr/gemini-defaults.json");
+    let (name, content) = &started.files[0];
+    assert_eq!(name, "gemini-defaults.json");
+    let defaults: Value = serde_json::from_str(content).unwrap();
+    let hook = json!([{"matcher": "*", "hooks": [{
+        "name": "stratavore", "type": "command", "timeout": 5000,
+        "command": "/opt/stratavore-agent hook",
+    }]}]);
+    let mut hooks = json!({});
+    for event in ["SessionStart", "SessionEnd", "BeforeAgent", "AfterAgent", "Notification"] {
+        hooks[event] = hook.clone();
+    }
+    assert_eq!(
+        defaults,
+        json!({
+            "general": {"enableAutoUpdate": false, "sessionRetention": {"enabled": false}},
+            "hooks": hooks, "hooksConfig": {"notifications": false},
+            "model": {"maxSessionTurns": 7},
+        })
+    );
+    // Somebody has defaults of his own, or it is a directory that others can write into.
+    asked.env.insert(variable.into(), "/etc/mine.json".into());
+    assert_eq!(asked.fresh(gemini).files, []);
+    assert_eq!(Asked::new(&["gemini"]).observed("/tmp").fresh(gemini).files, []);
 }
 
 #[test]

@@ -152,6 +152,9 @@ fn a_turn_is_followed_from_prompt_to_end() {
         &mut memory,
         [
             plugin(&[json!({"type": "stratavore.ready", "properties": {}})]),
+            title("~/p1"),
+            title("OpenCode"),
+            title("OC | another"),
             plugin(&[prompt(SESSION, "fix it"), status(SESSION, "busy")]),
             plugin(&[part, status(SESSION, "idle"), idle.clone(), idle]),
         ],
@@ -342,7 +345,7 @@ fn a_fork_and_its_subagent_are_counted_as_they_were_billed() {
     );
     let again = told(opencode, &mut memory, signals());
     assert_eq!(ledger(seen.iter().chain(&again)), once);
-    assert_eq!(activities(&seen), [Activity::Idle, Activity::Working, Activity::Idle]);
+    assert_eq!(activities(&seen), [Activity::Working, Activity::Idle]);
     let lineages: Vec<_> =
         sessions(&seen).iter().filter_map(|session| session.lineage.as_ref()).collect();
     assert_eq!(lineages[0].kind, LineageKind::Forked);

@@ -8,6 +8,7 @@
 //! Requests for titles are in no message; in observed runs there are none, for our plugin names
 //! conversations itself.
 
+mod ask;
 mod document;
 mod event;
 mod output;
@@ -137,7 +138,7 @@ impl Adapter for OpenCode {
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-        event::answer(body, allow, message)
+        ask::answer(body, allow, message)
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

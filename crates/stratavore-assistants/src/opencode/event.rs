@@ -4,14 +4,14 @@
 //! are conversations of their own, do not count: their parent works for as long as they do.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use stratavore_core::activity::{Activity, Confidence, Doing};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{AskKind, Asked, Observation, SessionSeen};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::record;
+use super::{ask, record};
 use crate::adapter::Memory;
 use crate::told::{cut, is_rate_limit, millis, text};
 
@@ -267,29 +267,23 @@ impl Reading<'_> {
             // It was answered on the screen before its call was written down.
             return;
         }
-        let is_permission = kind == "permission.asked";
-        let (ask, activity) = if is_permission {
-            (AskKind::Permission, Activity::NeedsPermission)
-        } else {
-            (AskKind::Question, Activity::NeedsInput)
-        };
-        let what = if is_permission { permission_text(told) } else { question_text(told) };
-        let tool =
-            if is_permission { text(told, "/permission").unwrap_or_default() } else { "question" };
-        let question = if is_permission { format!("{tool}: {what}") } else { what.clone() };
+        let asks = ask::read(kind, told);
         self.memory.more.insert(format!("{ASK}{id}"), call.unwrap_or_default().into());
+        let session = text(told, "/sessionID").or(self.memory.session.as_deref());
         self.seen.push(Observation::Asked(Asked {
             call: call.map(Into::into),
-            session: text(told, "/sessionID")
-                .or(self.memory.session.as_deref())
-                .unwrap_or_default()
-                .into(),
-            kind: ask,
-            tool: tool.into(),
-            text: what,
+            session: session.unwrap_or_default().into(),
+            kind: asks.kind,
+            tool: asks.tool.into(),
+            text: asks.text.clone(),
             at: self.at,
         }));
-        self.seen.push(Observation::Doing(Doing::told(activity, self.at, kind).asking(&question)));
+        let activity = match asks.kind {
+            AskKind::Permission => Activity::NeedsPermission,
+            AskKind::Question => Activity::NeedsInput,
+        };
+        let doing = Doing::told(activity, self.at, kind).asking(&asks.question());
+        self.seen.push(Observation::Doing(doing));
     }
 
     fn replied(&mut self, kind: &str, told: &Value) {
@@ -345,62 +339,4 @@ fn failure(told: &Value) -> String {
         Some(message) => format!("{name}: {message}"),
         None => name.into(),
     }
-}
-
-fn permission_text(told: &Value) -> String {
-    let meant = ["/metadata/command", "/metadata/filepath", "/metadata/url", "/metadata/query"];
-    if let Some(text) = meant.iter().find_map(|at| text(told, at)) {
-        return text.into();
-    }
-    let patterns = told.get("patterns").and_then(Value::as_array).into_iter().flatten();
-    patterns.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-}
-
-fn questions(told: &Value) -> impl Iterator<Item = &Value> {
-    told.get("questions").and_then(Value::as_array).into_iter().flatten()
-}
-
-fn options(question: &Value) -> impl Iterator<Item = &str> {
-    let options = question.get("options").and_then(Value::as_array).into_iter().flatten();
-    options.filter_map(|option| text(option, "/label"))
-}
-
-fn question_text(told: &Value) -> String {
-    let lines = questions(told).flat_map(|question| {
-        let options = options(question).map(|label| format!("- {label}"));
-        text(question, "/question").map(String::from).into_iter().chain(options)
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// What our plugin reads. A question is answered by the message, one line for each question if there
-/// are several, else by the first of the answers on offer.
-pub(super) fn answer(body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-    let events = body.get("opencode")?.as_array()?;
-    let asked = |event: &&Value| {
-        matches!(text(event, "/type"), Some("permission.asked" | "question.asked"))
-    };
-    let event = events.iter().rev().find(asked)?;
-    let answer = match (text(event, "/type")?, allow) {
-        ("permission.asked", true) => json!({"reply": "once"}),
-        ("permission.asked", false) => match message {
-            Some(message) => json!({"reply": "reject", "message": message}),
-            None => json!({"reply": "reject"}),
-        },
-        ("question.asked", true) => json!({"answers": answers(&event["properties"], message)}),
-        _ => json!({"reply": "reject"}),
-    };
-    Some(answer.to_string())
-}
-
-fn answers(told: &Value, message: Option<&str>) -> Vec<Vec<String>> {
-    let several = questions(told).count() > 1;
-    let message = message.unwrap_or_default().trim();
-    let mut lines = message.lines();
-    let given = |question: &Value| {
-        let said = if several { lines.next().unwrap_or_default().trim() } else { message };
-        let said = if said.is_empty() { options(question).next() } else { Some(said) };
-        said.map(String::from).into_iter().collect()
-    };
-    questions(told).map(given).collect()
 }

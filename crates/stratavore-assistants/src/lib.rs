@@ -11,12 +11,19 @@ pub mod adapter;
 mod aider;
 mod claude;
 mod codex;
+mod directory;
 mod environment;
 mod error;
+mod excerpt;
+mod final_record;
 mod gemini;
 mod generic;
+mod hooks;
+mod log_record;
 mod opencode;
+mod reset;
 mod told;
+mod words;
 
 use stratavore_core::name::Name;
 
@@ -124,7 +131,8 @@ pub fn default_env(name: &Name) -> impl Iterator<Item = (&'static str, &'static 
     TERMINAL.iter().chain(own).copied()
 }
 
-fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
+/// Refuses a command that no program can be given.
+pub fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
     for (nth, argument) in argv.iter().enumerate() {
         if argument.contains('\0') {
             return Err(AssistantError::Nul { nth });

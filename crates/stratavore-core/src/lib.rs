@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod ask;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -34,7 +35,7 @@ pub mod terminal;
 pub mod usage;
 
 pub use id::{
-    DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,
-    SessionId,
+    AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
+    RunnerId, SessionId,
 };
 pub use jiff::Timestamp;

@@ -26,6 +26,7 @@ mod statement;
 
 mod admit;
 mod alone;
+mod ask;
 mod audit;
 mod audit_key;
 mod daemon;
@@ -33,12 +34,15 @@ mod deadline;
 mod destination;
 mod error;
 mod event;
+mod follow;
+mod hold;
 mod idempotency;
 mod join;
 mod lease;
 mod liveness;
 mod node;
 mod notify;
+mod observed;
 mod open;
 mod outbox;
 mod postgres;
@@ -47,6 +51,7 @@ mod retry;
 mod runner;
 mod schema;
 mod session;
+mod session_seen;
 mod settings;
 mod sqlite;
 #[cfg(feature = "testing")]
@@ -54,6 +59,8 @@ pub mod testing;
 mod transaction;
 mod trim;
 mod tx;
+mod usage;
+mod usage_row;
 mod value;
 
 pub use admit::{NameWish, NewRunner, PASSING};
@@ -61,8 +68,11 @@ pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use daemon::Started;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
+pub use follow::{FileIdentity, Follow, FollowStep};
+pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
+pub use session::{SessionFilter, SessionStory};
 pub use settings::{
     Database, Host, PoolSettings, PoolStatus, PostgresSettings, STATEMENT_TIMEOUT, Settings,
     TlsMode,

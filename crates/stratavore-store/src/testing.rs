@@ -154,11 +154,14 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         admit,
         alone,
+        ask,
         audit,
         audit_key,
         daemon,
         destination,
         event,
+        follow,
+        hold,
         idempotency,
         join,
         lease,
@@ -170,8 +173,10 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         runner,
         schema,
         session,
+        session_seen,
         transaction,
-        trim
+        trim,
+        usage
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

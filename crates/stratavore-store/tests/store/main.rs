@@ -15,6 +15,7 @@ mod lease;
 mod liveness;
 mod node;
 mod notify;
+mod observed;
 mod open;
 mod outbox;
 mod project;

@@ -81,6 +81,11 @@ impl Adapter for Aider {
                 let flags = ["--yes-always", "--no-pretty", "--no-gitignore", "--message-file"];
                 argv.extend(flags.map(Into::into));
                 argv.push("/dev/stdin".into());
+                let has_git = start.directory.ancestors().any(|up| up.join(".git").exists());
+                if !has_git && !has_option(given, &["--git", "--no-git"]) {
+                    // Else it makes a repository, with every question answered yes.
+                    argv.push("--no-git".into());
+                }
             }
             // It has no way to be given a prompt and to stay; whoever started it sends it.
             (Mode::Interactive, _) => {}

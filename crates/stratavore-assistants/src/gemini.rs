@@ -33,7 +33,8 @@ use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::Quality;
 
 use crate::adapter::{
-    Adapter, Conversation, Memory, Mode, OTLP, Observed, Outcome, Proves, Start, Started, Step,
+    Adapter, Conversation, Headless, Memory, Mode, OTLP, Observed, Outcome, Proves, Start, Started,
+    Step,
 };
 use crate::told::{has_option, option_value, without};
 use crate::{Assistant, AssistantError, no_flags};
@@ -133,7 +134,7 @@ impl Adapter for Gemini {
                 // Nobody may be there to answer whether it trusts the directory.
                 argv.push("--skip-trust".into());
             }
-            observe(&mut started, start.env, observed);
+            observe(&mut started, start, observed);
         }
         argv.extend(given);
         started.argv = argv;
@@ -175,8 +176,8 @@ impl Adapter for Gemini {
     }
 }
 
-fn observe(started: &mut Started, env: &BTreeMap<String, String>, observed: Observed<'_>) {
-    let has_own = |name: &&str| env.contains_key(*name);
+fn observe(started: &mut Started, start: &Start<'_>, observed: Observed<'_>) {
+    let has_own = |name: &&str| start.env.contains_key(*name);
     started.watch_title = true;
     if !TELEMETRY.iter().map(|(name, _)| *name).chain(OWN_TELEMETRY).any(|name| has_own(&name)) {
         let ours = TELEMETRY.iter().map(|(name, value)| (name.to_string(), value.to_string()));
@@ -187,11 +188,11 @@ fn observe(started: &mut Started, env: &BTreeMap<String, String>, observed: Obse
     if !has_admin && is_secure(observed.dir) {
         let path = observed.dir.join(DEFAULTS_FILE);
         started.env.insert(DEFAULTS.into(), path.to_string_lossy().into_owned());
-        started.files.push((DEFAULTS_FILE.into(), defaults(observed.hook)));
+        started.files.push((DEFAULTS_FILE.into(), defaults(observed.hook, start.mode)));
     }
 }
 
-fn defaults(hook: &[String]) -> String {
+fn defaults(hook: &[String], mode: Mode) -> String {
     let command = json!([{
         "matcher": "*",
         "hooks": [{
@@ -202,12 +203,15 @@ fn defaults(hook: &[String]) -> String {
         }],
     }]);
     let hooks: BTreeMap<_, _> = HOOKS.iter().map(|event| (event, &command)).collect();
-    json!({
+    let mut defaults = json!({
         "general": {"enableAutoUpdate": false, "sessionRetention": {"enabled": false}},
         "hooks": hooks,
         "hooksConfig": {"notifications": false},
-    })
-    .to_string()
+    });
+    if let Mode::Headless(Headless { max_turns: Some(turns), .. }) = mode {
+        defaults["model"] = json!({"maxSessionTurns": turns});
+    }
+    defaults.to_string()
 }
 
 /// What Gemini asks of a directory before it takes settings from it, all the way up.

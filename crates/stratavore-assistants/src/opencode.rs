@@ -8,6 +8,7 @@
 //! Requests for titles are in no message; in observed runs there are none, for our plugin names
 //! conversations itself.
 
+mod ask;
 mod document;
 mod event;
 mod output;
@@ -40,7 +41,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
 };
 
 /// Set for the tools of a running opencode.
-pub(crate) const MARKS: [&str; 1] = ["OPENCODE"];
+pub(crate) const MARKS: [&str; 2] = ["OPENCODE", "OPENCODE_PID"];
 
 /// Configuration that counts for one run, in opencode's own language.
 const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
@@ -110,6 +111,7 @@ impl Adapter for OpenCode {
                 Conversation::Fresh { .. } | Conversation::Resume { .. } => "",
             };
             started.env.insert(CONFIG.into(), config);
+            started.watch_title = true;
             started.files.push((PLUGIN_FILE.into(), plugin(observed.hook, start.title, fork)));
         }
         Ok(started)
@@ -136,7 +138,7 @@ impl Adapter for OpenCode {
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-        event::answer(body, allow, message)
+        ask::answer(body, allow, message)
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

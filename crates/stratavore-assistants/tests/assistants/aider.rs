@@ -71,7 +71,7 @@ fn runs_are_started_as_aider_wants_it() {
     assert_eq!(
         resumed.argv.join("|"),
         format!(
-            "aider|--restore-chat-history|--yes-always|--no-pretty|--no-gitignore|--message-file|/dev/stdin|--no-show-release-notes|--no-analytics|--analytics-log|{log}|--stream|--notifications-command|mine"
+            "aider|--restore-chat-history|--yes-always|--no-pretty|--no-gitignore|--message-file|/dev/stdin|--no-git|--no-show-release-notes|--no-analytics|--analytics-log|{log}|--stream|--notifications-command|mine"
         )
     );
     let fork = Conversation::Fork { session: "s", preset: PRESET };

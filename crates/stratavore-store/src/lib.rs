@@ -60,6 +60,7 @@ mod transaction;
 mod trim;
 mod tx;
 mod usage;
+mod usage_report;
 mod usage_row;
 mod value;
 
@@ -79,6 +80,7 @@ pub use settings::{
 };
 pub use transaction::OldTransaction;
 pub use trim::RecordTrim;
+pub use usage_report::UsagePlace;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]

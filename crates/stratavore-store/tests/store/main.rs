@@ -12,6 +12,7 @@ mod growth;
 mod hostile;
 mod idempotency;
 mod lease;
+mod ledger;
 mod liveness;
 mod node;
 mod notify;

@@ -31,12 +31,14 @@ mod audit_key;
 mod daemon;
 mod deadline;
 mod destination;
+mod embedding;
 mod error;
 mod event;
 mod idempotency;
 mod join;
 mod lease;
 mod liveness;
+mod message;
 mod node;
 mod notify;
 mod open;
@@ -52,6 +54,7 @@ mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;
+mod transcript;
 mod trim;
 mod tx;
 mod value;
@@ -60,7 +63,9 @@ pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use daemon::Started;
+pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
+pub use message::KeptMessage;
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
 pub use settings::{
@@ -68,6 +73,7 @@ pub use settings::{
     TlsMode,
 };
 pub use transaction::OldTransaction;
+pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.

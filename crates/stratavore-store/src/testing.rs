@@ -158,11 +158,13 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         audit_key,
         daemon,
         destination,
+        embedding,
         event,
         idempotency,
         join,
         lease,
         liveness,
+        message,
         node,
         notify,
         outbox,
@@ -171,6 +173,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         schema,
         session,
         transaction,
+        transcript,
         trim
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {

@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Digest {
 
 /// By what a file is known to be the one that it was: its place on the disk, and how it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileIdentity {
+pub struct FileMark {
     /// The device and the inode.
     pub file: String,
     /// The digest of its first bytes, and how many they are: at most [`HEAD_MAX`].
@@ -94,7 +94,7 @@ pub struct Transcript {
     pub path: String,
     /// From 1, for each path.
     pub version: u64,
-    pub identity: FileIdentity,
+    pub identity: FileMark,
     /// How much of it is here.
     pub size: u64,
     pub created_at: Timestamp,

@@ -34,6 +34,8 @@ mod destination;
 mod embedding;
 mod error;
 mod event;
+mod follow;
+mod hold;
 mod idempotency;
 mod join;
 mod lease;
@@ -41,6 +43,7 @@ mod liveness;
 mod message;
 mod node;
 mod notify;
+mod observed;
 mod open;
 mod outbox;
 mod postgres;
@@ -49,6 +52,7 @@ mod retry;
 mod runner;
 mod schema;
 mod session;
+mod session_seen;
 mod settings;
 mod sqlite;
 #[cfg(feature = "testing")]
@@ -57,6 +61,8 @@ mod transaction;
 mod transcript;
 mod trim;
 mod tx;
+mod usage;
+mod usage_row;
 mod value;
 
 pub use admit::{NameWish, NewRunner, PASSING};
@@ -65,9 +71,12 @@ pub use audit_key::AuditKey;
 pub use daemon::Started;
 pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
+pub use follow::{FileIdentity, Follow, FollowStep};
 pub use message::KeptMessage;
+pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
+pub use session::{SessionFilter, SessionStory};
 pub use settings::{
     Database, Host, PoolSettings, PoolStatus, PostgresSettings, STATEMENT_TIMEOUT, Settings,
     TlsMode,

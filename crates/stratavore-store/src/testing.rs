@@ -160,6 +160,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         destination,
         embedding,
         event,
+        follow,
+        hold,
         idempotency,
         join,
         lease,
@@ -172,9 +174,11 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         runner,
         schema,
         session,
+        session_seen,
         transaction,
         transcript,
-        trim
+        trim,
+        usage
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

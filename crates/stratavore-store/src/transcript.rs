@@ -7,7 +7,7 @@
 //! Invariant: a row of a blob that a segment names is never removed.
 
 use sqlx::types::Text;
-use stratavore_core::transcript::{Digest, FileIdentity, Segment, Transcript};
+use stratavore_core::transcript::{Digest, FileMark, Segment, Transcript};
 use stratavore_core::{NodeId, SessionId, Timestamp, TranscriptId};
 
 use crate::error::{Unique, doing, violated};
@@ -130,7 +130,7 @@ impl From<TranscriptRow> for Transcript {
             node: row.node_id.0,
             path: row.path,
             version: row.version.unsigned_abs(),
-            identity: FileIdentity {
+            identity: FileMark {
                 file: row.file,
                 head: row.head.0,
                 head_length: row.head_length.unsigned_abs(),
@@ -237,7 +237,7 @@ impl Store {
         &self,
         seen: &Transcript,
         blob: &BlobRow,
-        identity: &FileIdentity,
+        identity: &FileMark,
         now: Timestamp,
     ) -> Result<Transcript, StoreError> {
         let size = seen.size + blob.length;

@@ -17,6 +17,7 @@ mod liveness;
 mod message;
 mod node;
 mod notify;
+mod observed;
 mod open;
 mod outbox;
 mod project;

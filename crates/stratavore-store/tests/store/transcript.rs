@@ -1,6 +1,6 @@
 //! Pieces of transcripts follow one another, and what a piece names is kept.
 
-use stratavore_core::transcript::{Digest, FileIdentity, Transcript};
+use stratavore_core::transcript::{Digest, FileMark, Transcript};
 use stratavore_core::{NodeId, SessionId, TranscriptId};
 use stratavore_store::{BlobRow, Store, StoreError, on_both_databases};
 
@@ -12,8 +12,8 @@ fn blob(fill: u8, length: u64) -> BlobRow {
     BlobRow { store: HERE.into(), digest: Digest([fill; 32]), length, stored: length / 2 }
 }
 
-fn identity(fill: u8) -> FileIdentity {
-    FileIdentity { file: format!("1:{fill}"), head: Digest([fill; 32]), head_length: 10 }
+fn identity(fill: u8) -> FileMark {
+    FileMark { file: format!("1:{fill}"), head: Digest([fill; 32]), head_length: 10 }
 }
 
 fn unborn(session: SessionId, node: NodeId, version: u64) -> Transcript {

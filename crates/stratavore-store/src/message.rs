@@ -7,7 +7,7 @@
 //! Invariant: a message is known by its session and id, however often it is told.
 //! Invariant: the words of a message are written in the transaction that writes its text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 
 use sqlx::types::Text;
@@ -65,6 +65,10 @@ const UPSERT_POSTGRES: &str = upsert!(", _words = excluded._words");
 
 const UPSERT_SQLITE: &str = upsert!("");
 
+/// Followed by pairs of both.
+const KNOWN: [&str; 1] =
+    ["SELECT session_id, external_id FROM messages WHERE (session_id, external_id) IN "];
+
 const FORGET_VECTORS_POSTGRES: &str = "DELETE FROM embeddings WHERE message_id = ANY($1)";
 
 const HITS: &str =
@@ -82,9 +86,16 @@ const ONE: &str = "SELECT m.id, m.session_id, s.project_id, s.assistant,
     FROM messages AS m JOIN sessions AS s ON s.id = m.session_id
     WHERE m.session_id = $1 AND m.external_id = $2";
 
+const FORGET: &str = "DELETE FROM messages WHERE session_id = $1";
+
+const FORGET_WORDS_SQLITE: &str = "DELETE FROM _message_words
+    WHERE rowid IN (SELECT id FROM messages WHERE session_id = $1)";
+
 const COUNT: &str = "SELECT count(*) FROM messages WHERE session_id = $1";
 
-statements! { INSERT_POSTGRES, FORGET_VECTORS_POSTGRES, HITS, OF_SESSION, ONE, COUNT }
+statements! {
+    INSERT_POSTGRES, FORGET_VECTORS_POSTGRES, HITS, OF_SESSION, ONE, COUNT, FORGET, FORGET_WORDS_SQLITE,
+}
 
 /// A message as it is kept, with whose it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,27 +184,63 @@ fn kept(text: &str, max: usize) -> String {
     text[..end].replace('\0', " ")
 }
 
-/// Writes down messages of sessions that are there. Those that are known already change nothing.
+/// Writes down messages of sessions that are there, and answers which of them were not known. Those
+/// that are known already change nothing.
+///
+/// The caller holds the rows of their sessions, so nobody else writes messages of them meanwhile.
 pub(crate) async fn insert(
     tx: &mut Tx,
     messages: &[(SessionId, &Message)],
-) -> Result<(), StoreError> {
-    // The last state of each: one statement cannot write a row twice. In order, so that two that
-    // write at once do not wait for each other.
+) -> Result<Vec<bool>, StoreError> {
+    let what = "writing down messages";
+    // The last state of each: one statement cannot write a row twice.
     let mut rows: BTreeMap<(String, String), NewRow> = BTreeMap::new();
+    let mut is_new = Vec::with_capacity(messages.len());
     for (session, message) in messages {
         let row = NewRow::of(*session, message);
-        rows.insert((row.session.clone(), row.id.clone()), row);
+        let key = (row.session.clone(), row.id.clone());
+        is_new.push(rows.insert(key, row).is_none());
     }
     let rows: Vec<NewRow> = rows.into_values().collect();
+    let mut known: HashSet<(String, String)> = HashSet::new();
     for piece in rows.chunks(PIECE) {
+        let found: Vec<(String, String)> = on!(tx, |conn| {
+            let mut sql = QueryBuilder::new(KNOWN[0]);
+            sql.push_tuples(piece, |mut one, row| {
+                one.push_bind(&row.session).push_bind(&row.id);
+            });
+            sql.build_query_as().fetch_all(conn).await
+        })
+        .map_err(doing(what))?;
+        known.extend(found);
         match tx.conn() {
             Conn::Postgres(conn, deadline) => deadline.keep(insert_postgres(conn, piece)).await,
             Conn::Sqlite(conn) => insert_sqlite(conn, piece).await,
         }
-        .map_err(doing("writing down messages"))?;
+        .map_err(doing(what))?;
     }
-    Ok(())
+    if !known.is_empty() {
+        for ((session, message), is_new) in messages.iter().zip(&mut is_new) {
+            let key = (session.to_string(), kept(&message.id, ID_MAX));
+            *is_new &= !known.contains(&key);
+        }
+    }
+    Ok(is_new)
+}
+
+/// Forgets the messages of a session, and answers how many they were.
+pub(crate) async fn forget(tx: &mut Tx, session: SessionId) -> Result<u64, StoreError> {
+    let what = "forgetting messages";
+    if let Tx::Sqlite(tx, _) = tx {
+        let words = sqlx::query(FORGET_WORDS_SQLITE).bind(Text(session));
+        words.execute(&mut **tx).await.map_err(doing(what))?;
+    }
+    on!(tx, |conn| sqlx::query(FORGET)
+        .bind(Text(session))
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(doing(what))
 }
 
 async fn insert_postgres(
@@ -457,15 +504,16 @@ impl Store {
         Ok(count.unsigned_abs())
     }
 
-    /// Writes down messages by themselves: for an import, whose usage is no part of them.
+    /// Writes down messages by themselves, of sessions that are there; answers how many are new.
     pub async fn message_record(
         &self,
         messages: &[(SessionId, &Message)],
-    ) -> Result<(), StoreError> {
+    ) -> Result<usize, StoreError> {
         crate::retry::retried!({
             let mut tx = self.begin().await?;
-            insert(&mut tx, messages).await?;
-            tx.commit().await
+            let is_new = insert(&mut tx, messages).await?;
+            tx.commit().await?;
+            Ok(is_new.into_iter().filter(|is_new| *is_new).count())
         })
     }
 }

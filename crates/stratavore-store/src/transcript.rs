@@ -8,7 +8,7 @@
 
 use sqlx::types::Text;
 use stratavore_core::transcript::{Digest, FileMark, Segment, Transcript};
-use stratavore_core::{NodeId, SessionId, Timestamp, TranscriptId};
+use stratavore_core::{NodeId, ProjectId, SessionId, Timestamp, TranscriptId};
 
 use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
@@ -64,6 +64,19 @@ const FORGET_BLOB: &str = "DELETE FROM blobs
 
 const IS_KNOWN: &str = "SELECT count(*) FROM blobs WHERE store = $1 AND digest = $2";
 
+const FORGET_SEGMENTS: &str = "DELETE FROM segments
+    WHERE transcript_id IN (SELECT id FROM transcripts WHERE session_id = $1)";
+
+const FORGET: &str = "DELETE FROM transcripts WHERE session_id = $1 RETURNING size";
+
+/// What holds something, is older than is kept, and nobody carries on.
+const EXPIRED: &str = "SELECT s.id, s.project_id FROM sessions AS s
+    WHERE s.updated_at < $1 AND s.updated_at >= $2
+        AND (EXISTS (SELECT 1 FROM messages AS m WHERE m.session_id = s.id)
+            OR EXISTS (SELECT 1 FROM transcripts AS t WHERE t.session_id = s.id))
+        AND NOT EXISTS (SELECT 1 FROM runners AS r WHERE r.session_id = s.id AND r.ended_at IS NULL)
+    ORDER BY s.updated_at, s.id LIMIT $3";
+
 const TOTAL: &str = "SELECT count(*), CAST(coalesce(sum(length), 0) AS bigint),
         CAST(coalesce(sum(stored), 0) AS bigint)
     FROM blobs WHERE store = $1";
@@ -73,7 +86,7 @@ const TOTAL_TAKEN: &str =
 
 statements! {
     LATEST, OF_SESSION, INSERT, REPLACE, GROW, KEEP_BLOB, ADD, SEGMENTS, LAST_SEGMENTS, REMOVE_SEGMENT,
-    UNNAMED, FORGET_BLOB, IS_KNOWN, TOTAL, TOTAL_TAKEN,
+    UNNAMED, FORGET_BLOB, IS_KNOWN, FORGET_SEGMENTS, FORGET, EXPIRED, TOTAL, TOTAL_TAKEN,
 }
 
 /// What is in the blob store, for its row.
@@ -391,6 +404,27 @@ impl Store {
         Ok(known > 0)
     }
 
+    /// Sessions that were used last between two times and of which something is kept, with their
+    /// projects, the oldest first. None that a runner carries.
+    pub async fn vault_expired(
+        &self,
+        from: Timestamp,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(SessionId, ProjectId)>, StoreError> {
+        let mut reader = self.read().await?;
+        let found: Vec<(Text<SessionId>, Text<ProjectId>)> = on!(reader, |conn| {
+            sqlx::query_as(EXPIRED)
+                .bind(DbTime(before))
+                .bind(DbTime(from))
+                .bind(i64::from(limit))
+                .fetch_all(conn)
+                .await
+        })
+        .map_err(doing("looking for what is kept no longer"))?;
+        Ok(found.into_iter().map(|(session, project)| (session.0, project.0)).collect())
+    }
+
     /// How much the vault holds, and how much room it takes in the blob store of this name.
     pub async fn vault_totals(&self, store: &str) -> Result<VaultTotals, StoreError> {
         let what = "counting what the vault holds";
@@ -405,6 +439,18 @@ impl Store {
             [transcripts, taken, blobs, length, stored].map(i64::unsigned_abs);
         Ok(VaultTotals { transcripts, taken, blobs, length, stored })
     }
+}
+
+/// Forgets the files of a session, and answers how many they were, and of how many bytes. Their blobs
+/// are removed later, unless somebody else names them.
+pub(crate) async fn forget(tx: &mut Tx, session: SessionId) -> Result<(u64, u64), StoreError> {
+    let what = "forgetting transcripts";
+    on!(tx, |conn| sqlx::query(FORGET_SEGMENTS).bind(Text(session)).execute(conn).await.map(drop))
+        .map_err(doing(what))?;
+    let sizes: Vec<i64> =
+        on!(tx, |conn| sqlx::query_scalar(FORGET).bind(Text(session)).fetch_all(conn).await)
+            .map_err(doing(what))?;
+    Ok((sizes.len() as u64, sizes.iter().map(|size| size.unsigned_abs()).sum()))
 }
 
 /// Writes down a blob, and the piece that it is.

@@ -210,3 +210,23 @@ on_both_databases! {
         assert!(found[0].1 > found[1].1, "{found:?}");
     }
 }
+
+on_both_databases! {
+    async fn only_what_was_not_known_is_new(db: TestStore) {
+        let store = db.store();
+        let session = session(store, "alpha").await;
+        let [a, b, c] = ["a", "b", "c"].map(|id| message(id, id));
+        let count = async |messages: &[&Message]| {
+            let all: Vec<_> = messages.iter().map(|message| (session, *message)).collect();
+            store.message_record(&all).await.unwrap()
+        };
+        assert_eq!(count(&[&a, &b, &a]).await, 2);
+        assert_eq!(count(&[&b, &c]).await, 1);
+        assert_eq!(count(&[&a, &b, &c]).await, 0);
+        let many: Vec<_> = (0..300).map(|i| message(&format!("m{i}"), "x")).collect();
+        let all: Vec<&Message> = many.iter().collect();
+        assert_eq!(count(&all[..200]).await, 200);
+        assert_eq!(count(&all).await, 100);
+        assert_eq!(count(&[]).await, 0);
+    }
+}

@@ -142,3 +142,43 @@ on_both_databases! {
         assert!(!store.blob_is_known(HERE, Digest([1; 32])).await.unwrap());
     }
 }
+
+on_both_databases! {
+    async fn what_is_kept_no_longer_is_forgotten_and_told(db: TestStore) {
+        let store = db.store();
+        let new = begun(store).await;
+        store.transcript_append(&new, &blob(1, 100), &identity(1), at(2)).await.unwrap();
+        crate::message::record(store, new.session, &[crate::message::message("m", "a needle")]).await;
+        let expired = async || store.vault_expired(at(-100), at(1_000), 10).await.unwrap();
+        // While a runner carries it, it is kept whatever its age.
+        assert_eq!(expired().await, []);
+        assert!(!store.session_expire(new.session, at(1_000), "daemon", at(2_000)).await.unwrap());
+        let runner = store.session_get(new.session).await.unwrap().runner.unwrap();
+        let runner = store.runner_get(runner).await.unwrap();
+        given::end(store, &runner).await;
+        assert_eq!(expired().await, [(new.session, runner.project)]);
+        assert_eq!(store.vault_expired(at(-100), at(1), 10).await.unwrap(), [], "it is younger");
+        assert!(!store.session_expire(new.session, at(1), "daemon", at(2_000)).await.unwrap());
+
+        assert!(store.session_expire(new.session, at(1_000), "daemon", at(2_000)).await.unwrap());
+        assert_eq!(expired().await, []);
+        assert_eq!(store.transcript_list(new.session).await.unwrap(), []);
+        assert_eq!(store.message_count(new.session).await.unwrap(), 0);
+        let query = stratavore_core::search::Query::parse("needle").unwrap();
+        assert_eq!(store.message_search(&query, &Default::default(), 9).await.unwrap(), []);
+        assert_eq!(store.blob_unnamed(HERE, at(3_000), 9).await.unwrap(), [Digest([1; 32])]);
+        let events = "SELECT count(*) FROM events WHERE kind = 'session.expired'
+            AND data LIKE '%\"messages\":1%' AND data LIKE '%\"bytes\":100%'";
+        assert_eq!(crate::raw::number(&db, events).await, 1);
+    }
+
+    async fn a_session_that_is_removed_takes_its_files_along(db: TestStore) {
+        let store = db.store();
+        let new = begun(store).await;
+        store.transcript_append(&new, &blob(1, 100), &identity(1), at(2)).await.unwrap();
+        let runner = store.session_get(new.session).await.unwrap().runner.unwrap();
+        given::end(store, &store.runner_get(runner).await.unwrap()).await;
+        store.session_remove(new.session, "ada", at(20)).await.unwrap();
+        assert_eq!(store.transcript_list(new.session).await.unwrap(), []);
+    }
+}

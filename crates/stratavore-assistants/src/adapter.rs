@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+pub use stratavore_core::runner::Headless;
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
 
@@ -23,6 +24,9 @@ use crate::AssistantError;
 /// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables that
 /// [`Adapter::start`] sets. The agent, which opens the port, puts it in.
 pub const OTLP: &str = "{stratavore:otlp}";
+
+/// Follows [`Observed::hook`] where the hook waits for an answer; it prints what [`Adapter::answer`] gave.
+pub const WAIT: &str = "--wait";
 
 /// What can be proved of an assistant, for the rest to ask and for people to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -55,14 +59,6 @@ pub struct Proves {
 pub enum Mode {
     Interactive,
     Headless(Headless),
-}
-
-/// The assistant's own limits of a run without a screen; a second line behind our budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Headless {
-    pub max_turns: Option<u32>,
-    /// In millionths of a US dollar.
-    pub max_cost: Option<i64>,
 }
 
 /// Which conversation a run holds. Sessions are named as the assistant does.
@@ -107,7 +103,7 @@ pub struct Observed<'a> {
     /// The directory of the runner, where [`Started::files`] will be.
     pub dir: &'a Path,
     /// The beginning of the command that an assistant calls as its hook: it takes JSON on its standard
-    /// input, exits with 0, and prints nothing, or for a call that waits ([`Started::waits`]) the answer.
+    /// input, exits with 0, and prints nothing, or for a call that waits ([`WAIT`]) the answer.
     /// The program and its arguments are absolute and need no quotes in a shell.
     pub hook: &'a [String],
 }
@@ -122,6 +118,8 @@ pub struct Started {
     pub files: Vec<(String, String)>,
     /// The conversation's id, if that is known before.
     pub session: Option<String>,
+    /// The file to follow as its transcript, if that is known before.
+    pub transcript: Option<PathBuf>,
     /// The terminal's title tells something.
     pub watch_title: bool,
 }
@@ -136,6 +134,18 @@ pub struct Memory {
     /// Whatever else it needs, by names of its own. Small.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, String>,
+}
+
+/// How conversations are had from an assistant that keeps them in no files of lines: what its own
+/// program is called with. What that prints is for [`Adapter::document`].
+#[derive(Clone, Copy)]
+pub struct Export {
+    /// Prints a list of its conversations.
+    pub list: &'static [&'static str],
+    /// The ids in that list.
+    pub listed: fn(&str) -> Vec<String>,
+    /// Prints one conversation, whose id comes after these.
+    pub one: &'static [&'static str],
 }
 
 /// How a run without a screen came out, by its final record.
@@ -199,6 +209,23 @@ pub trait Adapter: Sync {
         Vec::new()
     }
 
+    /// The transcripts of one conversation, for an assistant that tells no signal where they are.
+    fn transcripts(&self, session: &str, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        let _ = (session, env);
+        Vec::new()
+    }
+
+    /// How to have conversations that are in no transcript.
+    fn export(&self) -> Option<Export> {
+        None
+    }
+
+    /// What an exported conversation says, all of it.
+    fn document(&self, text: &str, place: &Place) -> Vec<Observation> {
+        let _ = (text, place);
+        Vec::new()
+    }
+
     /// What it is doing now, where it keeps that in a file: interrupts, for one, are told by no event.
     fn level(&self, pid: u32, env: &BTreeMap<String, String>) -> Option<Doing> {
         let _ = (pid, env);
@@ -214,6 +241,14 @@ pub trait Adapter: Sync {
         message: Option<&str>,
     ) -> Option<String> {
         let _ = (body, allow, message);
+        None
+    }
+
+    /// What is typed at the dialog on the assistant's screen to let it go on, or not, where no hook waits
+    /// ([`Asked::call`](stratavore_core::observation::Asked) is `None`). Only while it is known to ask:
+    /// typed at any other time it means something else.
+    fn answer_keys(&self, body: &serde_json::Value, allow: bool) -> Option<&'static str> {
+        let _ = (body, allow);
         None
     }
 

@@ -130,6 +130,9 @@ macro_rules! id {
 }
 
 id!(
+    /// Something that an assistant asks its person.
+    AskId, "ask", "ask");
+id!(
     /// One `stratavored`, from its start to its end.
     DaemonId, "dmn", "daemon");
 id!(
@@ -145,6 +148,9 @@ id!(
     /// A message to a destination; every attempt to deliver it has the same.
     NotificationId, "msg", "message");
 id!(ProjectId, "prj", "project");
+id!(
+    /// Something that an assistant is to be asked.
+    PromptId, "prompt", "prompt");
 id!(
     /// One request to a daemon; what it changed, and what it was refused, names it.
     RequestId, "req", "request");

@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod ask;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -37,7 +38,7 @@ pub mod usage;
 pub mod words;
 
 pub use id::{
-    DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,
-    SessionId, TranscriptId,
+    AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
+    RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

@@ -48,6 +48,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// True once something was said in it. One that was only opened is one that assistants do not find
+    /// again.
+    pub fn has_begun(&self) -> bool {
+        self.messages.total() > 0
+    }
+
     /// What it is called for people: its title, else how it began.
     pub fn label(&self) -> Option<&str> {
         self.title.as_deref().or(self.first_prompt.as_deref())

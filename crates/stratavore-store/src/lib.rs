@@ -26,6 +26,7 @@ mod statement;
 
 mod admit;
 mod alone;
+mod ask;
 mod audit;
 mod audit_key;
 mod daemon;

@@ -69,9 +69,11 @@ const HELD_BY: &str =
 const INSERT: &str = "INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
     VALUES ($1, $2, $3, $4, $4)";
 
+const FORK: &str = "UPDATE sessions SET parent_id = $2, lineage = 'forked' WHERE id = $1";
+
 const TOUCH: &str = "UPDATE sessions SET updated_at = $1 WHERE id = $2 AND updated_at < $1";
 
-statements! { BY_ID, LIST, CHILDREN, BY_PREFIX, BY_EXTERNAL, BY_EXTERNAL_PREFIX_POSTGRES, BY_EXTERNAL_PREFIX_SQLITE, HELD, HELD_BY, INSERT, TOUCH }
+statements! { BY_ID, LIST, CHILDREN, BY_PREFIX, BY_EXTERNAL, BY_EXTERNAL_PREFIX_POSTGRES, BY_EXTERNAL_PREFIX_SQLITE, HELD, HELD_BY, INSERT, FORK, TOUCH }
 
 /// The most of a session's history and children that are shown with it.
 const SHOWN_MAX: i64 = 100;
@@ -365,6 +367,17 @@ pub(crate) async fn insert(
         .await
         .map(drop))
     .map_err(doing("recording a session"))
+}
+
+/// Notes that a new session begins as another one was.
+pub(crate) async fn fork(tx: &mut Tx, id: SessionId, parent: SessionId) -> Result<(), StoreError> {
+    on!(tx, |conn| sqlx::query(FORK)
+        .bind(Text(id))
+        .bind(Text(parent))
+        .execute(conn)
+        .await
+        .map(drop))
+    .map_err(doing("recording the fork of a session"))
 }
 
 /// Notes that the session was used at `at`.

@@ -154,6 +154,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         admit,
         alone,
+        ask,
         audit,
         audit_key,
         daemon,

@@ -159,6 +159,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         audit_key,
         daemon,
         destination,
+        embedding,
         event,
         follow,
         hold,
@@ -166,6 +167,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         join,
         lease,
         liveness,
+        message,
         node,
         notify,
         outbox,
@@ -175,6 +177,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         session,
         session_seen,
         transaction,
+        transcript,
         trim,
         usage,
         usage_report

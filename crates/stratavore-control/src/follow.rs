@@ -31,7 +31,9 @@ use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
 use stratavore_core::{AskId, RunnerId, Timestamp};
 use stratavore_runtime::{Watch, signal_log};
-use stratavore_store::{FileIdentity, Follow, FollowStep, Observed, Recorded, StoreError};
+use stratavore_store::{
+    FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
+};
 use tokio::sync::Notify;
 
 use crate::control::Control;
@@ -186,19 +188,23 @@ impl Control {
         Ok(())
     }
 
-    /// The files that no signal names: one that was known when the assistant was started, and those of the
-    /// conversation that it holds.
+    /// The files of the conversations that it has held, and one that was known when the assistant was
+    /// started: a file that a signal names may come to be later.
     async fn transcripts_of(
         &self,
         runner: &Runner,
         adapter: &'static dyn Adapter,
     ) -> Result<Vec<String>, Error> {
         let dir = self.inner.runtime.dir(runner.id);
-        let (env, id) = (self.env_seen(&runner.command), runner.session);
-        let session = match id {
-            Some(id) => self.inner.store.session_get(id).await?.external_id,
-            None => None,
-        };
+        let env = self.env_seen(&runner.command);
+        let held = SessionFilter { held_by: Some(runner.id), ..SessionFilter::default() };
+        let sessions = self.inner.store.session_list(&held).await?;
+        let current = sessions.iter().find(|session| Some(session.id) == runner.session);
+        let session = current.and_then(|session| session.external_id.clone());
+        let here = self.inner.node.id;
+        let told =
+            sessions.into_iter().filter(|session| session.node.is_none_or(|node| node == here));
+        let mut transcripts: Vec<String> = told.filter_map(|session| session.transcript).collect();
         let look = tokio::task::spawn_blocking(move || {
             let spec = dir.spec().ok().flatten();
             let known = spec.and_then(|spec| spec.observe?.transcript);
@@ -206,15 +212,21 @@ impl Control {
             known.into_iter().chain(found.into_iter().flatten()).collect::<Vec<_>>()
         });
         let found = look.await.map_err(Error::internal)?;
-        Ok(found.into_iter().map(|path| path.display().to_string()).collect())
+        transcripts.extend(found.into_iter().map(|path| path.display().to_string()));
+        Ok(transcripts)
     }
 
     fn watch_file(&self, path: &Path, runner: RunnerId) {
         let watch = lock(&self.inner.following.watch).clone();
-        if let Some(watch) = watch
-            && let Err(error) = watch.add(path, runner)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        let Some(watch) = watch else { return };
+        let watched = match watch.add(path, runner) {
+            // It is heard of when it comes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), |parent| watch.add(parent, runner))
+            }
+            other => other,
+        };
+        if let Err(error) = watched {
             tracing::debug!(%runner, %error, "a file cannot be watched");
         }
     }

@@ -10,6 +10,7 @@
 pub mod adapter;
 mod claude;
 mod codex;
+mod content;
 mod directory;
 mod environment;
 mod error;

@@ -13,10 +13,10 @@ use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::content::{Content, Part, Said};
-use super::line::{Billed, Line, Reply, Text};
+use super::line::{Billed, Line, Reply};
 use super::plain_model;
 use crate::adapter::Memory;
+use crate::content::{Content, Part, Text};
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::final_record::says_limit;
 use crate::reset::reset_time;
@@ -32,7 +32,9 @@ const ENDED: &str = "ended";
 const SYNTHETIC: &str = "<synthetic>";
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
-    let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };
+    // Looked through at once it need not be for each of its texts.
+    let Ok(line) = str::from_utf8(line) else { return Vec::new() };
+    let Ok(line) = serde_json::from_str::<Line<'_>>(line) else { return Vec::new() };
     let mut seen = Vec::new();
     if !line.is_sidechain {
         seen.extend(session(memory, &line, place));

@@ -85,9 +85,12 @@ struct Written {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Attachment<'a> {
     #[serde(borrow, rename = "type")]
     pub(super) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) command_mode: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub(super) prompt: Content<'a>,
 }

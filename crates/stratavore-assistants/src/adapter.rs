@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+pub use stratavore_core::runner::Headless;
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
 
@@ -59,14 +60,6 @@ pub struct Proves {
 pub enum Mode {
     Interactive,
     Headless(Headless),
-}
-
-/// The assistant's own limits of a run without a screen; a second line behind our budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Headless {
-    pub max_turns: Option<u32>,
-    /// In millionths of a US dollar.
-    pub max_cost: Option<i64>,
 }
 
 /// Which conversation a run holds. Sessions are named as the assistant does.
@@ -126,6 +119,8 @@ pub struct Started {
     pub files: Vec<(String, String)>,
     /// The conversation's id, if that is known before.
     pub session: Option<String>,
+    /// The file to follow as its transcript, if that is known before.
+    pub transcript: Option<PathBuf>,
     /// The terminal's title tells something.
     pub watch_title: bool,
     /// A log record of its telemetry that has none of these attributes tells nothing, and need not be kept.
@@ -143,6 +138,18 @@ pub struct Memory {
     /// Whatever else it needs, by names of its own. Small.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, String>,
+}
+
+/// How conversations are had from an assistant that keeps them in no files of lines: what its own
+/// program is called with. What that prints is for [`Adapter::document`].
+#[derive(Clone, Copy)]
+pub struct Export {
+    /// Prints a list of its conversations.
+    pub list: &'static [&'static str],
+    /// The ids in that list.
+    pub listed: fn(&str) -> Vec<String>,
+    /// Prints one conversation, whose id comes after these.
+    pub one: &'static [&'static str],
 }
 
 /// How a run without a screen came out, by its final record.
@@ -203,6 +210,23 @@ pub trait Adapter: Sync {
     /// it would run in.
     fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
         let _ = env;
+        Vec::new()
+    }
+
+    /// The transcripts of one conversation, for an assistant that tells no signal where they are.
+    fn transcripts(&self, session: &str, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        let _ = (session, env);
+        Vec::new()
+    }
+
+    /// How to have conversations that are in no transcript.
+    fn export(&self) -> Option<Export> {
+        None
+    }
+
+    /// What an exported conversation says, all of it.
+    fn document(&self, text: &str, place: &Place) -> Vec<Observation> {
+        let _ = (text, place);
         Vec::new()
     }
 

@@ -30,6 +30,15 @@ pub(crate) fn command(args: &[String], env: &[String]) -> Result<(), Error> {
     at_most(bytes, COMMAND_MAX, "bytes of arguments and variables", hint)
 }
 
+/// Refuses a prompt that is too long for what has to hold it.
+pub(crate) fn prompt(text: &str) -> Result<(), Error> {
+    if text.contains('\0') {
+        return Err(Error::invalid("the prompt has a NUL character in it", "remove it"));
+    }
+    let hint = "put what is long into a file of the project, and name the file in the prompt";
+    at_most(text.len(), COMMAND_MAX, "bytes in a prompt", hint)
+}
+
 fn at_most(found: usize, limit: usize, what: &str, hint: &str) -> Result<(), Error> {
     if found <= limit {
         return Ok(());

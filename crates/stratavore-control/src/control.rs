@@ -26,11 +26,13 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
 use crate::error::Error;
+use crate::follow::Following;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
 use crate::notify::{Destinations, NotifySettings};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
+use crate::prompt::Prompting;
 use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
@@ -139,6 +141,8 @@ pub(crate) struct Inner {
     pub(crate) audit: Arc<AuditFiles>,
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
+    pub(crate) following: Following,
+    pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
 }
@@ -177,6 +181,8 @@ impl Control {
             audit: Arc::new(AuditFiles::new(audit)),
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
+            following: Following::default(),
+            prompting: Prompting::default(),
             scheduling: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -392,6 +398,8 @@ impl Control {
             RunnerState::Exited { .. } | RunnerState::Failed { .. } | RunnerState::Lost { .. } => {
                 self.forget_liveness(id);
                 self.inner.links.forget_seen(id);
+                // What it told last.
+                self.signals_grown(id);
             }
             RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
         }

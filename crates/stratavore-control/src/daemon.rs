@@ -11,6 +11,7 @@ use stratavore_store::{OldTransaction, PoolStatus};
 use crate::control::Control;
 use crate::disk;
 use crate::error::Error;
+use crate::follow;
 use crate::host;
 use crate::notify;
 use crate::refusal;
@@ -161,6 +162,18 @@ impl Control {
         supervisor.spawn_task("trim", TRIM_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.trim().await }
+        });
+        self.follow_all();
+        supervisor.spawn(self.clone().hear_of_files());
+        let (control, wake) = (task(self), self.inner.following.wake.clone());
+        supervisor.spawn_task("follow", follow::AGAIN, wake, move || {
+            let control = control.clone();
+            async move { control.read_followed().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.look_at_levels().await }
         });
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {

@@ -57,6 +57,11 @@ pub enum Error {
         why: String,
     },
     /// The daemon is going down.
+    /// The assistant works, and was not to be disturbed.
+    Busy {
+        message: String,
+        hint: String,
+    },
     Stopping,
     Timeout {
         waited_for: String,
@@ -86,6 +91,7 @@ impl Error {
             Self::Agent(_) => "agent_unreachable",
             Self::NoNode(_) => "no_node",
             Self::NodeUnreachable { .. } => "node_unreachable",
+            Self::Busy { .. } => "busy",
             Self::Stopping => "unavailable",
             Self::Timeout { .. } => "timeout",
             Self::Internal(_) => "internal",
@@ -100,6 +106,7 @@ impl Error {
                 StoreError::AlreadySucceeded { .. } => "already_succeeded",
                 StoreError::SessionBusy { .. } => "session_busy",
                 StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
+                StoreError::AskOver { .. } => "ask_over",
                 StoreError::Conflict { .. } => "conflict",
                 StoreError::Full { .. } => "disk_full",
                 StoreError::Trimmed { .. } => "trimmed",
@@ -117,9 +124,10 @@ impl Error {
     /// What to do next; empty where the message says it all.
     pub fn hint(&self) -> String {
         match self {
-            Self::Invalid { hint, .. } | Self::Absent { hint, .. } | Self::Denied { hint, .. } => {
-                hint.clone()
-            }
+            Self::Invalid { hint, .. }
+            | Self::Absent { hint, .. }
+            | Self::Denied { hint, .. }
+            | Self::Busy { hint, .. } => hint.clone(),
             Self::NotFound { noun, nearest, .. } => match nearest.as_slice() {
                 [] if *noun == "runner" => {
                     "list what there is: stratavore runners list --all".into()
@@ -174,6 +182,7 @@ impl Error {
                     format!("attach to it: stratavore attach {runner}")
                 }
                 StoreError::IdempotencyReuse { .. } => "use a new key for a new request".into(),
+                StoreError::AskOver { .. } => "see what else waits: stratavore inbox".into(),
                 StoreError::Conflict { .. } => "look at it again, then repeat".into(),
                 StoreError::Trimmed { upto, .. } => format!(
                     "go on after position {upto}; what was before is in `audit/segments` of the host that seals"
@@ -219,6 +228,7 @@ impl Error {
             | Self::Agent(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
+            | Self::Busy { .. }
             | Self::Stopping
             | Self::Timeout { .. }
             | Self::Internal(_) => Vec::new(),
@@ -230,6 +240,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid { message, .. }
+            | Self::Busy { message, .. }
             | Self::Absent { message, .. }
             | Self::Denied { message, .. }
             | Self::Forbidden { message } => f.write_str(message),
@@ -271,6 +282,7 @@ impl std::error::Error for Error {
             | Self::Refused(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
+            | Self::Busy { .. }
             | Self::Stopping
             | Self::Timeout { .. } => None,
         }

@@ -12,7 +12,7 @@ use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, NameError};
 use stratavore_core::project::Project;
 use stratavore_core::restart::RestartPolicy;
-use stratavore_core::runner::{Command, EnvError, EnvValue, Runner, parse_env};
+use stratavore_core::runner::{Command, EnvError, EnvValue, Headless, Runner, parse_env};
 use stratavore_core::{RunnerId, SessionId};
 use stratavore_runtime::{failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
@@ -37,6 +37,22 @@ pub struct Launch {
     pub directory: Option<String>,
     pub columns: u16,
     pub rows: u16,
+    /// The first prompt.
+    pub prompt: Option<String>,
+    /// Not observed, and given nothing of ours.
+    pub bare: bool,
+    /// Without a screen.
+    pub headless: Option<Headless>,
+    /// The conversation that it goes on with.
+    pub resume: Option<Resume>,
+}
+
+/// A conversation that a launch goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    pub session: SessionId,
+    /// In a new conversation that begins as that one is now.
+    pub fork: bool,
 }
 
 impl Control {
@@ -71,6 +87,13 @@ impl Control {
             }
             None => NameWish::Numbered(usual_name(&command)),
         };
+        if launch.resume.is_some() && count > 1 {
+            return Err(Error::invalid(
+                "a conversation is held by one runner at a time",
+                "leave the count out, or fork it for each",
+            ));
+        }
+        let resume = launch.resume.as_ref();
         let new = (0..count)
             .map(|_| NewRunner {
                 id: RunnerId::from_entropy(self.entropy()),
@@ -81,12 +104,24 @@ impl Control {
                 command: command.clone(),
                 limits: launch.limits,
                 restart: launch.restart,
-                session: SessionId::from_entropy(self.entropy()),
-                continues: false,
+                session: match resume {
+                    Some(Resume { session, fork: false }) => *session,
+                    Some(Resume { fork: true, .. }) | None => {
+                        SessionId::from_entropy(self.entropy())
+                    }
+                },
+                continues: resume.is_some_and(|resume| !resume.fork),
+                forks: resume.filter(|resume| resume.fork).map(|resume| resume.session),
                 successor_of: None,
             })
             .collect();
         self.admit(new, caller, key.as_ref()).await
+    }
+
+    /// The conversation that a person wants to go on with.
+    pub async fn session_to_resume(&self, wanted: &str, fork: bool) -> Result<Resume, Error> {
+        let session = self.inner.store.session_find(wanted).await?;
+        Ok(Resume { session: session.id, fork })
     }
 
     /// The common end of launching, restarting and recovering.
@@ -143,9 +178,17 @@ impl Control {
             None => own_directory(project)?.display().to_string(),
         };
         let (columns, rows) = (launch.columns, launch.rows);
+        let given = argv.len() - launch.args.len();
+        if let Some(prompt) = &launch.prompt {
+            bounds::prompt(prompt)?;
+        }
         let command = Command {
             assistant,
             argv,
+            given,
+            prompt: launch.prompt.clone(),
+            bare: launch.bare,
+            headless: launch.headless,
             env,
             directory,
             columns: if columns == 0 { 80 } else { columns.min(1000) },

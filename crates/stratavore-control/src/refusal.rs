@@ -184,6 +184,7 @@ fn is_refusal(error: &Error) -> bool {
         | Error::Absent { .. }
         | Error::Denied { .. }
         | Error::Agent(_)
+        | Error::Busy { .. }
         | Error::Stopping
         | Error::Timeout { .. }
         | Error::Internal(_) => false,

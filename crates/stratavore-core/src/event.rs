@@ -12,16 +12,18 @@ use crate::{EventId, ProjectId};
 pub enum Entity {
     Project,
     Runner,
+    Session,
     Node,
 }
 
 impl Entity {
-    pub const ALL: [Entity; 3] = [Self::Project, Self::Runner, Self::Node];
+    pub const ALL: [Entity; 4] = [Self::Project, Self::Runner, Self::Session, Self::Node];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Project => "project",
             Self::Runner => "runner",
+            Self::Session => "session",
             Self::Node => "node",
         }
     }
@@ -110,7 +112,7 @@ impl NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventFilter {
     pub project: Option<ProjectId>,
-    /// The id of a runner, project or node.
+    /// The id of a runner, session, project or node.
     pub entity_id: Option<String>,
     /// A kind, or the beginning of one that ends in a dot (`runner.`).
     pub kinds: Vec<String>,

@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod ask;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -28,13 +29,16 @@ pub mod quota;
 pub mod reconcile;
 pub mod restart;
 pub mod runner;
+pub mod search;
 pub mod session;
 pub mod signal;
 pub mod terminal;
+pub mod transcript;
 pub mod usage;
+pub mod words;
 
 pub use id::{
-    DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,
-    SessionId,
+    AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
+    RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

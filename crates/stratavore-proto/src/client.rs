@@ -11,6 +11,7 @@ use crate::v1::Problem;
 use crate::v1::audit_client::AuditClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
+use crate::v1::inbox_client::InboxClient;
 use crate::v1::joining_client::JoiningClient;
 use crate::v1::nodes_client::NodesClient;
 use crate::v1::notify_client::NotifyClient;
@@ -52,6 +53,9 @@ impl Client {
     }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
+    }
+    pub fn inbox(&self) -> InboxClient<Channel> {
+        InboxClient::new(self.channel.clone())
     }
     pub fn outbox(&self) -> OutboxClient<Channel> {
         OutboxClient::new(self.channel.clone())

@@ -154,15 +154,20 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         admit,
         alone,
+        ask,
         audit,
         audit_key,
         daemon,
         destination,
+        embedding,
         event,
+        follow,
+        hold,
         idempotency,
         join,
         lease,
         liveness,
+        message,
         node,
         notify,
         outbox,
@@ -170,8 +175,12 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         runner,
         schema,
         session,
+        session_seen,
         transaction,
-        trim
+        transcript,
+        trim,
+        usage,
+        usage_report
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

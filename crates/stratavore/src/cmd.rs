@@ -7,6 +7,8 @@ mod config;
 mod daemon;
 mod doctor;
 mod event;
+mod explain;
+mod inbox;
 mod launch;
 mod limits;
 mod node;
@@ -75,6 +77,10 @@ enum Command {
     Runners(Named<runner::Runners>),
     Attach(Named<attach::Attach>),
     Send(Named<send::Send>),
+    Inbox(Named<inbox::Inbox>),
+    Approve(Named<inbox::Approve>),
+    Deny(Named<inbox::Deny>),
+    Explain(Named<explain::Explain>),
     Logs(Named<output::Logs>),
     Screen(Named<output::Screen>),
     #[command(visible_alias = "stop")]
@@ -188,7 +194,11 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Launch(Named(args)) => launch::run(&load(ui)?, args),
         Command::Runners(Named(args)) => runner::run(&load(ui)?, args),
         Command::Attach(Named(args)) => attach::run(&load(ui)?, &args),
-        Command::Send(Named(args)) => send::run(&load(ui)?, &args),
+        Command::Send(Named(args)) => send::run(&load(ui)?, args),
+        Command::Inbox(Named(args)) => inbox::run(&load(ui)?, args),
+        Command::Approve(Named(args)) => inbox::approve(&load(ui)?, args),
+        Command::Deny(Named(args)) => inbox::deny(&load(ui)?, args),
+        Command::Explain(Named(args)) => explain::run(&load(ui)?, args),
         Command::Logs(Named(args)) => output::logs(&load(ui)?, args),
         Command::Screen(Named(args)) => output::screen(&load(ui)?, &args),
         Command::Kill(Named(args)) => stop::kill(&load(ui)?, args),

@@ -6,6 +6,7 @@
 //! Times are RFC 3339 in UTC, sizes are bytes, CPU is a number of cores, `null` is "none" or
 //! "not known".
 
+mod inbox;
 mod notify;
 mod outbox;
 
@@ -15,6 +16,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stratavore_proto::v1;
 
+pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
 
@@ -147,10 +149,14 @@ pub(crate) struct RunnerView {
     pub state: String,
     pub cause: Option<String>,
     pub activity: String,
+    pub doing: Option<DoingView>,
     pub desired: String,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub shortened: bool,
+    pub prompt: Option<String>,
+    pub bare: bool,
+    pub headless: bool,
     pub directory: String,
     pub limits: LimitsView,
     pub limits_not_enforced: Option<String>,
@@ -185,10 +191,14 @@ impl From<&v1::Runner> for RunnerView {
             state: runner.state.clone(),
             cause: given(&runner.cause),
             activity: runner.activity.clone(),
+            doing: runner.doing.as_ref().map(DoingView::from),
             desired: runner.desired.clone(),
             argv: runner.argv.clone(),
             env: runner.env.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
             shortened: runner.shortened,
+            prompt: given(&runner.prompt),
+            bare: runner.bare,
+            headless: runner.headless,
             directory: runner.directory.clone(),
             limits: (&runner.limits.unwrap_or_default()).into(),
             limits_not_enforced: given(&runner.limits_not_enforced),

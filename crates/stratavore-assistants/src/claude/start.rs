@@ -233,7 +233,15 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         argv.push(prompt.into());
     }
     let telemetry = if env.contains_key("OTEL_LOGS_EXPORTER") { &TELEMETRY[..] } else { &[] };
-    Started { argv, env, files, session, watch_title: start.observed.is_some(), telemetry }
+    Started {
+        argv,
+        env,
+        files,
+        session,
+        watch_title: start.observed.is_some(),
+        telemetry,
+        ..Started::default()
+    }
 }
 
 fn is_subcommand(words: &[Vec<Word<'_>>; 2]) -> bool {

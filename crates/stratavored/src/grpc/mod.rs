@@ -5,6 +5,7 @@ mod connect;
 mod daemon;
 mod event;
 mod forward;
+mod inbox;
 mod node;
 mod notify;
 mod outbox;
@@ -26,6 +27,7 @@ use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
+use stratavore_proto::v1::inbox_server::InboxServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
@@ -110,6 +112,7 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(InboxServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
@@ -136,6 +139,7 @@ where
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(1024))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(InboxServer::new(api.clone()))
         .add_service(PeersServer::new(api))
         .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
         .await

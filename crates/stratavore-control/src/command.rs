@@ -94,8 +94,9 @@ impl Control {
             }
             (None, _) | (_, None) => None,
         };
-        let Started { argv, env: own, session: _, watch_title: title, transcript, .. } = started;
-        let observe = Observe { env: own, title, transcript, input };
+        let Started { argv, env: own, watch_title: title, transcript, telemetry, .. } = started;
+        let telemetry = telemetry.iter().map(ToString::to_string).collect();
+        let observe = Observe { env: own, title, telemetry, transcript, input };
         Ok(CommandOfStart { argv, env, observe: Some(observe), files })
     }
 

@@ -158,6 +158,9 @@ id!(RunnerId, "run", "runner");
 id!(
     /// Our id of a conversation; the assistant has its own for it.
     SessionId, "ses", "session");
+id!(
+    /// One version of a file that an assistant writes a conversation to.
+    TranscriptId, "trn", "transcript");
 
 #[cfg(test)]
 mod tests {

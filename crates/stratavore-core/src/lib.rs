@@ -29,13 +29,16 @@ pub mod quota;
 pub mod reconcile;
 pub mod restart;
 pub mod runner;
+pub mod search;
 pub mod session;
 pub mod signal;
 pub mod terminal;
+pub mod transcript;
 pub mod usage;
+pub mod words;
 
 pub use id::{
     AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
-    RunnerId, SessionId,
+    RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

@@ -32,6 +32,7 @@ mod audit_key;
 mod daemon;
 mod deadline;
 mod destination;
+mod embedding;
 mod error;
 mod event;
 mod follow;
@@ -40,6 +41,7 @@ mod idempotency;
 mod join;
 mod lease;
 mod liveness;
+mod message;
 mod node;
 mod notify;
 mod observed;
@@ -57,9 +59,11 @@ mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;
+mod transcript;
 mod trim;
 mod tx;
 mod usage;
+mod usage_report;
 mod usage_row;
 mod value;
 
@@ -67,8 +71,10 @@ pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use daemon::Started;
+pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use follow::{FileIdentity, Follow, FollowStep};
+pub use message::KeptMessage;
 pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
@@ -78,7 +84,9 @@ pub use settings::{
     TlsMode,
 };
 pub use transaction::OldTransaction;
+pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
+pub use usage_report::UsagePlace;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]

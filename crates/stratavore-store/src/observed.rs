@@ -22,7 +22,7 @@ use crate::hold::Holds;
 use crate::retry::retried;
 use crate::session_seen::{self, Found, Told};
 use crate::tx::Tx;
-use crate::{Store, StoreError, hold, usage};
+use crate::{Store, StoreError, hold, message, usage};
 
 /// What something costs, by a table of prices: the model, what was used, and when.
 pub type PriceOf<'a> = &'a (dyn Fn(&str, &Tokens, Timestamp) -> Option<Priced> + Sync);
@@ -129,7 +129,7 @@ async fn record(
             found.insert(external, row);
         }
     }
-    let is_new = keep_messages(tx, batch, &recorded.sessions, &gathered.messages).await?;
+    let is_new = keep_messages(tx, &recorded.sessions, &gathered.messages).await?;
     let mut counts: BTreeMap<&str, MessageCounts> = BTreeMap::new();
     for (message, _) in gathered.messages.iter().zip(is_new).filter(|(_, is_new)| *is_new) {
         let name = session_name(&message.session);
@@ -165,16 +165,19 @@ async fn record(
     Ok(recorded)
 }
 
-/// Keeps the text of messages for search, and answers which of them were not kept before. All of them
-/// count where none is kept.
+/// Keeps the text of messages for search, and answers which of them were not kept before.
 async fn keep_messages(
     tx: &mut Tx,
-    batch: &Observed<'_>,
     sessions: &BTreeMap<String, SessionId>,
     messages: &[&Message],
 ) -> Result<Vec<bool>, StoreError> {
-    let _ = (tx, batch, sessions);
-    Ok(vec![true; messages.len()])
+    let session_of = |message: &Message| sessions.get(&session_name(&message.session)?).copied();
+    let sessions: Vec<Option<SessionId>> = messages.iter().map(|m| session_of(m)).collect();
+    let whose = sessions.iter().zip(messages);
+    let wanted: Vec<_> = whose.filter_map(|(s, message)| Some(((*s)?, *message))).collect();
+    // Of a conversation that is not kept, no message is.
+    let mut is_new = message::insert(tx, &wanted).await?.into_iter();
+    Ok(sessions.iter().map(|s| s.is_some() && is_new.next().unwrap_or(false)).collect())
 }
 
 /// Takes what was used from the budgets that it counts for.

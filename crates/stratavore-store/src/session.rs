@@ -230,10 +230,7 @@ impl Store {
                 found = ids(&mut reader, BY_PREFIX, prefix).await?;
             }
             if text.chars().count() >= EXTERNAL_PREFIX_MIN {
-                let sql = match &reader {
-                    Reader::Postgres(..) => BY_EXTERNAL_PREFIX_POSTGRES,
-                    Reader::Sqlite(_) => BY_EXTERNAL_PREFIX_SQLITE,
-                };
+                let sql = reader.either(BY_EXTERNAL_PREFIX_POSTGRES, BY_EXTERNAL_PREFIX_SQLITE);
                 found.extend(ids(&mut reader, sql, text).await?);
             }
             found.sort_unstable();

@@ -12,7 +12,7 @@ use crate::error::{doing, violated};
 use crate::observed::Seen;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, count, from_json, random, to_json};
-use crate::{Observed, Store, StoreError, event, hold, session};
+use crate::{Observed, Store, StoreError, event, hold, message, session, transcript};
 
 /// A session without a name gets the one that its runner's assistant gave to the conversation.
 const BIND: &str = "UPDATE sessions SET external_id = $1
@@ -98,8 +98,8 @@ pub(crate) struct Told<'a> {
 }
 
 impl Store {
-    /// Takes a session out of lists: its title, first prompt and files are forgotten. What was used in
-    /// it stays, and so does the fact that it was.
+    /// Takes a session out of lists: its title, first prompt, messages and files are forgotten. What was
+    /// used in it stays, and so does the fact that it was.
     ///
     /// While a live runner holds it the answer is [`StoreError::SessionBusy`].
     pub async fn session_remove(
@@ -128,11 +128,51 @@ impl Store {
                 ..row
             };
             save(&mut tx, &next).await?;
-            let removed = NewEvent::new("session.removed", next.data());
+            let mut data = next.data();
+            data["kept"] = forget(&mut tx, id).await?;
+            let removed = NewEvent::new("session.removed", data);
             event::append(&mut tx, next.about(now, by), &removed).await?;
             tx.commit().await
         })
     }
+}
+
+impl Store {
+    /// Forgets the messages and files of a session, which was kept for as long as is wanted; the
+    /// session itself stays. False: there was nothing, or it was used since `before`.
+    pub async fn session_expire(
+        &self,
+        id: SessionId,
+        before: Timestamp,
+        by: impl Into<stratavore_core::caller::By>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let by = &self.author(by)?;
+        crate::retry::retried!({
+            let mut tx = self.begin().await?;
+            let row = by_id(&mut tx, id).await?.filter(|row| row.updated_at.0 < before);
+            let Some(row) = row else { return Ok(false) };
+            if hold::live_with(&mut tx, id).await?.is_some() {
+                return Ok(false);
+            }
+            let kept = forget(&mut tx, id).await?;
+            let next = Found { generation: row.generation + 1, transcript: None, ..row };
+            save(&mut tx, &next).await?;
+            let mut data = next.data();
+            data["kept"] = kept;
+            let expired = NewEvent::new("session.expired", data);
+            event::append(&mut tx, next.about(now, by), &expired).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+    }
+}
+
+/// Forgets what was said in a session, and tells how much that was.
+async fn forget(tx: &mut Tx, id: SessionId) -> Result<serde_json::Value, StoreError> {
+    let messages = message::forget(tx, id).await?;
+    let (files, bytes) = transcript::forget(tx, id).await?;
+    Ok(serde_json::json!({ "messages": messages, "files": files, "bytes": bytes }))
 }
 
 /// Gives the session that a runner was started with the name that its assistant gave it, unless either

@@ -159,6 +159,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         audit_key,
         daemon,
         destination,
+        embedding,
         event,
         follow,
         hold,
@@ -166,6 +167,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         join,
         lease,
         liveness,
+        message,
         node,
         notify,
         outbox,
@@ -175,8 +177,10 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         session,
         session_seen,
         transaction,
+        transcript,
         trim,
-        usage
+        usage,
+        usage_report
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

@@ -33,6 +33,7 @@ pub(super) struct Line<'a> {
     pub(super) is_compact_summary: bool,
     #[serde(default)]
     pub(super) is_api_error_message: bool,
+    pub(super) api_error_status: Option<u64>,
     #[serde(borrow)]
     pub(super) request_id: Option<Text<'a>>,
     #[serde(borrow)]

@@ -18,6 +18,7 @@ use super::line::{Billed, Line, Reply, Text};
 use super::plain_model;
 use crate::adapter::Memory;
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
+use crate::final_record::says_limit;
 use crate::reset::reset_time;
 
 /// In [`Memory::more`]: the directory, the title and the parent that were told, the last reply that has its
@@ -146,7 +147,7 @@ impl Reader<'_> {
             return;
         }
         self.turn_over(None, Some(clipped(&text, SAID_MAX)), seen);
-        let limited = text.contains("limit") && text.contains("resets");
+        let limited = self.line.api_error_status == Some(429) || says_limit(&text);
         let activity = if limited { Activity::RateLimited } else { Activity::Idle };
         let resets_at = if limited { reset_time(&text, self.at) } else { None };
         let told = self.told(activity, "api_error");

@@ -55,6 +55,8 @@ pub(super) struct Payload<'a> {
     #[serde(borrow)]
     pub(super) reason: Option<Text<'a>>,
     #[serde(borrow)]
+    pub(super) error: Option<Failure<'a>>,
+    #[serde(borrow)]
     pub(super) thread_name: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) role: Option<Text<'a>>,
@@ -76,6 +78,13 @@ pub(super) struct Payload<'a> {
     pub(super) message: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(super) internal_chat_message_metadata_passthrough: Option<Passthrough<'a>>,
+}
+
+/// Why a turn ended without a last word.
+#[derive(Deserialize)]
+pub(super) struct Failure<'a> {
+    #[serde(borrow)]
+    pub(super) message: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]

@@ -89,6 +89,15 @@ const TELEMETRY: [(&str, &str); 5] = [
     ("GEMINI_TELEMETRY_OTLP_PROTOCOL", "http"),
     ("GEMINI_TELEMETRY_LOG_PROMPTS", "false"),
 ];
+/// Of these [`super::telemetry`] makes something.
+const TELLING: [&str; 6] = [
+    "attempt_number",
+    "embedding_model",
+    "error",
+    "final_error_type",
+    "input_token_count",
+    "prompt_length",
+];
 /// Whoever sets one of these has a receiver of his own.
 const OWN_TELEMETRY: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "GEMINI_TELEMETRY_OUTFILE"];
 
@@ -160,6 +169,7 @@ fn observe(started: &mut Started, start: &Start<'_>, observed: Observed<'_>) {
     if !TELEMETRY.iter().map(|(name, _)| *name).chain(OWN_TELEMETRY).any(|name| has_own(&name)) {
         let ours = TELEMETRY.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         started.env.extend(ours);
+        started.telemetry = &TELLING;
     }
     let has_admin =
         [DEFAULTS, ADMIN_SETTINGS].iter().any(has_own) || Path::new(ADMIN_DEFAULTS).exists();

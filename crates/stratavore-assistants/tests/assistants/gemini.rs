@@ -254,6 +254,31 @@ fn a_gemini_that_a_tool_starts_is_billed_and_not_followed() {
 }
 
 #[test]
+fn what_is_kept_of_telemetry_is_all_that_tells() {
+    let gemini = adapter("gemini");
+    let kept = Asked::new(&["gemini"]).observed("/nowhere").fresh(gemini).telemetry;
+    let is_kept = |what: &&What| {
+        let What::Telemetry { record } = what else { return false };
+        kept.iter().any(|name| !record["attributes"][*name].is_null())
+    };
+    for name in ["gemini/telemetry.jsonl", "gemini/billed/telemetry.jsonl"] {
+        let sample = sample(name);
+        let all: Vec<_> = sample
+            .lines()
+            .map(|line| What::Telemetry { record: serde_json::from_str(line).unwrap() })
+            .collect();
+        let some = all.iter().filter(is_kept).cloned().collect::<Vec<_>>();
+        let seen = |signals: Vec<What>| {
+            let mut ledger = ledger(&told(gemini, &mut Memory::default(), signals));
+            ledger.values_mut().for_each(|usage| usage.place = place(0));
+            ledger
+        };
+        assert!(some.len() > 3);
+        assert_eq!(seen(some), seen(all));
+    }
+}
+
+#[test]
 fn hooks_follow_a_turn() {
     let gemini = adapter("gemini");
     let mut memory = Memory::default();

@@ -10,6 +10,7 @@
 pub mod adapter;
 mod claude;
 mod codex;
+mod covered;
 mod environment;
 mod error;
 mod gemini;
@@ -19,6 +20,7 @@ mod opencode;
 use stratavore_core::name::Name;
 
 pub use adapter::Adapter;
+pub use covered::not_covered;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
 

@@ -69,7 +69,9 @@ const HELD_BY: &str =
 const INSERT: &str = "INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
     VALUES ($1, $2, $3, $4, $4)";
 
-const TOUCH: &str = "UPDATE sessions SET updated_at = $1 WHERE id = $2 AND updated_at < $1";
+/// A runner that goes on with one that was removed brings it back.
+const TOUCH: &str = "UPDATE sessions SET updated_at = $1, removed_at = NULL
+    WHERE id = $2 AND updated_at < $1";
 
 statements! { BY_ID, LIST, CHILDREN, BY_PREFIX, BY_EXTERNAL, BY_EXTERNAL_PREFIX_POSTGRES, BY_EXTERNAL_PREFIX_SQLITE, HELD, HELD_BY, INSERT, TOUCH }
 

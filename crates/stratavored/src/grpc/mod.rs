@@ -11,6 +11,8 @@ mod outbox;
 pub(crate) mod problem;
 mod project;
 mod runner;
+mod session;
+mod usage;
 mod view;
 
 use std::path::Path;
@@ -26,12 +28,14 @@ use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
+use stratavore_proto::v1::ledger_server::LedgerServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use stratavore_proto::v1::sessions_server::SessionsServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
@@ -110,6 +114,8 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(SessionsServer::new(api.clone()))
+        .add_service(LedgerServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))

@@ -21,9 +21,11 @@ mod recover;
 mod resolve;
 mod runner;
 mod send;
+mod session;
 mod status;
 mod stop;
 mod upgrade;
+mod usage;
 mod version;
 mod watch;
 
@@ -90,6 +92,9 @@ enum Command {
     Unpause(Named<stop::Unpause>),
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
+    #[command(visible_alias = "session")]
+    Sessions(Named<session::Sessions>),
+    Usage(Named<usage::Usage>),
     Events(Named<event::Events>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
@@ -207,6 +212,8 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Unpause(Named(args)) => stop::pause(&load(ui)?, args.which, false),
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
+        Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),

@@ -40,10 +40,35 @@ fn runs_are_started_as_gemini_wants_it() {
     let named = Asked::new(&["gemini", "--session-id", "mine"]).observed("/nowhere").fresh(gemini);
     assert_eq!((named.argv.len(), named.session.as_deref()), (4, Some("mine")));
 
+    // A prompt is not said again, whichever way it was given; options keep their values.
+    let args = ["gemini", "-e", "ext", "-y", "fix it", "--policy=a", "-p", "x", "--", "and it"];
+    let asked = Asked::new(&args).observed("/nowhere");
+    assert_eq!(
+        asked.resumed(gemini, SESSION).argv.join("|"),
+        format!("gemini|--resume|{SESSION}|--skip-trust|-e|ext|-y|--policy=a|--")
+    );
+    // No conversation at all.
+    for args in [["gemini", "mcp", "list"], ["gemini", "-d", "--list-sessions"]] {
+        let started = Asked::new(&args).observed("/nowhere").fresh(gemini);
+        assert_eq!((started.argv.join("|"), started.env.len()), (args.join("|"), 0));
+    }
+
     let fork = Conversation::Fork { session: SESSION, preset: PRESET };
     let refused = asked.start(gemini, fork).unwrap_err();
     assert!(matches!(refused, AssistantError::CannotFork { .. }));
     assert!(!gemini.proves().fork && refused.to_string().contains("Gemini CLI"));
+}
+
+#[test]
+fn its_question_for_a_permission_is_answered_by_keys() {
+    let gemini = adapter("gemini");
+    let keys = |kind: &str, allow| {
+        let body = json!({"notification_type": "ToolPermission", "details": {"type": kind}});
+        gemini.answer_keys(&body, allow)
+    };
+    assert_eq!((keys("exec", true), keys("exec", false)), (Some("\r"), Some("\u{1b}")));
+    assert_eq!((keys("ask_user", true), keys("ask_user", false)), (None, Some("\u{1b}")));
+    assert_eq!(gemini.answer_keys(&json!({"hook_event_name": "AfterAgent"}), true), None);
 }
 
 #[test]

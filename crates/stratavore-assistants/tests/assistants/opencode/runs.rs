@@ -23,6 +23,11 @@ fn runs_are_started_as_opencode_wants_it() {
     let expected = ["opencode", "--session", "ses_1", "--fork", "--prompt=-new \"one\"", "-m", "x"];
     assert_eq!((started.argv, started.session), (expected.map(String::from).to_vec(), None));
 
+    // Another command, whose conversations are not ours to choose, is observed all the same.
+    let asked = Asked::new(&["opencode", "--print-logs", "serve", "-c"]).observed("/runs/r1");
+    let started = asked.resumed(opencode, "ses_1");
+    assert_eq!((started.argv.len(), started.session, started.files.len()), (4, None, 1));
+
     let asked = Asked::new(&["opencode", "-m", "x"]).headless().prompt("ignored");
     assert_eq!(
         asked.fresh(opencode).argv,

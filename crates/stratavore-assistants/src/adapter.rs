@@ -272,6 +272,12 @@ pub trait Adapter: Sync {
         None
     }
 
+    /// Words that are on its screen for as long as a dialog waits for [`Adapter::answer_keys`]. `None`: nobody
+    /// types there but a person who sees it.
+    fn dialog(&self) -> Option<&'static str> {
+        None
+    }
+
     /// One line of the output of a run without a screen.
     fn step(&self, line: &str) -> Vec<Step> {
         let _ = line;

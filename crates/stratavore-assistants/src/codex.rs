@@ -119,6 +119,10 @@ impl Adapter for Codex {
         })
     }
 
+    fn dialog(&self) -> Option<&'static str> {
+        Some("Yes, proceed (y)")
+    }
+
     fn step(&self, line: &str) -> Vec<Step> {
         headless::steps(line)
     }

@@ -8,8 +8,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    AnswerHook, FromAgentSocket, Poke, SendInput, SocketHello, ToAgentSocket, from_agent_socket,
-    socket_hello, to_agent_socket,
+    AnswerHook, FromAgentSocket, Poke, ScreenWish, SendInput, SocketHello, ToAgentSocket,
+    from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;
@@ -80,6 +80,21 @@ impl Runtime {
     ) -> Result<(), SocketError> {
         let wish = socket_hello::Wish::Answer(AnswerHook { call, output });
         self.ask(runner, wish).await.map(|_| ())
+    }
+
+    /// What stands on the runner's screen, a line each.
+    pub async fn screen(&self, runner: RunnerId) -> Result<String, SocketError> {
+        let look = async {
+            let mut stream = self.connect(runner)?;
+            stream.send(greeting("daemon", socket_hello::Wish::Screen(ScreenWish {}))).await?;
+            while let Some(frame) = stream.next().await {
+                if let Some(from_agent_socket::Kind::Screen(screen)) = frame?.kind {
+                    return Ok(screen.text);
+                }
+            }
+            Err(SocketError::Unreachable(io::ErrorKind::UnexpectedEof.into()))
+        };
+        tokio::time::timeout(ANSWER, look).await.unwrap_or(Err(SocketError::Silent))
     }
 
     async fn ask(

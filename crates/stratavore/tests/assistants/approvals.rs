@@ -43,16 +43,30 @@ fn is_asked_and_answered(program: Program) {
     assert_ne!(ask["id"], id);
     let busy = scene.world.run(["send", &runner, "and a third", "--format", "json"]);
     assert_eq!(refusal(&busy)["code"], "busy", "{}", busy.everything());
-    scene.world.run(["deny", "one", "--message", "leave it as it is"]).ok();
-    scene.until_activity(&runner, "idle");
+    denied(&scene, &runner);
     assert_eq!(scene.made("second.txt"), None);
-    let said = scene.model.asked().last().unwrap().said.clone();
-    let was_told = |said: &Said| matches!(said, Said::Tool(text) if text.contains("leave it as it is"));
-    assert!(said.iter().any(was_told), "the model is told why: {said:?}");
     assert!(!scene.model.asked().iter().any(|asked| asked.says("and a third")));
 
     on_the_record(&scene, id);
     scene.until_ledger_is_the_bill();
+}
+
+/// Denies what the runner asks, with words for the model where its assistant takes some.
+fn denied(scene: &Scene, runner: &str) {
+    let with_words = scene.world.run(["deny", "one", "--message", "leave it as it is"]);
+    if scene.program == Program::Codex {
+        // Its dialog takes keys only, and nothing was answered with what it cannot take.
+        with_words.fails(2);
+        scene.world.run(["deny", "one"]).ok();
+        scene.until_activity(runner, "idle");
+        return;
+    }
+    with_words.ok();
+    scene.until_activity(runner, "idle");
+    let said = scene.model.asked().last().unwrap().said.clone();
+    let was_told =
+        |said: &Said| matches!(said, Said::Tool(text) if text.contains("leave it as it is"));
+    assert!(said.iter().any(was_told), "the model is told why: {said:?}");
 }
 
 /// Each answer is in the audit's record, with who gave it.

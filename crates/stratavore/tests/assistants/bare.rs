@@ -40,7 +40,10 @@ fn a_bare_claude_is_given_nothing() {
     let (words, variables) = given(pid(&scene, &bare));
     let (others, their_variables) = given(pid(&scene, &observed));
     let ours = |all: &[String]| all.iter().filter(|word| is_ours(word)).count();
-    assert_eq!(words, [Program::Claude.path().display().to_string()]);
+    // Its conversation has a name, so that it can be gone on with.
+    let shown: Vec<&str> = words.iter().map(String::as_str).collect();
+    let program = Program::Claude.path().display().to_string();
+    assert!(matches!(&shown[..], [own, "--session-id", _] if *own == program), "{words:?}");
     assert_eq!(ours(&variables), 0, "{variables:?}");
     // The control: of one that is observed the same look finds something.
     assert!(ours(&others) > 0 && ours(&their_variables) > 0, "{others:?} {their_variables:?}");
@@ -56,9 +59,18 @@ fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(directory) = left.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            let of_conversations = ["tmp", "projects", "sessions", "file-history", "history", "shell-snapshots", "log", "logs"]
-                .iter()
-                .any(|name| path.ends_with(name));
+            let of_conversations = [
+                "tmp",
+                "projects",
+                "sessions",
+                "file-history",
+                "history",
+                "shell-snapshots",
+                "log",
+                "logs",
+            ]
+            .iter()
+            .any(|name| path.ends_with(name));
             if kind.is_dir() && !of_conversations {
                 left.push(path);
             } else if kind.is_file() {

@@ -14,7 +14,8 @@ fn holders(scene: &Scene, conversation: &str) -> Vec<u32> {
     let is_one = |pid: &u32| {
         let line = of_process(*pid, "cmdline");
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        words[0] == program.as_os_str().as_encoded_bytes() && words.contains(&conversation.as_bytes())
+        words[0] == program.as_os_str().as_encoded_bytes()
+            && words.contains(&conversation.as_bytes())
     };
     processes().into_iter().filter(is_one).collect()
 }
@@ -46,7 +47,8 @@ fn t_dupe_of_many_that_resume_a_conversation_one_does() {
                 command.spawn().expect("stratavore runs")
             })
             .collect();
-        let ran: Vec<_> = asking.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+        let ran: Vec<_> =
+            asking.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
         let won: Vec<_> = ran.iter().filter(|output| output.status.success()).collect();
         let live = scene.world.json(&["runners"]);
         let live: Vec<&str> = rows(&live).iter().map(|row| row["id"].as_str().unwrap()).collect();
@@ -55,10 +57,13 @@ fn t_dupe_of_many_that_resume_a_conversation_one_does() {
             let told = String::from_utf8_lossy(&output.stderr);
             told.contains("session_busy") && live.iter().any(|id| told.contains(id))
         });
-        trial.tried_times(ran.len(), match (won.len(), live.len(), held.len(), lost_well) {
-            (1, 1, 1, true) => Ok(()),
-            _ => Err(format!("{} won, live {live:?}, processes {held:?}: {ran:?}", won.len())),
-        });
+        trial.tried_times(
+            ran.len(),
+            match (won.len(), live.len(), held.len(), lost_well) {
+                (1, 1, 1, true) => Ok(()),
+                _ => Err(format!("{} won, live {live:?}, processes {held:?}: {ran:?}", won.len())),
+            },
+        );
         let only = live[0].to_owned();
         scene.until_activity(&only, "idle");
         scene.kill_assistant(&only);

@@ -113,7 +113,9 @@ fn send_all(scene: &Scene, runner: &str, count: usize) -> Vec<Result<(), String>
 fn asked_once(scene: &Scene, text: &str) -> Result<(), String> {
     match times_asked(scene, text) {
         1 => Ok(()),
-        times => Err(format!("{text:?} was said to be taken, and the model was asked it {times} times")),
+        times => {
+            Err(format!("{text:?} was said to be taken, and the model was asked it {times} times"))
+        }
     }
 }
 

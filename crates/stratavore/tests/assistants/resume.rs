@@ -19,7 +19,8 @@ fn session(scene: &Scene, runner: &str) -> String {
 fn successor(scene: &Scene, runner: &str) -> String {
     let live = scene.world.json(&["runners"]);
     let is_it = |row: &&Value| row["successor_of"] == runner;
-    let found = rows(&live).iter().find(is_it).unwrap_or_else(|| panic!("it is carried on: {live}"));
+    let found =
+        rows(&live).iter().find(is_it).unwrap_or_else(|| panic!("it is carried on: {live}"));
     found["id"].as_str().unwrap().to_owned()
 }
 

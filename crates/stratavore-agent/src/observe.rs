@@ -112,13 +112,25 @@ pub(crate) async fn run(runner: Rc<Runner>) {
     tokio::join!(titles, telemetry);
 }
 
-/// The variables that the assistant has besides, with the address of the receiver in its place.
-pub(crate) fn environment(runner: &Runner) -> BTreeMap<String, String> {
-    let Some(observe) = &runner.spec.observe else { return BTreeMap::new() };
+/// What the assistant is started with, the address of the receiver of telemetry in its place.
+pub(crate) struct Given {
+    pub(crate) argv: Vec<String>,
+    /// The variables that it has besides.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+pub(crate) fn given(runner: &Runner) -> Given {
+    let argv = &runner.spec.command.argv;
+    let Some(observe) = &runner.spec.observe else {
+        return Given { argv: argv.clone(), env: BTreeMap::new() };
+    };
     let address = runner.observing.listener().and_then(|listener| listener.local_addr().ok());
     let address = address.map_or_else(String::new, |address| format!("http://{address}"));
-    let filled = |(key, value): (&String, &String)| (key.clone(), value.replace(OTLP, &address));
-    observe.env.iter().map(filled).collect()
+    let filled = |text: &String| text.replace(OTLP, &address);
+    Given {
+        argv: argv.iter().map(filled).collect(),
+        env: observe.env.iter().map(|(key, value)| (key.clone(), filled(value))).collect(),
+    }
 }
 
 /// The frames of a spinner are one picture.

@@ -92,8 +92,9 @@ pub struct Spec {
 /// What an agent has to do to observe its assistant.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Observe {
-    /// Variables that the assistant has unless it has others of these names. [`OTLP`] in a value stands
-    /// for the address of the receiver of telemetry, which is opened if a value has it.
+    /// Variables that the assistant has unless it has others of these names. [`OTLP`] in a value, as in a
+    /// word of its command, stands for the address of the receiver of telemetry, which is opened if one has
+    /// it.
     pub env: BTreeMap<String, String>,
     /// The terminal's title tells something.
     pub title: bool,
@@ -110,13 +111,14 @@ pub struct Observe {
 }
 
 impl Observe {
-    /// True if it needs a receiver of telemetry.
-    pub fn hears_telemetry(&self) -> bool {
-        self.env.values().any(|value| value.contains(OTLP))
+    /// True if the assistant that has these words needs a receiver of telemetry.
+    pub fn hears_telemetry(&self, argv: &[String]) -> bool {
+        self.env.values().chain(argv).any(|text| text.contains(OTLP))
     }
 }
 
-/// Stands for `http://127.0.0.1:PORT` in the variables of [`Observe`].
+/// Stands for `http://127.0.0.1:PORT` in the variables of [`Observe`], and in the words of a command that is
+/// observed.
 pub const OTLP: &str = "{stratavore:otlp}";
 
 /// `agent.json`.

@@ -29,9 +29,10 @@ fn t_dupe_of_many_that_resume_a_conversation_one_does() {
     scene.until_activity(&first, "idle");
     let shown = scene.world.runner(&first);
     let ours = shown["session_id"].as_str().unwrap();
-    let conversation = scene.external_session(ours).unwrap();
+    let conversation =
+        scene.until("its conversation is known", || scene.external_session(ours).ok_or("not yet"));
 
-    // While it is held, by its holder's name.
+    // While it is held, with its holder's name.
     let refused = scene.ask_to_launch("other", &["--resume", ours]);
     assert_eq!(refused_by(&refused), "session_busy", "{}", refused.everything());
     assert!(refused.stderr().contains(&first), "{}", refused.stderr());

@@ -6,6 +6,7 @@
 mod approvals;
 mod bare;
 mod holder;
+mod journeys;
 mod ledger;
 mod prompts;
 mod resume;

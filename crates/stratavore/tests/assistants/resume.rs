@@ -45,6 +45,8 @@ fn goes_on(program: Program) {
     let first = scene.launch("one", &["--prompt", "the word is walnut"]);
     scene.until_activity(&first, "idle");
     let conversation = session(&scene, &first);
+    // What is killed in the second after an answer takes the answer's figures with it.
+    scene.until_ledger_is_the_bill();
     scene.kill_assistant(&first);
 
     scene.world.run(["restart", &first]).ok();
@@ -57,6 +59,7 @@ fn goes_on(program: Program) {
 
     // By its name, in another runner; and beside that one as another conversation.
     let ours = scene.world.runner(&second)["session_id"].as_str().unwrap().to_owned();
+    scene.until_ledger_is_the_bill();
     scene.kill_assistant(&second);
     let third = scene.launch("three", &["--resume", &conversation]);
     let told = told_with(&scene, &third, "and say it once more");
@@ -92,6 +95,7 @@ fn is_killed_in_a_turn(program: Program) {
     scene.model.on_prompt("then the long one", [held]);
     let first = scene.launch("one", &["--prompt", "begin with almond"]);
     scene.until_activity(&first, "idle");
+    scene.until_ledger_is_the_bill();
     scene.send(&first, "then the long one", &[]);
     hold.until_reached();
     scene.kill_assistant(&first);

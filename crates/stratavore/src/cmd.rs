@@ -8,6 +8,7 @@ mod daemon;
 mod doctor;
 mod event;
 mod explain;
+mod import;
 mod inbox;
 mod launch;
 mod limits;
@@ -20,7 +21,9 @@ mod project;
 mod recover;
 mod resolve;
 mod runner;
+mod search;
 mod send;
+mod session;
 mod status;
 mod stop;
 mod upgrade;
@@ -91,6 +94,10 @@ enum Command {
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
     Events(Named<event::Events>),
+    #[command(visible_alias = "session")]
+    Sessions(Named<session::Sessions>),
+    Search(Named<search::Search>),
+    Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
     Audit(Named<audit::Audit>),
@@ -208,6 +215,9 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
+        Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
+        Command::Search(Named(args)) => search::run(&load(ui)?, args),
+        Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),

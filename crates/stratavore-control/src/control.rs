@@ -22,9 +22,11 @@ use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
+use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
+use crate::embedding::{Embedder, Patience};
 use crate::error::Error;
 use crate::follow::Following;
 use crate::host::Host;
@@ -36,6 +38,7 @@ use crate::prompt::Prompting;
 use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
+use crate::vault::VaultSettings;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -77,6 +80,9 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// What this node is for, and how much it holds.
     pub profile: Profile,
+    pub vault: VaultSettings,
+    /// What makes vectors of messages.
+    pub embedder: Embedder,
 }
 
 /// What control is built from.
@@ -97,6 +103,8 @@ pub struct Parts {
     pub seat: DaemonId,
     /// Gives this daemon's events their codes, and knows them again.
     pub writer: Arc<Writer>,
+    /// Where this host's transcripts are kept.
+    pub vault: Vault,
 }
 
 /// Carries out use cases; cheap to clone.
@@ -145,6 +153,10 @@ pub(crate) struct Inner {
     pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
+    pub(crate) vault: Vault,
+    /// There are messages without a vector.
+    pub(crate) embed_wake: Arc<Notify>,
+    pub(crate) embed_patience: Patience,
 }
 
 impl Control {
@@ -184,6 +196,9 @@ impl Control {
             following: Following::default(),
             prompting: Prompting::default(),
             scheduling: Mutex::default(),
+            vault: parts.vault,
+            embed_wake: Arc::default(),
+            embed_patience: Patience::default(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -10,6 +10,7 @@ use stratavore_store::{OldTransaction, PoolStatus};
 
 use crate::control::Control;
 use crate::disk;
+use crate::embedding;
 use crate::error::Error;
 use crate::follow;
 use crate::host;
@@ -18,6 +19,7 @@ use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
+use crate::vault;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -174,6 +176,16 @@ impl Control {
         supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.look_at_levels().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.tidy_vault().await }
+        });
+        let (control, wake) = (task(self), self.inner.embed_wake.clone());
+        supervisor.spawn_task("embeddings", embedding::EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.embed_messages().await }
         });
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {

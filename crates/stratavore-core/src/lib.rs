@@ -11,6 +11,7 @@ pub mod caller;
 pub mod clock;
 pub mod daemon;
 pub mod destination;
+pub mod embedding;
 pub mod envelope;
 pub mod event;
 pub mod id;

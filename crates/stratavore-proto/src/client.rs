@@ -20,7 +20,9 @@ use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
 use crate::v1::runners_client::RunnersClient;
+use crate::v1::search_client::SearchClient;
 use crate::v1::sessions_client::SessionsClient;
+use crate::v1::vault_client::VaultClient;
 
 /// A connection to a daemon; cheap to clone.
 #[derive(Clone)]
@@ -82,6 +84,12 @@ impl Client {
     }
     pub fn peers(&self) -> PeersClient<Channel> {
         PeersClient::new(self.channel.clone())
+    }
+    pub fn search(&self) -> SearchClient<Channel> {
+        SearchClient::new(self.channel.clone())
+    }
+    pub fn vault(&self) -> VaultClient<Channel> {
+        VaultClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

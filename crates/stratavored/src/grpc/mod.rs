@@ -12,8 +12,10 @@ mod outbox;
 pub(crate) mod problem;
 mod project;
 mod runner;
+mod search;
 mod session;
 mod usage;
+mod vault;
 mod view;
 
 use std::path::Path;
@@ -37,7 +39,9 @@ use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use stratavore_proto::v1::search_server::SearchServer;
 use stratavore_proto::v1::sessions_server::SessionsServer;
+use stratavore_proto::v1::vault_server::VaultServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
@@ -123,6 +127,8 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
+        .add_service(SearchServer::new(api.clone()))
+        .add_service(VaultServer::new(api.clone()))
         .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {

@@ -13,16 +13,18 @@ pub enum Entity {
     Project,
     Runner,
     Node,
+    Budget,
 }
 
 impl Entity {
-    pub const ALL: [Entity; 3] = [Self::Project, Self::Runner, Self::Node];
+    pub const ALL: [Entity; 4] = [Self::Project, Self::Runner, Self::Node, Self::Budget];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Project => "project",
             Self::Runner => "runner",
             Self::Node => "node",
+            Self::Budget => "budget",
         }
     }
 
@@ -110,7 +112,7 @@ impl NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventFilter {
     pub project: Option<ProjectId>,
-    /// The id of a runner, project or node.
+    /// The id of a runner, project, node or budget.
     pub entity_id: Option<String>,
     /// A kind, or the beginning of one that ends in a dot (`runner.`).
     pub kinds: Vec<String>,

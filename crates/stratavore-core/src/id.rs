@@ -129,6 +129,7 @@ macro_rules! id {
     };
 }
 
+id!(BudgetId, "bud", "budget");
 id!(
     /// One `stratavored`, from its start to its end.
     DaemonId, "dmn", "daemon");

@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod budget;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -23,6 +24,7 @@ pub mod name;
 pub mod node;
 pub mod notify;
 pub mod observation;
+pub mod price;
 pub mod project;
 pub mod quota;
 pub mod reconcile;
@@ -34,7 +36,7 @@ pub mod terminal;
 pub mod usage;
 
 pub use id::{
-    DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId, RunnerId,
-    SessionId,
+    BudgetId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId,
+    RunnerId, SessionId,
 };
 pub use jiff::Timestamp;

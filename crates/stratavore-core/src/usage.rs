@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Place;
+use crate::{ProjectId, RunnerId, SessionId};
 
 /// Tokens by kind. The kinds exclude one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -160,4 +161,19 @@ pub struct UsageRecord {
     pub at: Timestamp,
     /// Where it was read.
     pub place: Place,
+}
+
+/// What the ledger has really grown by: that of one message which was not known before, or the part
+/// of it that was not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageDelta {
+    pub project: Option<ProjectId>,
+    /// `None`: a conversation that no runner of ours has held.
+    pub runner: Option<RunnerId>,
+    pub session: Option<SessionId>,
+    pub model: String,
+    pub tokens: Tokens,
+    /// In millionths of a US dollar; 0 where no price is known. Less than zero takes back.
+    pub cost: i64,
+    pub at: Timestamp,
 }

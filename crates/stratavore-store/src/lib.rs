@@ -24,15 +24,18 @@ use std::sync::{Arc, OnceLock};
 #[macro_use]
 mod statement;
 
+mod account;
 mod admit;
 mod alone;
 mod audit;
 mod audit_key;
+mod budget;
 mod daemon;
 mod deadline;
 mod destination;
 mod error;
 mod event;
+mod hold;
 mod idempotency;
 mod join;
 mod lease;
@@ -43,6 +46,7 @@ mod open;
 mod outbox;
 mod postgres;
 mod project;
+mod reserve;
 mod retry;
 mod runner;
 mod schema;
@@ -59,8 +63,10 @@ mod value;
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
+pub use budget::{BudgetPeriod, BudgetShare, definition as budget_definition};
 pub use daemon::Started;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
+pub use hold::{BudgetAllowance, BudgetClock, BudgetHold, BudgetTime, NewAllowance};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
 pub use settings::{

@@ -2,6 +2,7 @@
 //! that a test can show that it would notice.
 
 pub mod bare;
+mod ledger;
 pub mod schema;
 mod work;
 
@@ -152,13 +153,16 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         };
     }
     let modules = of!(
+        account,
         admit,
         alone,
         audit,
         audit_key,
+        budget,
         daemon,
         destination,
         event,
+        hold,
         idempotency,
         join,
         lease,
@@ -167,6 +171,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         notify,
         outbox,
         project,
+        reserve,
         runner,
         schema,
         session,

@@ -25,6 +25,7 @@ use stratavore_store::{Store, StoreError};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
+use crate::budget::Counted;
 use crate::error::Error;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
@@ -130,6 +131,9 @@ pub(crate) struct Inner {
     /// A destination was changed.
     pub(crate) notify_wake: Arc<Notify>,
     pub(crate) notify_running: Destinations,
+    /// Something was counted in a budget, or one was changed.
+    pub(crate) budget_wake: Arc<Notify>,
+    pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
@@ -170,6 +174,8 @@ impl Control {
             outbox_wake: Arc::default(),
             notify_wake: Arc::default(),
             notify_running: Destinations::default(),
+            budget_wake: Arc::default(),
+            budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,

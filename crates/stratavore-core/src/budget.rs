@@ -15,11 +15,13 @@ mod period;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Name;
+use crate::price::parse_dollars;
 use crate::usage::Tokens;
 use crate::{BudgetId, ProjectId, RunnerId};
 
@@ -106,6 +108,51 @@ impl Unit {
             Self::Money => cost,
             Self::Time => 0,
         }
+    }
+
+    /// Reads an amount as people write it: `2M` or `500k` tokens, `12.50` dollars, `1h30m` of time.
+    pub fn read(self, text: &str) -> Option<i64> {
+        let amount = match self {
+            Self::Tokens => {
+                let text = text.strip_suffix("tokens").unwrap_or(text).trim_end();
+                let (number, factor) = match text.as_bytes().last()? {
+                    b'k' | b'K' => (&text[..text.len() - 1], 1_000),
+                    b'M' | b'm' => (&text[..text.len() - 1], 1_000_000),
+                    b'G' | b'g' => (&text[..text.len() - 1], 1_000_000_000),
+                    _ => (text, 1),
+                };
+                let plain: String = number.chars().filter(|c| !matches!(c, ',' | '_')).collect();
+                // In millionths, so that 1.5M is exact; what is less than a token is no amount.
+                let millionths = u128::from(parse_dollars(&plain)?) * factor;
+                (millionths % 1_000_000 == 0).then_some(millionths / 1_000_000)?
+            }
+            Self::Money => {
+                let text = text.strip_suffix("USD").unwrap_or(text).trim_end();
+                u128::from(parse_dollars(text.strip_prefix('$').unwrap_or(text))?)
+            }
+            Self::Time => {
+                let mut rest = text;
+                let mut total: u128 = 0;
+                while !rest.is_empty() {
+                    let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+                    let number: u64 = rest[..digits].parse().ok()?;
+                    let letters = rest[digits..].find(|c: char| c.is_ascii_digit());
+                    let (unit, after) =
+                        rest[digits..].split_at(letters.unwrap_or(rest.len() - digits));
+                    let millis: u128 = match unit {
+                        "s" => 1_000,
+                        "m" | "min" => 60_000,
+                        "h" => 3_600_000,
+                        "d" => 86_400_000,
+                        _ => return None,
+                    };
+                    total = total.checked_add(u128::from(number) * millis)?;
+                    rest = after;
+                }
+                total
+            }
+        };
+        i64::try_from(amount).ok().filter(|amount| *amount > 0)
     }
 
     /// An amount with its unit, for people. Money is to the cent; of less than a dollar, to the
@@ -355,6 +402,11 @@ impl Budget {
         (strongest.action > Action::Notify && !share.is_allowed()).then_some(*strongest)
     }
 
+    /// What a runner that this budget holds or stops is told, and everybody who looks at it.
+    pub fn because(&self, used: i64) -> String {
+        format!("budget {}: {} used of {}", self.name, self.unit.show(used), self.limit())
+    }
+
     /// `50.00 USD a day`.
     pub fn limit(&self) -> String {
         let amount = self.unit.show(self.amount);
@@ -364,6 +416,21 @@ impl Budget {
             Every::Week => format!("{amount} a week"),
             Every::Month => format!("{amount} a month"),
             Every::Run => format!("{amount} for each runner"),
+        }
+    }
+}
+
+impl FromStr for Step {
+    type Err = String;
+
+    /// Reads `90=pause`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (percent, action) = text.split_once('=').unwrap_or((text, ""));
+        let percent = percent.trim_end_matches('%').parse().ok();
+        let percent = percent.filter(|percent| (1..=PERCENT_MAX).contains(percent));
+        match (percent, Action::parse(&action.replace('-', "_"))) {
+            (Some(percent), Some(action)) => Ok(Self { percent, action }),
+            _ => Err(format!("`{}` is no step", text.escape_debug())),
         }
     }
 }

@@ -107,6 +107,10 @@ pub(crate) enum Used {
 /// Counts what a ledger has really grown by, in the transaction in which it does.
 ///
 /// The ledger sees to it that each message comes here once.
+#[cfg_attr(
+    not(feature = "testing"),
+    expect(dead_code, reason = "the ledger of usage calls it; until then only tests do")
+)]
 pub(crate) async fn settle(
     tx: &mut Tx,
     deltas: &[UsageDelta],

@@ -194,3 +194,40 @@ fn what_is_no_budget_is_refused() {
     ];
     assert!(bad.iter().all(|budget| budget.check().is_err()));
 }
+
+#[test]
+fn amounts_are_read_as_people_write_them() {
+    let good = [
+        (Unit::Tokens, "1500", 1500),
+        (Unit::Tokens, "2M", 2_000_000),
+        (Unit::Tokens, "1.5k", 1500),
+        (Unit::Tokens, "1,234,567 tokens", 1_234_567),
+        (Unit::Money, "$12.50", 12_500_000),
+        (Unit::Money, "0.000001 USD", 1),
+        (Unit::Time, "1h30m", 5_400_000),
+        (Unit::Time, "2d", 172_800_000),
+    ];
+    for (unit, text, amount) in good {
+        assert_eq!(unit.read(text), Some(amount), "{text}");
+    }
+    let bad = [
+        (Unit::Tokens, "0"),
+        (Unit::Tokens, "0.5"),
+        (Unit::Tokens, ""),
+        (Unit::Tokens, "-1"),
+        (Unit::Money, "12,50"),
+        (Unit::Money, "many"),
+        (Unit::Time, "90"),
+        (Unit::Time, ""),
+        (Unit::Time, "99999999999999999d"),
+    ];
+    for (unit, text) in bad {
+        assert_eq!(unit.read(text), None, "{text}");
+    }
+    assert_eq!("90%=stop-at-turn-end".parse::<Step>().unwrap().to_string(), "90=stop_at_turn_end");
+    assert!(
+        ["", "90", "=ask", "0=ask", "1001=ask", "90=sing"]
+            .iter()
+            .all(|s| s.parse::<Step>().is_err())
+    );
+}

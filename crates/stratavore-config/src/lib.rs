@@ -28,7 +28,8 @@ pub use paths::{Paths, PathsError};
 pub use private::{PrivateError, ensure_private_dir, read_key, read_secret};
 pub use settings::{
     Agent, AssistantSettings, Attach, Bus, BusUrl, Config, Daemon, HostPort, LogFormat, LogLevel,
-    Node, Pool, Postgres, Rabbitmq, Recording, Resize, Runner, SslMode, Store, StoreUrl, Switch,
+    Node, Pool, Postgres, PriceSettings, Rabbitmq, Recording, Resize, Runner, SslMode, Store,
+    StoreUrl, Switch,
 };
 pub use value::{parse_duration, parse_size};
 pub use yaml::Place;

@@ -17,6 +17,7 @@ use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
 use stratavore_core::node::{Profile, Scheduling};
+use stratavore_core::price::Prices;
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
@@ -76,6 +77,8 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// What this node is for, and how much it holds.
     pub profile: Profile,
+    /// What models cost.
+    pub prices: Prices,
 }
 
 /// What control is built from.
@@ -206,6 +209,11 @@ impl Control {
         let (wall, monotonic) = self.inner.began;
         let passed = self.inner.clock.monotonic().saturating_sub(monotonic);
         self.now().min(wall.checked_add(passed).unwrap_or(Timestamp::MAX))
+    }
+
+    /// What models cost, as this daemon knows it.
+    pub fn prices(&self) -> &Prices {
+        &self.inner.settings.prices
     }
 
     pub(crate) fn entropy(&self) -> [u8; 16] {

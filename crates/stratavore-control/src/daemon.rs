@@ -8,6 +8,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_store::{OldTransaction, PoolStatus};
 
+use crate::budget;
 use crate::control::Control;
 use crate::disk;
 use crate::embedding;
@@ -148,6 +149,12 @@ impl Control {
         supervisor.spawn_task("notify", notify::LOOK_EVERY, wake, move || {
             let control = control.clone();
             async move { control.look_after_destinations().await }
+        });
+        let (control, wake) = (task(self), self.inner.budget_wake.clone());
+        let budgets_every = if shared { budget::EVERY_SHARED } else { budget::EVERY };
+        supervisor.spawn_task("budgets", budgets_every, wake, move || {
+            let control = control.clone();
+            async move { control.enforce_budgets().await }
         });
         let control = task(self);
         supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {

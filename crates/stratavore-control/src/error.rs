@@ -113,6 +113,7 @@ impl Error {
                 StoreError::LiveRunners(_) => "live_runners",
                 StoreError::NodeFull { .. } => "node_full",
                 StoreError::Quota(_) => "quota_exceeded",
+                StoreError::Budget(_) => "budget_exceeded",
                 StoreError::AlreadySucceeded { .. } => "already_succeeded",
                 StoreError::SessionBusy { .. } => "session_busy",
                 StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
@@ -143,6 +144,7 @@ impl Error {
                     "list what there is: stratavore runners list --all".into()
                 }
                 [] if *noun == "destination" => "list what there is: stratavore notify".into(),
+                [] if *noun == "budget" => "list what there is: stratavore budget".into(),
                 [] => format!("list what there is: stratavore {noun}s list"),
                 [one] => format!("did you mean {one}?"),
                 several => format!("did you mean one of {}?", several.join(", ")),
@@ -193,6 +195,7 @@ impl Error {
                     "stop a runner, or raise the quota: stratavore projects edit PROJECT --quota-…"
                         .into()
                 }
+                StoreError::Budget(exceeded) => exceeded.hint(),
                 StoreError::AlreadySucceeded { by, .. } => format!("use {by}"),
                 StoreError::SessionBusy { runner, .. } => {
                     format!("attach to it: stratavore attach {runner}")
@@ -228,6 +231,9 @@ impl Error {
             Self::NotFound { nearest, .. } => nearest.clone(),
             Self::Store(StoreError::Ambiguous { candidates, .. }) => candidates.clone(),
             Self::Store(StoreError::Quota(exceeded)) => {
+                exceeded.holders.iter().map(|holder| holder.runner.to_string()).collect()
+            }
+            Self::Store(StoreError::Budget(exceeded)) => {
                 exceeded.holders.iter().map(|holder| holder.runner.to_string()).collect()
             }
             Self::Store(StoreError::LiveRunners(holders)) => {

@@ -26,10 +26,11 @@ use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
+use stratavore_core::{AskId, RunnerId, SessionId};
 use stratavore_runtime::{Watch, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
@@ -324,7 +325,7 @@ impl Control {
         let memory = serde_json::to_string(&memory).map_err(Error::internal)?;
         let follow =
             FollowStep { path, seen: seen.as_ref(), read_to, memory: &memory, identity: &identity };
-        let price = |model: &str, tokens: &Tokens, at| self.price(model, tokens, at);
+        let price = |model: &str, tokens: &Tokens, _| self.price(model, tokens);
         let batch = Observed {
             assistant: &runner.command.assistant,
             node: self.inner.node.id,
@@ -355,14 +356,18 @@ impl Control {
         if recorded.now_holds.is_some() || !recorded.deltas.is_empty() {
             self.inner.relay_wake.notify_one();
         }
+        if !recorded.deltas.is_empty() {
+            self.budgets_changed();
+        }
         if !recorded.sessions.is_empty() {
             self.messages_told();
         }
     }
 
     /// What a message costs by our table, if it has the model.
-    pub(crate) fn price(&self, _model: &str, _tokens: &Tokens, _at: Timestamp) -> Option<Priced> {
-        None
+    pub(crate) fn price(&self, model: &str, tokens: &Tokens) -> Option<Priced> {
+        let cost = self.prices().cost(model, tokens)?;
+        Some(Priced { cost, version: price::VERSION.into() })
     }
 
     /// What a person waits for.

@@ -11,6 +11,7 @@ mod agent;
 mod audit;
 mod audit_file;
 mod bounds;
+mod budget;
 mod command;
 mod control;
 mod daemon;
@@ -49,6 +50,7 @@ mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
 pub use audit::RecordExport;
+pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};
 pub use daemon::{DaemonStatus, TaskStatus};
 pub use embedding::Embedder;

@@ -9,6 +9,7 @@ use tower::service_fn;
 
 use crate::v1::Problem;
 use crate::v1::audit_client::AuditClient;
+use crate::v1::budgets_client::BudgetsClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
 use crate::v1::inbox_client::InboxClient;
@@ -72,6 +73,9 @@ impl Client {
     }
     pub fn notify(&self) -> NotifyClient<Channel> {
         NotifyClient::new(self.channel.clone())
+    }
+    pub fn budgets(&self) -> BudgetsClient<Channel> {
+        BudgetsClient::new(self.channel.clone())
     }
     pub fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel.clone())

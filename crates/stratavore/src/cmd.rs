@@ -2,6 +2,7 @@
 
 mod attach;
 mod audit;
+mod budget;
 mod completions;
 mod config;
 mod daemon;
@@ -102,6 +103,8 @@ enum Command {
     Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
+    #[command(visible_alias = "budgets")]
+    Budget(Named<budget::Budget>),
     Audit(Named<audit::Audit>),
     #[command(visible_alias = "node")]
     Nodes(Named<node::Nodes>),
@@ -223,6 +226,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
+        Command::Budget(Named(args)) => budget::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
         Command::Nodes(Named(args)) => node::run(&load(ui)?, args),
         Command::Ca(Named(args)) => node::ca(&load(ui)?, args),

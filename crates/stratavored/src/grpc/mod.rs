@@ -1,6 +1,7 @@
 //! The gRPC services: one file per noun; each handler translates, calls one use case, translates.
 
 mod audit;
+mod budget;
 mod connect;
 mod daemon;
 mod event;
@@ -29,6 +30,7 @@ use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
+use stratavore_proto::v1::budgets_server::BudgetsServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::inbox_server::InboxServer;
@@ -126,6 +128,7 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
+        .add_service(BudgetsServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
         .add_service(SearchServer::new(api.clone()))
         .add_service(VaultServer::new(api.clone()))

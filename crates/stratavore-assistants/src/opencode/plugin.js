@@ -35,7 +35,13 @@ function tell(event) {
 }
 
 function take() {
-  return JSON.stringify({ opencode: waiting.splice(0, waiting.length) })
+  return body(waiting.splice(0, waiting.length))
+}
+
+// The name is for people who look at signals.
+function body(events) {
+  const names = new Set(events.map((event) => event.type))
+  return JSON.stringify({ hook_event_name: [...names].join(" "), opencode: events })
 }
 
 function next() {
@@ -81,7 +87,7 @@ function ask(event, reply) {
     reply(id, given).catch(() => {})
   })
   child.stdin.on("error", () => {})
-  child.stdin.end(JSON.stringify({ opencode: [{ at: Date.now(), ...event }] }))
+  child.stdin.end(body([{ at: Date.now(), ...event }]))
 }
 
 function answered(id) {

@@ -20,7 +20,7 @@ use stratavore_proto::runner_dir::{RunnerDir, Spec};
 
 use crate::cgroup::Cgroups;
 use crate::identity;
-use crate::observe::Given;
+use crate::observe::Filled;
 use crate::procfs::MARKER;
 use crate::program;
 
@@ -137,13 +137,12 @@ fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Ex
 pub(crate) fn start(
     spec: &Spec,
     inherited: &BTreeMap<String, String>,
-    given: Given,
+    Filled { argv, env: observed }: Filled,
     dir: &RunnerDir,
     slave: BorrowedFd<'_>,
     cgroups: &Cgroups,
     oom_score: i32,
 ) -> Result<ProcessIdentity, ExecError> {
-    let Given { argv, env: observed } = given;
     let Command { directory, .. } = &spec.command;
     let name = argv.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| ExecError::new("the command is empty: say what to run"))?;

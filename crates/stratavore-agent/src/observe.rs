@@ -112,25 +112,25 @@ pub(crate) async fn run(runner: Rc<Runner>) {
     tokio::join!(titles, telemetry);
 }
 
-/// What the assistant is started with, the address of the receiver of telemetry in its place.
-pub(crate) struct Given {
-    pub(crate) argv: Vec<String>,
-    /// The variables that it has besides.
-    pub(crate) env: BTreeMap<String, String>,
+/// The command, and the variables that the assistant has besides.
+pub(crate) struct Filled {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
 }
 
-pub(crate) fn given(runner: &Runner) -> Given {
-    let argv = &runner.spec.command.argv;
-    let Some(observe) = &runner.spec.observe else {
-        return Given { argv: argv.clone(), env: BTreeMap::new() };
-    };
+/// Both with the address of the receiver in its place.
+pub(crate) fn filled(runner: &Runner) -> Filled {
+    let mut argv = runner.spec.command.argv.clone();
+    let Some(observe) = &runner.spec.observe else { return Filled { argv, env: BTreeMap::new() } };
     let address = runner.observing.listener().and_then(|listener| listener.local_addr().ok());
     let address = address.map_or_else(String::new, |address| format!("http://{address}"));
-    let filled = |text: &String| text.replace(OTLP, &address);
-    Given {
-        argv: argv.iter().map(filled).collect(),
-        env: observe.env.iter().map(|(key, value)| (key.clone(), filled(value))).collect(),
+    for place in &observe.words {
+        if let Some(word) = argv.get_mut(*place) {
+            *word = word.replace(OTLP, &address);
+        }
     }
+    let fill = |(key, value): (&String, &String)| (key.clone(), value.replace(OTLP, &address));
+    Filled { argv, env: observe.env.iter().map(fill).collect() }
 }
 
 /// The frames of a spinner are one picture.

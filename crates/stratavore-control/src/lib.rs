@@ -11,10 +11,12 @@ mod agent;
 mod audit;
 mod audit_file;
 mod bounds;
+mod budget;
 mod command;
 mod control;
 mod daemon;
 mod disk;
+mod embedding;
 mod error;
 mod event;
 mod explain;
@@ -36,18 +38,22 @@ mod refusal;
 mod retention;
 mod runner;
 mod seal;
+mod search;
 mod session;
 mod start;
 mod supervisor;
 mod trim;
 mod upgrade;
 mod usage;
+mod vault;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
 pub use audit::RecordExport;
+pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};
 pub use daemon::{DaemonStatus, TaskStatus};
+pub use embedding::Embedder;
 pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
@@ -59,6 +65,11 @@ pub use outbox::{RabbitSettings, Retry};
 pub use prompt::Delivery;
 pub use reconcile::ReconcileReport;
 pub use runner::{RunnerView, WaitFor, known_states};
+pub use search::{Search, SearchBy, SearchPage};
 pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
+pub use vault::{
+    ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
+    SessionExport, SessionImport, Taken, VaultSettings,
+};

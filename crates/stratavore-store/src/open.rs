@@ -79,10 +79,11 @@ impl Store {
             Engine::Postgres { common, .. } => {
                 (common.options().get_max_connections(), common.size(), common.num_idle())
             }
+            // A pool may say for a moment that it has fewer than no connections.
             Engine::Sqlite { write, read, .. } => (
                 write.options().get_max_connections() + read.options().get_max_connections(),
-                write.size() + read.size(),
-                write.num_idle() + read.num_idle(),
+                write.size().saturating_add(read.size()),
+                write.num_idle().saturating_add(read.num_idle()),
             ),
         };
         PoolStatus {

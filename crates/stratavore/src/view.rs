@@ -6,6 +6,7 @@
 //! Times are RFC 3339 in UTC, sizes are bytes, CPU is a number of cores, `null` is "none" or
 //! "not known".
 
+mod budget;
 mod inbox;
 mod notify;
 mod outbox;
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stratavore_proto::v1;
 
+pub(crate) use budget::{AllowedView, BudgetDetailView, BudgetHistoryView, BudgetView};
 pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};

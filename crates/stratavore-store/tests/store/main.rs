@@ -4,6 +4,8 @@
 mod admit;
 mod alone;
 mod bloat;
+mod budget;
+mod budget_exact;
 mod cancel;
 mod daemon;
 mod destination;

@@ -1,4 +1,12 @@
-//! `stratavore sessions`.
+//! `stratavore sessions`: what conversations there are. What is done with one is in files of its own.
+
+mod export;
+mod import;
+mod messages;
+mod resume;
+mod tar;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -7,6 +15,7 @@ use stratavore_proto::v1::{
     GetSession, ListSessions, RemoveSession, Session, SessionDetails, SessionHolder,
 };
 
+use super::search;
 use super::usage::{group_table, tokens_text};
 use crate::api::Api;
 use crate::clock::{ago, fresh_key};
@@ -16,7 +25,7 @@ use crate::table::{Cell, Column, Table, Tone};
 use crate::units;
 use crate::view::{SessionDetailsView, SessionView, time};
 
-/// List, show and forget sessions: the conversations of assistants
+/// List, resume, search, export and forget sessions: the conversations of assistants
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A session is named by its id, the assistant's own id of it, or the beginning of either.
@@ -25,6 +34,9 @@ Examples:
   stratavore sessions
   stratavore sessions list --project api --text \"login page\"
   stratavore sessions show ses_7k3m
+  stratavore sessions resume ses_7k3m --attach
+  stratavore sessions search \"the flaky test\"
+  stratavore sessions export ses_7k3m handover/
   stratavore sessions rm ses_7k3m")]
 pub(crate) struct Sessions {
     #[command(subcommand)]
@@ -42,12 +54,48 @@ enum SessionsCommand {
         /// The session, by our id or the assistant's, or the beginning of one
         session: String,
     },
+    /// Go on with a session in a runner of its own
+    Resume(resume::Resume),
+    /// Begin a new session that starts as this one is now
+    Fork(resume::Resume),
+    Search(search::Search),
+    Messages(messages::Messages),
+    Export(Export),
+    Import(Import),
     /// Take sessions out of lists and forget what they are called; what they used stays counted
     Rm {
         /// The sessions, by our id or the assistant's, or the beginning of one
         #[arg(required = true, value_name = "SESSION")]
         sessions: Vec<String>,
     },
+}
+
+/// Write a conversation's files, as they were, into a directory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The directory gets the transcripts byte for byte, the messages as lines of JSON, and manifest.json with
+the size and SHA-256 of each file. With - a tar archive of the same goes to the standard output.
+
+Examples:
+  stratavore sessions export ses_7k3m9x2q4v8w1t6y0z5n handover/
+  stratavore sessions export ses_7k3 - | ssh other 'tar x && stratavore sessions import .'")]
+pub(crate) struct Export {
+    /// The conversation: our id, the assistant's, or the beginning of either
+    session: String,
+    /// A directory that is not there yet, or is empty; - for a tar archive
+    #[arg(value_name = "DIR", default_value = "-")]
+    to: PathBuf,
+}
+
+/// Take in a conversation that was exported
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The directory with manifest.json
+    #[arg(value_name = "DIR")]
+    from: PathBuf,
+    /// Whose it is to be [default: the project of the name that it had]
+    #[arg(long, short, value_name = "PROJECT")]
+    project: Option<String>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -75,23 +123,41 @@ struct Filter {
     page: Option<String>,
 }
 
+/// What is done here.
+enum Own {
+    List(Filter),
+    Show { session: String },
+    Rm { sessions: Vec<String> },
+}
+
 pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
     let Sessions { command, filter } = args;
     if command.is_some() && filter != Filter::default() {
         return Err(Failure::usage("options of a list come after `list`")
             .next("stratavore sessions list --help"));
     }
+    let command = match command.unwrap_or(SessionsCommand::List(filter)) {
+        SessionsCommand::Resume(args) => return resume::run(context, args, false),
+        SessionsCommand::Fork(args) => return resume::run(context, args, true),
+        SessionsCommand::Search(args) => return search::run(context, args),
+        SessionsCommand::Messages(args) => return messages::run(context, args),
+        SessionsCommand::Export(args) => return export::run(context, &args),
+        SessionsCommand::Import(args) => return import::run(context, &args),
+        SessionsCommand::List(filter) => Own::List(filter),
+        SessionsCommand::Show { session } => Own::Show { session },
+        SessionsCommand::Rm { sessions } => Own::Rm { sessions },
+    };
     context.block_on(async {
         let mut api = Api::connect(context).await?;
-        match command.unwrap_or(SessionsCommand::List(filter)) {
-            SessionsCommand::List(filter) => list(context, &mut api, filter).await?,
-            SessionsCommand::Show { session } => {
+        match command {
+            Own::List(filter) => list(context, &mut api, filter).await?,
+            Own::Show { session } => {
                 let get = GetSession { session };
                 let details =
                     api.call(async |client| client.sessions().get(get.clone()).await).await?;
                 show(context, &details)?;
             }
-            SessionsCommand::Rm { sessions } => {
+            Own::Rm { sessions } => {
                 let mut removed = Vec::new();
                 for session in sessions {
                     let remove = RemoveSession { idempotency_key: fresh_key(), session };

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 72] = [
+const COMMANDS: [&str; 79] = [
     "",
     "new",
     "projects",
@@ -42,6 +42,13 @@ const COMMANDS: [&str; 72] = [
     "notify enable",
     "notify disable",
     "notify retry",
+    "budget",
+    "budget list",
+    "budget set",
+    "budget rm",
+    "budget show",
+    "budget history",
+    "budget allow",
     "nodes",
     "nodes list",
     "nodes show",

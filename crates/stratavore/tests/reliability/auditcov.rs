@@ -35,7 +35,7 @@ fn told<T>(answer: Result<T, tonic::Status>) -> Told {
     match answer {
         Ok(_) => Told::Done,
         Err(status) => match problem(&status).code.as_str() {
-            "quota_exceeded" => Told::Refused,
+            "quota_exceeded" | "budget_exceeded" => Told::Refused,
             "unavailable" | "internal" | "cancelled" => Told::Nothing,
             other => panic!("{other}: {}", status.message()),
         },

@@ -1,6 +1,7 @@
 //! The gRPC services: one file per noun; each handler translates, calls one use case, translates.
 
 mod audit;
+mod budget;
 mod connect;
 mod daemon;
 mod event;
@@ -12,8 +13,10 @@ mod outbox;
 pub(crate) mod problem;
 mod project;
 mod runner;
+mod search;
 mod session;
 mod usage;
+mod vault;
 mod view;
 
 use std::path::Path;
@@ -27,6 +30,7 @@ use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
+use stratavore_proto::v1::budgets_server::BudgetsServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::inbox_server::InboxServer;
@@ -37,7 +41,9 @@ use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use stratavore_proto::v1::search_server::SearchServer;
 use stratavore_proto::v1::sessions_server::SessionsServer;
+use stratavore_proto::v1::vault_server::VaultServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
@@ -122,7 +128,10 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
+        .add_service(BudgetsServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
+        .add_service(SearchServer::new(api.clone()))
+        .add_service(VaultServer::new(api.clone()))
         .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {

@@ -40,6 +40,8 @@ pub struct Proves {
     pub fork: bool,
     /// The best source that tells what it is doing.
     pub activity: Option<Source>,
+    /// It tells that it has a prompt, and which.
+    pub prompts: bool,
     /// It tells at once that it asks for a permission.
     pub permission_requests: bool,
     /// A permission can be given from elsewhere than its screen.

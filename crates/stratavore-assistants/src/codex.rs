@@ -81,6 +81,7 @@ impl Adapter for Codex {
             resume: true,
             fork: true,
             activity: Some(Source::Events),
+            prompts: true,
             permission_requests: true,
             permission_answers: true,
             usage: Some(Quality::Exact),

@@ -30,7 +30,7 @@ use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, SessionId};
+use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
 use stratavore_runtime::{Watch, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,

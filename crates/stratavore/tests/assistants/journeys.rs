@@ -22,21 +22,10 @@ fn said_with(scene: &Scene, prompt: &str) -> String {
 
 fn sent(scene: &Scene, runner: &str, prompt: &str) -> String {
     scene.until_activity(runner, "idle");
-    deliver(scene, runner, prompt);
+    scene.send(runner, prompt, &["--wait", "2m"]);
     let said = said_with(scene, prompt);
     scene.until_activity(runner, "idle");
     said
-}
-
-/// Gemini does not tell at once that it has a prompt: it is typed, and that is not called more.
-fn deliver(scene: &Scene, runner: &str, prompt: &str) {
-    if scene.program == Program::Gemini {
-        let insists = scene.world.run(["send", runner, prompt, "--wait", "2m"]);
-        insists.fails(2);
-        scene.world.run(["send", runner, prompt]).ok();
-    } else {
-        scene.send(runner, prompt, &["--wait", "2m"]);
-    }
 }
 
 #[test]
@@ -117,7 +106,7 @@ fn gemini_is_proved() {
     scene.until_ledger_is_the_bill();
 
     scene.world.kill_daemon();
-    deliver(&scene, &first, "make the second, please");
+    scene.send(&first, "make the second, please", &["--wait", "2m"]);
     scene.until_activity(&first, "needs_permission");
     scene.until("it is denied on its screen", || {
         let shown = scene.world.runner(&first);

@@ -1,7 +1,8 @@
 //! The ledger is the model's bill: whatever a conversation is made of, whoever dies on the way.
 
-use stratavore_testkit::model::{Asked, Bill, Entry, Outcome, Purpose};
+use stratavore_testkit::model::{Asked, Outcome, Purpose};
 use stratavore_testkit::programs::Program;
+use stratavore_testkit::trial::Trial;
 
 use crate::scene::{Scene, billed, counted};
 
@@ -46,7 +47,12 @@ fn everything_is_booked(program: Program) {
     scene.until_ledger_is_the_bill();
     assert!(scene.ledger().len() > before);
     booked_to_their_runners(&scene, [&one, &two]);
-    the_check_notices(&scene);
+
+    let promise = format!("{}: what the model has billed is in the ledger, once", program.name());
+    let mut trial = Trial::new("T-LEDGER", &promise);
+    trial.tried_times(scene.model.bill().entries.len(), Ok(()));
+    the_check_notices(&scene, &mut trial);
+    trial.end();
 }
 
 /// Each row is of the runner whose conversation it was.
@@ -62,16 +68,16 @@ fn booked_to_their_runners(scene: &Scene, runners: [&String; 2]) {
     assert!(of_two >= asked.iter().filter(was_two).count(), "{rows:?}");
 }
 
-/// The controls: a message that is missing, and one that is there twice.
-fn the_check_notices(scene: &Scene) {
+/// The controls: a message that is missing, one that is there twice, and one that nobody was billed.
+fn the_check_notices(scene: &Scene, trial: &mut Trial) {
     let (mut rows, bill) = (scene.ledger(), scene.model.bill());
     assert_eq!(counted(&rows), billed(&bill));
+    let later = bill.only(|entry| entry.number > 1);
+    trial.control("a message that nobody was billed", counted(&rows) != billed(&later));
     let last = rows.pop().unwrap();
-    assert_ne!(counted(&rows), billed(&bill), "a lost message");
+    trial.control("a message that is missing", counted(&rows) != billed(&bill));
     rows.extend([last.clone(), last]);
-    assert_ne!(counted(&rows), billed(&bill), "a message that counts twice");
-    let some: Bill = bill.only(|entry: &Entry| entry.number > 1);
-    assert_ne!(counted(&scene.ledger()), billed(&some), "a message that nobody was billed");
+    trial.control("a message that counts twice", counted(&rows) != billed(&bill));
 }
 
 #[test]

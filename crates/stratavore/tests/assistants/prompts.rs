@@ -96,8 +96,9 @@ fn send_all(scene: &Scene, runner: &str, count: usize) -> Vec<Result<(), String>
     let mut told = Vec::new();
     for number in 0..count {
         let text = format!("prompt <{runner}-{number}>");
+        let key = format!("{runner}-{number}");
         let request = PromptRunner {
-            idempotency_key: text.clone(),
+            idempotency_key: key,
             runner: runner.into(),
             text: text.clone(),
             wait_ms: 60_000,

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 72] = [
+const COMMANDS: [&str; 78] = [
     "",
     "new",
     "projects",
@@ -26,6 +26,12 @@ const COMMANDS: [&str; 72] = [
     "unpause",
     "recover",
     "status",
+    "sessions",
+    "sessions list",
+    "sessions show",
+    "sessions rm",
+    "usage",
+    "usage explain",
     "events",
     "events list",
     "events subscribe",

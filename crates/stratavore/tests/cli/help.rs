@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 79] = [
+const COMMANDS: [&str; 97] = [
     "",
     "new",
     "projects",
@@ -18,6 +18,10 @@ const COMMANDS: [&str; 79] = [
     "runners show",
     "attach",
     "send",
+    "inbox",
+    "approve",
+    "deny",
+    "explain",
     "logs",
     "screen",
     "kill",
@@ -26,6 +30,20 @@ const COMMANDS: [&str; 79] = [
     "unpause",
     "recover",
     "status",
+    "sessions",
+    "sessions list",
+    "sessions show",
+    "sessions rm",
+    "sessions resume",
+    "sessions fork",
+    "sessions search",
+    "sessions messages",
+    "sessions export",
+    "sessions import",
+    "usage",
+    "usage explain",
+    "search",
+    "import",
     "events",
     "events list",
     "events subscribe",

@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 48] = [
+const REQUESTS: [(&str, Option<&str>); 53] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -252,6 +252,11 @@ const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Runners.ReadOutput", None),
     ("Runners.Connect", Some("request.attach")),
     ("Runners.UpgradeAgent", Some("request.upgrade")),
+    ("Sessions.Get", None),
+    ("Sessions.List", None),
+    ("Sessions.Remove", Some("session.removed")),
+    ("Ledger.Explain", None),
+    ("Ledger.Report", None),
     ("Events.List", None),
     ("Events.Subscribe", None),
     ("Audit.Export", Some("request.export")),
@@ -311,6 +316,7 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["projects", "delete", "spare"],
         &["audit", "verify"],
     ];
+    let session = world.runner("cat")["session_id"].as_str().unwrap().to_owned();
     on_runtime(async {
         use stratavore_proto::v1::{
             ConnectFrame, GetRunner, RetryDeadLetters, SendToRunner, connect_frame,
@@ -333,6 +339,7 @@ fn every_request_that_changes_something_is_on_the_record() {
     world.run(["notify", "test", "n"]).fails(1);
     world.run(["notify", "remove", "n"]).ok();
     world.until_state("cat", &["exited", "failed"]);
+    world.run(["sessions", "rm", &session]).ok();
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
     world.run(["daemon", "restart"]).ok();
@@ -369,7 +376,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 28] = [
+const REFUSED: [(&str, &str); 32] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -398,6 +405,10 @@ const REFUSED: [(&str, &str); 28] = [
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("sessions rm ses_", "sessions.remove"),
+    ("sessions show ses_", "sessions.get"),
+    ("usage explain other", "ledger.explain"),
+    ("usage --runner other", "ledger.report"),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 72] = [
+const COMMANDS: [&str; 79] = [
     "",
     "new",
     "projects",
@@ -29,6 +29,13 @@ const COMMANDS: [&str; 72] = [
     "events",
     "events list",
     "events subscribe",
+    "sessions",
+    "sessions search",
+    "sessions messages",
+    "sessions export",
+    "sessions import",
+    "search",
+    "import",
     "outbox",
     "outbox status",
     "outbox dead",

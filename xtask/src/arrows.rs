@@ -70,7 +70,12 @@ const WALLS: &[Wall] = &[
     Wall { packages: &["sqlx"], door: &["stratavore-store"], tests_may: false },
     Wall { packages: &["lapin"], door: &["stratavore-bus"], tests_may: false },
     Wall { packages: &["bollard", "kube"], door: &["stratavore-runtime"], tests_may: false },
-    Wall { packages: &["hyper"], door: &["stratavore-notify"], tests_may: false },
+    Wall {
+        packages: &["hyper"],
+        // The agent takes in telemetry, and the testkit stands in for those that are talked to.
+        door: &["stratavore-notify", "stratavore-agent", "stratavore-testkit"],
+        tests_may: false,
+    },
     Wall { packages: &["zstd", "object_store"], door: &["stratavore-vault"], tests_may: false },
     Wall { packages: &["axum"], door: &["stratavored"], tests_may: false },
     Wall {

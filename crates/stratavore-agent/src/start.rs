@@ -132,7 +132,7 @@ pub(crate) fn observing(
     let Some(observe) = &spec.observe else { return Ok(Observing::default()) };
     let log = SignalLog::open(dir.signals())?;
     let listener = match listener {
-        None if observe.telemetry() => Some(telemetry::listen()?),
+        None if observe.hears_telemetry() => Some(telemetry::listen()?),
         other => other,
     };
     let listener = listener.map(tokio::net::TcpListener::from_std).transpose()?;

@@ -93,7 +93,8 @@ async fn answered(
         let Ok(body) = serde_json::from_slice::<Value>(&body.to_bytes()) else {
             return Ok(answer(StatusCode::BAD_REQUEST, "{}"));
         };
-        for record in records(&body) {
+        let wanted = runner.spec.observe.as_ref().map_or(&[][..], |observe| &observe.telemetry);
+        for record in records(&body).into_iter().filter(|record| tells(record, wanted)) {
             runner.note_signal(What::Telemetry { record });
         }
     }
@@ -124,6 +125,11 @@ fn records(body: &Value) -> Vec<Value> {
         }
     }
     found
+}
+
+/// True if the record has one of these attributes, or all are wanted.
+fn tells(record: &Value, wanted: &[String]) -> bool {
+    wanted.is_empty() || wanted.iter().any(|name| record["attributes"].get(name).is_some())
 }
 
 fn attributes(of: &Value) -> Value {
@@ -217,7 +223,13 @@ mod tests {
             "attributes": {"a": 12, "b": 13, "c": 0.5, "d": true, "e": "14", "f": ["g"]},
             "resource": {"service.name": "x"},
         });
-        assert_eq!(records(&body), [expected]);
+        let found = records(&body);
+        assert_eq!(found, [expected]);
+        for (wanted, tell) in
+            [(&[][..], true), (&["e".to_owned()], true), (&["z".to_owned()], false)]
+        {
+            assert_eq!(tells(&found[0], wanted), tell, "{wanted:?}");
+        }
         assert!(records(&json!([1, {"resourceLogs": 7}])).is_empty());
     }
 

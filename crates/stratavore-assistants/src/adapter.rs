@@ -1,7 +1,8 @@
 //! What an adapter is: all that Stratavore has to know of one assistant, behind one interface.
 //!
 //! An adapter starts nothing and reads no file that is not handed to it, but for
-//! [`Adapter::found`] and [`Adapter::level`]. What it makes of signals and transcripts are
+//! [`Adapter::found`] and [`Adapter::level`], and an assistant's own configuration where
+//! [`Adapter::start`] must not override it. What it makes of signals and transcripts are
 //! [`Observation`]s; what follows from them is not its business.
 //!
 //! Invariant: no line and no signal makes an adapter fail. What it does not know is no observation.
@@ -21,8 +22,8 @@ use stratavore_core::usage::Quality;
 
 use crate::AssistantError;
 
-/// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables that
-/// [`Adapter::start`] sets. The agent, which opens the port, puts it in.
+/// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables and words
+/// that [`Adapter::start`] sets. The agent, which opens the port, puts it in.
 pub const OTLP: &str = "{stratavore:otlp}";
 
 /// Follows [`Observed::hook`] where the hook waits for an answer; it prints what [`Adapter::answer`] gave.
@@ -122,6 +123,11 @@ pub struct Started {
     pub transcript: Option<PathBuf>,
     /// The terminal's title tells something.
     pub watch_title: bool,
+    /// The prompt could not be given with the command: it is to be sent once the assistant is idle.
+    pub unsaid: bool,
+    /// A log record of its telemetry that has none of these attributes tells nothing, and need not be kept.
+    /// Empty: all are kept.
+    pub telemetry: &'static [&'static str],
 }
 
 /// What an adapter keeps in mind between the lines of one file, or the signals of one runner.
@@ -134,6 +140,20 @@ pub struct Memory {
     /// Whatever else it needs, by names of its own. Small.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, String>,
+}
+
+impl Memory {
+    /// Signals are those of this start of the runner: of an earlier one nothing is open any more. What is
+    /// kept has names that begin with `kept`.
+    pub(crate) fn at_epoch(&mut self, epoch: i64, kept: Option<&str>) {
+        const EPOCH: &str = "epoch";
+        let epoch = epoch.to_string();
+        if self.more.get(EPOCH) != Some(&epoch) {
+            self.session = None;
+            self.more.retain(|name, _| kept.is_some_and(|kept| name.starts_with(kept)));
+            self.more.insert(EPOCH.into(), epoch);
+        }
+    }
 }
 
 /// How conversations are had from an assistant that keeps them in no files of lines: what its own

@@ -3,7 +3,6 @@
 //! It is observed by hooks and telemetry that are given to one run, and by its transcripts. A request
 //! has the same key in both, so that the ledger counts it once.
 
-mod content;
 mod headless;
 mod home;
 mod line;
@@ -53,6 +52,30 @@ fn plain_model(model: &str) -> &str {
     model.split('[').next().unwrap_or(model)
 }
 
+/// The input of the tool that asks, with the answers in it: one line for each question, or one for all.
+fn answered(body: &Value, text: &str) -> Option<Value> {
+    // What is longer was cut on its way, and the tool must not get less than it gave.
+    const WHOLE: usize = 4096;
+    if body.get("tool_name")? != "AskUserQuestion" {
+        return None;
+    }
+    let mut input = body.get("tool_input")?.clone();
+    let questions: Vec<&str> = (input.get("questions")?.as_array()?.iter())
+        .filter_map(|question| question.get("question")?.as_str())
+        .collect();
+    if questions.is_empty() || input.to_string().len() >= WHOLE {
+        return None;
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let one_each = lines.len() == questions.len();
+    let answer = |nth: usize| if one_each { lines.get(nth).copied() } else { None };
+    let answers: serde_json::Map<String, Value> = (questions.iter().enumerate())
+        .map(|(nth, question)| ((*question).to_owned(), answer(nth).unwrap_or(text).into()))
+        .collect();
+    input.as_object_mut()?.insert("answers".into(), answers.into());
+    Some(input)
+}
+
 struct Claude;
 
 impl Adapter for Claude {
@@ -99,7 +122,11 @@ impl Adapter for Claude {
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-        Some(hooks::decision(body, allow, message)?.to_string())
+        let mut decision = hooks::decision(body, allow, message)?;
+        if let Some(input) = message.filter(|_| allow).and_then(|text| answered(body, text)) {
+            decision["hookSpecificOutput"]["decision"]["updatedInput"] = input;
+        }
+        Some(decision.to_string())
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

@@ -15,6 +15,8 @@ use crate::excerpt::{NAME_MAX, SAID_MAX, clipped, tool_text};
 
 /// In the names of [`Memory::more`]: a question that waits, by the call of its hook.
 const ASK: &str = "ask:";
+/// In [`Memory::more`]: when a hook that waited was last over, in seconds.
+const ANSWERED: &str = "answered";
 /// The most questions that are remembered. Tools that run at the same time may ask at the same time.
 const ASKS_MAX: usize = 16;
 
@@ -148,6 +150,7 @@ impl<'a> Hook<'a> {
 pub(crate) fn call_over(memory: &mut Memory, call: &str, at: Timestamp) -> Vec<Observation> {
     let was_known = memory.more.remove(&format!("{ASK}{call}")).is_some();
     let mut seen = vec![Observation::AskOver { call: call.into() }];
+    memory.more.insert(ANSWERED.into(), at.as_second().to_string());
     if was_known && !is_asking(memory) {
         let doing = Doing::told(Activity::Working, at, "HookOver");
         seen.push(Observation::Doing(Doing { confidence: Confidence::Likely, ..doing }));
@@ -158,6 +161,12 @@ pub(crate) fn call_over(memory: &mut Memory, call: &str, at: Timestamp) -> Vec<O
 /// Whatever was asked is asked no longer.
 pub(crate) fn all_over(memory: &mut Memory) -> Vec<Observation> {
     over(memory, |_| true)
+}
+
+/// True if a hook that waited was over less than so many seconds ago.
+pub(crate) fn answered_within(memory: &Memory, seconds: i64, now: Timestamp) -> bool {
+    let answered = memory.more.get(ANSWERED).and_then(|second| second.parse::<i64>().ok());
+    answered.is_some_and(|second| now.as_second().saturating_sub(second) < seconds)
 }
 
 pub(crate) fn is_asking(memory: &Memory) -> bool {

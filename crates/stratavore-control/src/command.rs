@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use stratavore_assistants as assistants;
-use stratavore_assistants::adapter::{Conversation, Mode, Observed, Start};
+use stratavore_assistants::adapter::{Conversation, Mode, Observed, Start, Started};
 use stratavore_core::runner::{Command, EnvValue, Runner};
 use stratavore_core::session::Session;
 use stratavore_runtime::{Observe, RunnerDir};
@@ -86,7 +86,7 @@ impl Control {
         };
         let started = assistants::adapter(&command.assistant).start(&start)?;
         assistants::can_be_passed(&started.argv)?;
-        let mut files = started.files;
+        let mut files = started.files.clone();
         let input = match (command.headless, &command.prompt) {
             (Some(_), Some(prompt)) => {
                 files.push((PROMPT.into(), prompt.clone()));
@@ -94,8 +94,10 @@ impl Control {
             }
             (None, _) | (_, None) => None,
         };
-        let observe = Observe { env: started.env, title: started.watch_title, input };
-        Ok(CommandOfStart { argv: started.argv, env, observe: Some(observe), files })
+        let Started { argv, env: own, watch_title: title, transcript, telemetry, .. } = started;
+        let telemetry = telemetry.iter().map(ToString::to_string).collect();
+        let observe = Observe { env: own, title, telemetry, transcript, input };
+        Ok(CommandOfStart { argv, env, observe: Some(observe), files })
     }
 
     /// The command that an assistant calls as its hook.

@@ -31,7 +31,9 @@ use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
 use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
 use stratavore_runtime::{Watch, signal_log};
-use stratavore_store::{FileIdentity, Follow, FollowStep, Observed, Recorded, StoreError};
+use stratavore_store::{
+    FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
+};
 use tokio::sync::Notify;
 
 use crate::control::Control;
@@ -162,6 +164,7 @@ impl Control {
         let adapter = assistants::adapter(&runner.command.assistant);
         let dir = self.inner.runtime.dir(id).signals();
         let mut transcripts = self.read_signals(&runner, adapter, &dir).await?;
+        transcripts.extend(self.transcripts_of(&runner, adapter).await?);
         let known = self.inner.store.follow_list(self.inner.node.id, id).await?;
         let signals = dir.display().to_string();
         transcripts.extend(known.into_iter().map(|f| f.path).filter(|path| *path != signals));
@@ -186,12 +189,45 @@ impl Control {
         Ok(())
     }
 
+    /// The files of the conversations that it has held, and one that was known when the assistant was
+    /// started: a file that a signal names may come to be later.
+    async fn transcripts_of(
+        &self,
+        runner: &Runner,
+        adapter: &'static dyn Adapter,
+    ) -> Result<Vec<String>, Error> {
+        let dir = self.inner.runtime.dir(runner.id);
+        let env = self.env_seen(&runner.command);
+        let held = SessionFilter { held_by: Some(runner.id), ..SessionFilter::default() };
+        let sessions = self.inner.store.session_list(&held).await?;
+        let current = sessions.iter().find(|session| Some(session.id) == runner.session);
+        let session = current.and_then(|session| session.external_id.clone());
+        let here = self.inner.node.id;
+        let told =
+            sessions.into_iter().filter(|session| session.node.is_none_or(|node| node == here));
+        let mut transcripts: Vec<String> = told.filter_map(|session| session.transcript).collect();
+        let look = tokio::task::spawn_blocking(move || {
+            let spec = dir.spec().ok().flatten();
+            let known = spec.and_then(|spec| spec.observe?.transcript);
+            let found = session.map(|session| adapter.transcripts(&session, &env));
+            known.into_iter().chain(found.into_iter().flatten()).collect::<Vec<_>>()
+        });
+        let found = look.await.map_err(Error::internal)?;
+        transcripts.extend(found.into_iter().map(|path| path.display().to_string()));
+        Ok(transcripts)
+    }
+
     fn watch_file(&self, path: &Path, runner: RunnerId) {
         let watch = lock(&self.inner.following.watch).clone();
-        if let Some(watch) = watch
-            && let Err(error) = watch.add(path, runner)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        let Some(watch) = watch else { return };
+        let watched = match watch.add(path, runner) {
+            // It is heard of when it comes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), |parent| watch.add(parent, runner))
+            }
+            other => other,
+        };
+        if let Err(error) = watched {
             tracing::debug!(%runner, %error, "a file cannot be watched");
         }
     }

@@ -38,10 +38,12 @@ mod retention;
 mod runner;
 mod seal;
 mod search;
+mod session;
 mod start;
 mod supervisor;
 mod trim;
 mod upgrade;
+mod usage;
 mod vault;
 mod wishes;
 
@@ -62,7 +64,9 @@ pub use prompt::Delivery;
 pub use reconcile::ReconcileReport;
 pub use runner::{RunnerView, WaitFor, known_states};
 pub use search::{Search, SearchBy, SearchPage};
+pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
+pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
 pub use vault::{
     ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
     SessionExport, SessionImport, Taken, VaultSettings,

@@ -6,7 +6,6 @@ use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::search::{
     FoundBy, Hit, Query, QueryError, RESULTS_MAX, SearchFilter, rank_score, snippet,
 };
-use stratavore_core::session::Session;
 use stratavore_core::{ProjectId, SessionId};
 use stratavore_store::KeptMessage;
 
@@ -56,11 +55,6 @@ struct Found {
 }
 
 impl Control {
-    /// The session that somebody named, by our id, the assistant's, or the beginning of either.
-    pub async fn session(&self, wanted: &str) -> Result<Session, Error> {
-        Ok(self.inner.store.session_find(wanted).await?)
-    }
-
     /// What projects are called.
     pub async fn project_names(
         &self,
@@ -140,8 +134,7 @@ impl Control {
         after: Option<(stratavore_core::Timestamp, i64)>,
         limit: u32,
     ) -> Result<Vec<KeptMessage>, Error> {
-        let found = self.inner.store.session_get(session).await?;
-        let wanted = SearchFilter { project: Some(found.project), ..SearchFilter::default() };
+        let wanted = SearchFilter { session: Some(session), ..SearchFilter::default() };
         self.may_search(caller, wanted).await?;
         let after = match from {
             Some(id) => {
@@ -154,34 +147,38 @@ impl Control {
         Ok(self.inner.store.message_list(session, after, limit).await?)
     }
 
-    /// A program inside a runner sees what was said in its own project, and nothing else.
-    pub(crate) async fn may_search(
+    /// A program inside a runner finds what was said in the conversations of that runner, and nothing
+    /// else; if it names none it means the one that the runner holds.
+    async fn may_search(
         &self,
         caller: &Caller,
         filter: SearchFilter,
     ) -> Result<SearchFilter, Error> {
-        match &caller.principal {
-            Principal::User { .. } | Principal::Daemon => Ok(filter),
-            Principal::Inside(runner) => {
-                let own = self.inner.store.runner_get(*runner).await?.project;
-                let named = match filter.session {
-                    Some(session) => Some(self.inner.store.session_get(session).await?.project),
-                    None => filter.project,
-                };
-                if named.is_some_and(|project| project != own)
-                    || filter.project.is_some_and(|project| project != own)
-                {
-                    tracing::warn!(%runner, "a program inside a runner was refused a search");
-                    return Err(Error::Forbidden {
-                        message: format!("a program inside {runner} may not read other projects"),
-                    });
-                }
-                Ok(SearchFilter { project: Some(own), ..filter })
-            }
+        let runner = match &caller.principal {
+            Principal::User { .. } | Principal::Daemon => return Ok(filter),
+            Principal::Inside(runner) => *runner,
             Principal::Agent(_) | Principal::Node(_) => {
-                Err(Error::Forbidden { message: format!("{caller} may not read conversations") })
+                return Err(Error::Forbidden {
+                    message: format!("{caller} may not read conversations"),
+                });
             }
+        };
+        let found = self.inner.store.runner_get(runner).await?;
+        let of_project = filter.project.is_none_or(|project| project == found.project);
+        let session = filter.session.or(found.session).filter(|_| of_project);
+        let held = match session {
+            Some(session) => self.inner.store.session_is_held_by(session, runner).await?,
+            None => false,
+        };
+        if !held {
+            tracing::warn!(%runner, "a program inside a runner was refused a search");
+            return Err(Error::Forbidden {
+                message: format!(
+                    "a program inside {runner} may not read the conversations of others"
+                ),
+            });
         }
+        Ok(SearchFilter { session, ..filter })
     }
 
     /// Messages that are alike, the nearest first, and why they may not be all.

@@ -6,6 +6,7 @@
 //! Invariant: a record is known by its assistant and key, and however often it is told it counts once.
 
 mod ledger;
+mod report;
 
 use std::cmp::Ordering;
 use std::iter::Sum;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::Place;
 
 pub use ledger::{Belongs, LedgerRow, Priced, TokenSums, UsageDelta, UsageSums};
+pub use report::{UsageBy, UsageFilter, UsageGroup, by_day};
 
 /// The most characters of a key, an id or the name of a model.
 pub const USAGE_TEXT_MAX: usize = 256;

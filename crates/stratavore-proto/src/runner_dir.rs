@@ -97,6 +97,12 @@ pub struct Observe {
     pub env: BTreeMap<String, String>,
     /// The terminal's title tells something.
     pub title: bool,
+    /// Records of telemetry that have none of these attributes are not taken down. Empty: all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub telemetry: Vec<String>,
+    /// A file that the assistant writes what it does to, besides those that it tells of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<PathBuf>,
     /// The file of the runner's directory that the assistant has as its standard input, if it is not the
     /// terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +111,7 @@ pub struct Observe {
 
 impl Observe {
     /// True if it needs a receiver of telemetry.
-    pub fn telemetry(&self) -> bool {
+    pub fn hears_telemetry(&self) -> bool {
         self.env.values().any(|value| value.contains(OTLP))
     }
 }

@@ -63,6 +63,7 @@ mod transcript;
 mod trim;
 mod tx;
 mod usage;
+mod usage_report;
 mod usage_row;
 mod value;
 
@@ -85,6 +86,7 @@ pub use settings::{
 pub use transaction::OldTransaction;
 pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
+pub use usage_report::UsagePlace;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]

@@ -179,7 +179,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         transaction,
         transcript,
         trim,
-        usage
+        usage,
+        usage_report
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

@@ -27,6 +27,7 @@ mod session;
 mod status;
 mod stop;
 mod upgrade;
+mod usage;
 mod version;
 mod watch;
 
@@ -93,9 +94,10 @@ enum Command {
     Unpause(Named<stop::Unpause>),
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
-    Events(Named<event::Events>),
     #[command(visible_alias = "session")]
     Sessions(Named<session::Sessions>),
+    Usage(Named<usage::Usage>),
+    Events(Named<event::Events>),
     Search(Named<search::Search>),
     Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
@@ -214,8 +216,9 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Unpause(Named(args)) => stop::pause(&load(ui)?, args.which, false),
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
-        Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
+        Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Search(Named(args)) => search::run(&load(ui)?, args),
         Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),

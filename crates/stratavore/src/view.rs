@@ -9,6 +9,8 @@
 mod inbox;
 mod notify;
 mod outbox;
+mod session;
+mod usage;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,8 @@ use stratavore_proto::v1;
 pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
+pub(crate) use session::{SessionDetailsView, SessionView};
+pub(crate) use usage::{UsageExplainedView, UsageReportView, total};
 
 /// Microseconds after 1970, where 0 is "never".
 pub(crate) fn time(us: i64) -> Option<Timestamp> {

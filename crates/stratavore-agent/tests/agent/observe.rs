@@ -20,7 +20,7 @@ fn observed(script: &str) -> World {
     let observe = Observe {
         env: BTreeMap::from([("OTLP".to_owned(), OTLP.to_owned())]),
         title: true,
-        input: None,
+        ..Observe::default()
     };
     let world = World::new(&["/bin/bash", "-c", script]).with(|spec| spec.observe = Some(observe));
     let hook = format!("{AGENT} hook --dir {}", world.dir.path().display());

@@ -85,8 +85,10 @@ fn notification(memory: &Memory, hook: Hook<'_>) -> Option<Observation> {
     let message = hook.text("message").unwrap_or_default();
     let kind = hook.text("notification_type")?;
     match kind {
-        // It comes some seconds after the request, which said more.
-        "permission_prompt" | "worker_permission_prompt" if !hooks::is_asking(memory) => {
+        // It comes six seconds after the request, which said more, even if that was just answered.
+        "permission_prompt" | "worker_permission_prompt"
+            if !hooks::is_asking(memory) && !hooks::answered_within(memory, 10, hook.at) =>
+        {
             let told = Doing::told(Activity::NeedsPermission, hook.at, kind);
             Some(Observation::Doing(told.asking(message)))
         }

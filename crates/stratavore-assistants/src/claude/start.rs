@@ -149,6 +149,8 @@ const EVENTS: [&str; 14] = [
     "Elicitation",
     "ElicitationResult",
 ];
+/// Requests that were answered have the first, those that were refused the second.
+const TELEMETRY: [&str; 2] = ["request_id", "status_code"];
 const HOOK_SECONDS: u32 = 10;
 /// A person may be asleep.
 const WAIT_SECONDS: u32 = 7 * 24 * 60 * 60;
@@ -230,12 +232,14 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         }
         argv.push(prompt.into());
     }
+    let telemetry = if env.contains_key("OTEL_LOGS_EXPORTER") { &TELEMETRY[..] } else { &[] };
     Started {
         argv,
         env,
         files,
         session,
         watch_title: start.observed.is_some(),
+        telemetry,
         ..Started::default()
     }
 }

@@ -1,6 +1,7 @@
-//! Where Codex keeps its rollouts.
+//! Where Codex keeps its rollouts, and its user's configuration.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::directory::{absolute, entries};
@@ -8,14 +9,29 @@ use crate::directory::{absolute, entries};
 /// Year, month, day.
 const DEPTH: u8 = 3;
 
-pub(super) fn rollouts(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+fn home(env: &BTreeMap<String, String>) -> Option<PathBuf> {
     let own = env.get("CODEX_HOME").and_then(|dir| absolute(dir));
-    let Some(home) = own.or_else(|| Some(absolute(env.get("HOME")?)?.join(".codex"))) else {
-        return Vec::new();
-    };
+    own.or_else(|| Some(absolute(env.get("HOME")?)?.join(".codex")))
+}
+
+pub(super) fn rollouts(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let Some(home) = home(env) else { return Vec::new() };
     let mut found = within(&home.join("sessions"), DEPTH);
     found.extend(within(&home.join("archived_sessions"), 0));
     found
+}
+
+/// True if the user's own configuration says where telemetry goes, in whichever profile.
+pub(super) fn has_own_telemetry(env: &BTreeMap<String, String>) -> bool {
+    let files = home(env).map(|home| entries(&home)).unwrap_or_default();
+    let mut files = files.iter().filter(|file| file.extension().is_some_and(|e| e == "toml"));
+    files.any(|file| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        text.lines().map(str::trim_start).any(|line| {
+            let name = line.trim_start_matches(['[', ' ']);
+            name.starts_with("otel") || (line.starts_with("[profiles.") && line.contains(".otel"))
+        })
+    })
 }
 
 fn within(directory: &Path, depth: u8) -> Vec<PathBuf> {

@@ -8,28 +8,32 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use stratavore_core::activity::{Activity, Confidence, Doing, Source};
+use stratavore_core::activity::{Activity, Doing};
 use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, RateWindow, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::line::{Limits, Line, Payload, Text, Totals, string, texts};
+use super::line::{Limits, Line, Payload, Totals};
 use crate::adapter::Memory;
+use crate::content::Text;
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::final_record::says_limit;
 
 /// In [`Memory::more`]: the directory that was told, the conversation that this one was forked from, that it
-/// is a subagent's, that responses have records, the totals that were counted last, and the turn whose
-/// response is awaited.
+/// is a subagent's, that responses have records, the totals that were counted last, the turn whose response
+/// is awaited, and when a window that is used up begins anew.
 const DIRECTORY: &str = "directory";
 const ROOT: &str = "root";
 const SUBAGENT: &str = "subagent";
 const RECORDS: &str = "records";
 const TOTAL: &str = "total";
 const AWAITED: &str = "awaited";
+const RESETS: &str = "resets";
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
-    let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };
+    // Looked through at once it need not be for each of its texts.
+    let Ok(line) = str::from_utf8(line) else { return Vec::new() };
+    let Ok(line) = serde_json::from_str::<Line<'_>>(line) else { return Vec::new() };
     let mut reader =
         Reader { memory, payload: &line.payload, at: line.timestamp, place, seen: Vec::new() };
     match line.kind.as_str() {
@@ -145,7 +149,7 @@ impl Reader<'_> {
             (Some(root), Some(thread)) => root.as_str() != thread.as_str(),
             _ => false,
         };
-        let of_subagent = of_subagent || self.memory.more.contains_key(SUBAGENT);
+        let of_subagent = of_subagent || self.is_subagent();
         self.seen.push(Observation::Usage(UsageRecord {
             key,
             session,
@@ -167,14 +171,18 @@ impl Reader<'_> {
             Some("task_started") => {
                 let turn = payload.turn_id.as_ref().map(Text::name).unwrap_or_default();
                 self.memory.more.insert(AWAITED.into(), turn);
-                self.doing(Activity::Working, Source::Transcript, "task_started");
+                self.doing(Activity::Working, "task_started");
+            }
+            Some("task_complete") if payload.error.is_some() => {
+                let error = payload.error.as_ref().and_then(|error| error.message.as_ref());
+                self.failed(error.map_or("", Text::as_str));
             }
             Some("task_complete") => {
                 self.memory.more.remove(AWAITED);
                 let text = payload.last_agent_message.as_ref();
                 let text = text.map(|text| clipped(text.as_str(), SAID_MAX));
                 self.turn_over(text, None);
-                self.doing(Activity::Idle, Source::Transcript, "task_complete");
+                self.doing(Activity::Idle, "task_complete");
             }
             Some("turn_aborted") => self.aborted(),
             Some("token_count") => {
@@ -187,7 +195,9 @@ impl Reader<'_> {
                     self.limits(limits);
                 }
             }
-            Some("error") => self.failed(),
+            Some("error") => {
+                self.failed(&payload.message.text().unwrap_or_default());
+            }
             Some("thread_name_updated") => {
                 let title = payload.thread_name.as_ref().map(Text::name);
                 if let (Some(session), Some(title)) = (self.memory.session.clone(), title) {
@@ -203,23 +213,25 @@ impl Reader<'_> {
         }
     }
 
-    /// No hook tells of it. It is as sure as a hook: Codex writes it down at once.
     fn aborted(&mut self) {
         if let Some(turn) = self.memory.more.remove(AWAITED) {
             self.usage(format!("{turn}:aborted"), None, Tokens::default(), Quality::Lost);
         }
         let reason = self.payload.reason.as_ref().map_or("aborted", Text::as_str);
         self.turn_over(None, Some(clipped(reason, SAID_MAX)));
-        self.doing(Activity::Idle, Source::Events, "turn_aborted");
+        self.doing(Activity::Idle, "turn_aborted");
     }
 
-    fn failed(&mut self) {
-        let why = self.payload.message.and_then(string).unwrap_or_default();
+    /// No hook tells of it either.
+    fn failed(&mut self, why: &str) {
         self.memory.more.remove(AWAITED);
-        self.turn_over(None, Some(clipped(&why, SAID_MAX)));
-        let limited = says_limit(&why);
-        let activity = if limited { Activity::RateLimited } else { Activity::Idle };
-        self.doing(activity, Source::Transcript, "error");
+        self.turn_over(None, Some(clipped(why, SAID_MAX)));
+        if says_limit(why) {
+            let resets = self.memory.more.get(RESETS).and_then(|time| time.parse().ok());
+            self.limited("task_complete", resets);
+        } else {
+            self.doing(Activity::Idle, "task_complete");
+        }
     }
 
     fn limits(&mut self, limits: &Limits<'_>) {
@@ -244,9 +256,19 @@ impl Reader<'_> {
                 at: self.at,
             }));
         }
+        match resets {
+            Some(time) => drop(self.memory.more.insert(RESETS.into(), time.to_string())),
+            None => drop(self.memory.more.remove(RESETS)),
+        }
         if limits.rate_limit_reached_type.is_some() {
-            let told = Doing::told(Activity::RateLimited, self.at, "rate_limits");
-            self.seen.push(Observation::Doing(Doing { resets_at: resets, ..told }));
+            self.limited("rate_limits", resets);
+        }
+    }
+
+    fn limited(&mut self, signal: &str, resets_at: Option<Timestamp>) {
+        if !self.is_subagent() {
+            let told = Doing::told(Activity::RateLimited, self.at, signal);
+            self.seen.push(Observation::Doing(Doing { resets_at, ..told }));
         }
     }
 
@@ -257,15 +279,15 @@ impl Reader<'_> {
             Some("function_call" | "custom_tool_call" | "local_shell_call" | "web_search_call") => {
                 let kind = payload.kind.as_ref().map_or("", Text::as_str);
                 let name = payload.name.as_ref().map_or(kind, Text::as_str);
-                let given = payload.arguments.or(payload.input).or(payload.action);
-                let given = given.map(|raw| string(raw).unwrap_or(Cow::Borrowed(raw.get())));
-                let text = format!("{name} {}", given.unwrap_or_default());
+                let action = || payload.action.map(|raw| Cow::Borrowed(raw.get()));
+                let given = payload.arguments.text().or_else(|| payload.input.text());
+                let text = format!("{name} {}", given.or_else(action).unwrap_or_default());
                 self.said(Role::Tool, &text, "");
             }
             Some("function_call_output" | "custom_tool_call_output") => {
-                let text = payload.output.map(texts).unwrap_or_default();
+                let text = payload.output.text().unwrap_or_default();
                 // The next request goes out with it, unless the turn is about to be aborted.
-                if !text.starts_with("aborted") {
+                if !text.starts_with("aborted") && !text.ends_with("aborted by user") {
                     let turn = self.memory.more.get(AWAITED).cloned();
                     let turn = turn.unwrap_or_else(|| self.place.offset.to_string());
                     self.memory.more.insert(AWAITED.into(), turn);
@@ -278,12 +300,12 @@ impl Reader<'_> {
 
     fn message(&mut self) {
         let payload = self.payload;
-        let text = payload.content.map(texts).unwrap_or_default();
+        let text = payload.content.text().unwrap_or_default();
         match payload.role.as_ref().map(Text::as_str) {
             Some("assistant") => self.said(Role::Assistant, &text, ""),
             Some("user") if self.is_typed(&text) => {
                 self.said(Role::User, &text, "");
-                if let Some(session) = self.memory.session.clone() {
+                if let Some(session) = self.memory.session.clone().filter(|_| !self.is_subagent()) {
                     let text = clipped(&text, SAID_MAX);
                     self.seen.push(Observation::PromptTaken { session, text, at: self.at });
                 }
@@ -333,13 +355,20 @@ impl Reader<'_> {
 
     fn turn_over(&mut self, text: Option<String>, failure: Option<String>) {
         let Some(session) = self.memory.session.clone() else { return };
-        self.seen.push(Observation::TurnOver { session, text, failure, at: self.at });
+        if !self.is_subagent() {
+            self.seen.push(Observation::TurnOver { session, text, failure, at: self.at });
+        }
     }
 
-    fn doing(&mut self, activity: Activity, source: Source, signal: &str) {
-        let confidence =
-            if source == Source::Events { Confidence::Certain } else { Confidence::Likely };
-        let told = Doing::told(activity, self.at, signal);
-        self.seen.push(Observation::Doing(Doing { source, confidence, ..told }));
+    /// What is written as it happens is as sure as a hook, and tells what no hook does.
+    fn doing(&mut self, activity: Activity, signal: &str) {
+        if !self.is_subagent() {
+            self.seen.push(Observation::Doing(Doing::told(activity, self.at, signal)));
+        }
+    }
+
+    /// The conversation itself goes on meanwhile.
+    fn is_subagent(&self) -> bool {
+        self.memory.more.contains_key(SUBAGENT)
     }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::adapter::{Conversation, Mode, Observed, Start, Started};
+use super::home;
+use crate::adapter::{Conversation, Mode, OTLP, Observed, Start, Started};
 use crate::words::{Options, Word};
 
 /// What `codex --help`, `codex exec --help` and those of `resume` and `fork` tell.
@@ -115,9 +116,12 @@ const EVENTS: [&str; 9] = [
     "PermissionRequest",
     "PostToolUse",
     "PreCompact",
-    "SubagentStop",
+    "SubagentStart",
     "Stop",
 ];
+/// Responses with their tokens have the first, the beginnings of threads the second. There is a record for
+/// each piece of a response besides.
+const TELEMETRY: [&str; 2] = ["input_token_count", "sandbox_policy"];
 /// The end of a session is given no more than three seconds.
 const HOOK_SECONDS: u32 = 10;
 
@@ -177,7 +181,18 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         Conversation::Fork { session, .. } => (Some("fork"), Some(session)),
     };
     let chooses = choice.is_some();
-    let observed = start.observed.map(|observed| observing(&observed)).unwrap_or_default();
+    let mut observed = start.observed.map(|observed| observing(&observed)).unwrap_or_default();
+    // What is in no rollout are requests for titles, which are made for the screen.
+    let theirs = |word: &Word<'_>| {
+        word.is(&["-c", "--config"]) && word.value().is_some_and(|value| value.starts_with("otel"))
+    };
+    let tells = start.observed.is_some()
+        && !headless
+        && !configured_words.iter().chain(&words).any(theirs)
+        && !home::has_own_telemetry(start.env);
+    if tells {
+        observed.extend(["-c".to_owned(), telemetry()]);
+    }
     let mut rest = Vec::new();
     for (place, arg) in given.iter().enumerate() {
         let dropped = [caller.chooses, caller.id.map(|(at, _)| at), caller.prompt];
@@ -251,8 +266,13 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         argv,
         session: known.map(String::from),
         watch_title: start.observed.is_some(),
+        telemetry: if tells { &TELEMETRY } else { &[] },
         ..Started::default()
     }
+}
+
+fn telemetry() -> String {
+    format!("otel.exporter={{otlp-http={{endpoint=\"{OTLP}/v1/logs\",protocol=\"json\"}}}}")
 }
 
 /// The options that have its hooks call us.

@@ -18,6 +18,8 @@ pub(super) const HOOKS: &str = "hooks";
 const ASKS: &str = "asks";
 /// A turn is not over.
 const TURN: &str = "turn";
+/// A conversation of another Gemini, which a tool of this one has started.
+const NESTED: &str = "nested";
 /// Since when the title is as it is.
 pub(super) const TITLE_AT: &str = "title_at";
 
@@ -27,6 +29,14 @@ pub(super) fn read(memory: &mut Memory, body: &Value, at: Timestamp) -> Vec<Obse
         return Vec::new();
     };
     memory.more.insert(HOOKS.into(), "1".into());
+    let is_other = memory.session.as_ref().is_some_and(|known| known != session);
+    if is_other && hook == "SessionStart" && memory.more.contains_key(TURN) {
+        // In the middle of a turn no other conversation begins.
+        memory.more.insert(NESTED.into(), session.into());
+    }
+    if memory.more.get(NESTED).is_some_and(|nested| nested == session) {
+        return Vec::new();
+    }
     let mut seen = Vec::new();
     if hook == "SessionStart" || memory.session.as_deref() != Some(session) {
         memory.session = Some(session.into());
@@ -106,6 +116,17 @@ fn asked(body: &Value, session: &str, at: Timestamp) -> Asked {
     }
 }
 
+/// The first choice of its question for a permission is to allow it once. Other questions have others.
+pub(super) fn answer_keys(body: &Value, allow: bool) -> Option<&'static str> {
+    let is_ask = text(body, "/notification_type") == Some("ToolPermission");
+    let is_question = matches!(text(body, "/details/type"), Some("ask_user" | "exit_plan_mode"));
+    match (is_ask, is_question, allow) {
+        (true, false, true) => Some("\r"),
+        (true, _, false) => Some("\u{1b}"),
+        (false, _, _) | (true, true, true) => None,
+    }
+}
+
 /// Gemini keeps its title at what it does: `✦  Working…`, `◇  Ready`, `✋  Action Required`.
 pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
     let activity = match title.trim_start().chars().next() {
@@ -126,17 +147,15 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         }
         if asks {
             memory.more.insert(ASKS.into(), "1".into());
-        } else {
-            memory.more.remove(ASKS);
-            if !memory.more.contains_key(TURN) {
-                doing.activity = Activity::Idle;
-            }
+            return vec![Observation::Doing(doing)];
         }
-        return vec![Observation::Doing(doing)];
+        memory.more.remove(ASKS);
+    } else {
+        doing.source = Source::Screen;
     }
-    doing.source = Source::Screen;
     let mut seen = Vec::new();
     if activity == Activity::Idle {
+        // Nor does one say that a turn was broken off at a question.
         let session = memory.session.clone().unwrap_or_default();
         if memory.more.remove(TURN).is_some() && !session.is_empty() {
             seen.push(Observation::TurnOver { session, text: None, failure: None, at });

@@ -34,7 +34,12 @@ pub(super) fn step(line: &str) -> Vec<Step> {
 pub(super) fn outcome(output: &str, exit: Option<i32>) -> Outcome {
     let mut said = String::new();
     let mut wrong = None;
-    for line in output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+    let mut last = None;
+    for line in output.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            last = Some(line.trim()).filter(|line| !line.is_empty()).or(last);
+            continue;
+        };
         match text(&line, "/type") {
             Some("message") if text(&line, "/role") == Some("assistant") => {
                 said.push_str(text(&line, "/content").unwrap_or_default());
@@ -51,7 +56,8 @@ pub(super) fn outcome(output: &str, exit: Option<i32>) -> Outcome {
         (_, Some(why)) => failed(why),
         // It could not even begin: no login, a wrong argument, a refusal.
         (Some(code), None) if !matches!(code, 0 | 129..=143) && said.is_empty() => {
-            Outcome::Failed { why: format!("exit {code}") }
+            let why = last.map_or_else(String::new, |last| format!(": {last}"));
+            Outcome::Failed { why: format!("exit {code}{why}") }
         }
         (Some(_) | None, None) => Outcome::Cut,
     }

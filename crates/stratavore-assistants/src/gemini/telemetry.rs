@@ -16,6 +16,9 @@ use crate::told::{count, is_rate_limit, text, time};
 /// The last answer that the transcript has, unless it is thrown away: as a record.
 const LAST: &str = "last";
 
+/// The process that this run is, as far as telemetry tells.
+const PID: &str = "pid";
+
 /// The roles whose requests are in a transcript.
 const IN_TRANSCRIPT: [&str; 2] = ["main", "subagent"];
 
@@ -34,6 +37,13 @@ pub(super) fn read(
     };
     let Some(event) = event.strip_prefix("gemini_cli.") else { return Vec::new() };
     let mut seen = Vec::new();
+    if is_nested(memory, record) {
+        // Nobody follows its transcript.
+        if event == "api_response" {
+            seen.push(Observation::Usage(usage(told, session, at, place)));
+        }
+        return seen;
+    }
     let has_hooks = memory.more.contains_key(HOOKS);
     // Hooks come at once. They have told already what this would tell, or something newer.
     if !has_hooks && memory.session.as_deref() != Some(session) {
@@ -157,6 +167,13 @@ fn failed(
         let usage = record(told, session, Tokens::default(), Quality::Lost, at, place);
         Observation::Usage(usage)
     })
+}
+
+/// A tool of this Gemini may start another one, which tells of itself by the same way.
+fn is_nested(memory: &mut Memory, record: &Value) -> bool {
+    let pid = count(record, "/resource/process.pid");
+    let first = memory.more.entry(PID.into()).or_insert_with(|| pid.to_string());
+    pid != 0 && *first != pid.to_string() && first != "0"
 }
 
 fn is_interactive(told: &Value) -> bool {

@@ -4,13 +4,14 @@
 //! are conversations of their own, do not count: their parent works for as long as they do.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use stratavore_core::activity::{Activity, Confidence, Doing};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{AskKind, Asked, Observation, SessionSeen};
 use stratavore_core::signal::{Signal, What};
+use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::record;
+use super::{ask, record};
 use crate::adapter::Memory;
 use crate::told::{cut, is_rate_limit, millis, text};
 
@@ -19,6 +20,7 @@ const BUSY: &str = "busy";
 const REPLIED: &str = "replied";
 const SAID: &str = "said";
 const FAILURE: &str = "failure";
+const SHOWN: &str = "shown";
 /// These are followed by an id.
 const ASK: &str = "ask.";
 const CHILD: &str = "child.";
@@ -30,6 +32,7 @@ const IDS_MAX: usize = 16;
 const CHILDREN_MAX: usize = 64;
 
 pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
+    memory.at_epoch(signal.epoch, Some(CHILD));
     let mut seen = Vec::new();
     match &signal.what {
         What::Hook { call, body } => {
@@ -47,9 +50,22 @@ pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<O
             }
             seen.push(Observation::AskOver { call: call.clone() });
         }
-        What::Telemetry { .. } | What::Title { .. } | What::Sent { .. } => {}
+        What::Title { title } => seen.extend(shown(memory, title, signal.at)),
+        What::Telemetry { .. } | What::Sent { .. } => {}
     }
     seen
+}
+
+/// Its first title is there once its screen is: some seconds after our plugin, and not before can
+/// anything be typed into it.
+fn shown(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observation> {
+    let is_own = title.starts_with("OpenCode") || title.starts_with("OC |");
+    if !is_own || memory.more.contains_key(BUSY) || memory.more.contains_key(SHOWN) {
+        return None;
+    }
+    memory.more.insert(SHOWN.into(), "1".into());
+    let doing = Doing::told(Activity::Idle, at, "title");
+    Some(Observation::Doing(Doing { confidence: Confidence::Likely, ..doing }))
 }
 
 struct Reading<'a> {
@@ -66,12 +82,6 @@ impl Reading<'_> {
         };
         let session = text(told, "/sessionID");
         match kind {
-            "stratavore.ready" => {
-                let doing = Doing::told(Activity::Idle, self.at, kind);
-                // Its screen may need a moment more.
-                self.seen
-                    .push(Observation::Doing(Doing { confidence: Confidence::Likely, ..doing }));
-            }
             "session.created" | "session.updated" => self.session(kind, told, text(event, "/fork")),
             "chat.message" => self.prompt(told),
             "session.status" => match (session, text(told, "/status/type")) {
@@ -215,11 +225,41 @@ impl Reading<'_> {
     }
 
     fn part(&mut self, part: &Value) {
+        if text(part, "/type") == Some("step-start") {
+            self.began(part);
+        }
         let Some(message) = record::message(part, None, self.at, self.place) else { return };
         if text(part, "/type") == Some("text") && !self.is_child(&message.session) {
             self.memory.more.insert(SAID.into(), cut(&message.text, SAID_MAX));
         }
         self.seen.push(Observation::Message(message));
+    }
+
+    /// An answer has begun, so it is billed. Should it be cut off, then nobody says how much; else
+    /// its end replaces this.
+    fn began(&mut self, part: &Value) {
+        let (Some(message), Some(session)) = (text(part, "/messageID"), text(part, "/sessionID"))
+        else {
+            return;
+        };
+        let is_child = self.is_child(session);
+        if !is_child && !self.ids(BUSY).iter().any(|busy| busy == session) {
+            // A fork begins with copies.
+            return;
+        }
+        self.seen.push(Observation::Usage(UsageRecord {
+            key: message.into(),
+            session: session.into(),
+            request_id: None,
+            message_id: Some(message.into()),
+            model: self.memory.model.clone().unwrap_or_default(),
+            purpose: if is_child { Purpose::Subagent } else { Purpose::Main },
+            tokens: Tokens::default(),
+            reported_cost: None,
+            quality: Quality::Lost,
+            at: self.at,
+            place: self.place.clone(),
+        }));
     }
 
     fn asked(&mut self, kind: &str, told: &Value, call: Option<&str>) {
@@ -228,29 +268,23 @@ impl Reading<'_> {
             // It was answered on the screen before its call was written down.
             return;
         }
-        let is_permission = kind == "permission.asked";
-        let (ask, activity) = if is_permission {
-            (AskKind::Permission, Activity::NeedsPermission)
-        } else {
-            (AskKind::Question, Activity::NeedsInput)
-        };
-        let what = if is_permission { permission_text(told) } else { question_text(told) };
-        let tool =
-            if is_permission { text(told, "/permission").unwrap_or_default() } else { "question" };
-        let question = if is_permission { format!("{tool}: {what}") } else { what.clone() };
+        let asks = ask::read(kind, told);
         self.memory.more.insert(format!("{ASK}{id}"), call.unwrap_or_default().into());
+        let session = text(told, "/sessionID").or(self.memory.session.as_deref());
         self.seen.push(Observation::Asked(Asked {
             call: call.map(Into::into),
-            session: text(told, "/sessionID")
-                .or(self.memory.session.as_deref())
-                .unwrap_or_default()
-                .into(),
-            kind: ask,
-            tool: tool.into(),
-            text: what,
+            session: session.unwrap_or_default().into(),
+            kind: asks.kind,
+            tool: asks.tool.into(),
+            text: asks.text.clone(),
             at: self.at,
         }));
-        self.seen.push(Observation::Doing(Doing::told(activity, self.at, kind).asking(&question)));
+        let activity = match asks.kind {
+            AskKind::Permission => Activity::NeedsPermission,
+            AskKind::Question => Activity::NeedsInput,
+        };
+        let doing = Doing::told(activity, self.at, kind).asking(&asks.question());
+        self.seen.push(Observation::Doing(doing));
     }
 
     fn replied(&mut self, kind: &str, told: &Value) {
@@ -306,62 +340,4 @@ fn failure(told: &Value) -> String {
         Some(message) => format!("{name}: {message}"),
         None => name.into(),
     }
-}
-
-fn permission_text(told: &Value) -> String {
-    let meant = ["/metadata/command", "/metadata/filepath", "/metadata/url", "/metadata/query"];
-    if let Some(text) = meant.iter().find_map(|at| text(told, at)) {
-        return text.into();
-    }
-    let patterns = told.get("patterns").and_then(Value::as_array).into_iter().flatten();
-    patterns.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-}
-
-fn questions(told: &Value) -> impl Iterator<Item = &Value> {
-    told.get("questions").and_then(Value::as_array).into_iter().flatten()
-}
-
-fn options(question: &Value) -> impl Iterator<Item = &str> {
-    let options = question.get("options").and_then(Value::as_array).into_iter().flatten();
-    options.filter_map(|option| text(option, "/label"))
-}
-
-fn question_text(told: &Value) -> String {
-    let lines = questions(told).flat_map(|question| {
-        let options = options(question).map(|label| format!("- {label}"));
-        text(question, "/question").map(String::from).into_iter().chain(options)
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// What our plugin reads. A question is answered by the message, one line for each question if there
-/// are several, else by the first of the answers on offer.
-pub(super) fn answer(body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-    let events = body.get("opencode")?.as_array()?;
-    let asked = |event: &&Value| {
-        matches!(text(event, "/type"), Some("permission.asked" | "question.asked"))
-    };
-    let event = events.iter().rev().find(asked)?;
-    let answer = match (text(event, "/type")?, allow) {
-        ("permission.asked", true) => json!({"reply": "once"}),
-        ("permission.asked", false) => match message {
-            Some(message) => json!({"reply": "reject", "message": message}),
-            None => json!({"reply": "reject"}),
-        },
-        ("question.asked", true) => json!({"answers": answers(&event["properties"], message)}),
-        _ => json!({"reply": "reject"}),
-    };
-    Some(answer.to_string())
-}
-
-fn answers(told: &Value, message: Option<&str>) -> Vec<Vec<String>> {
-    let several = questions(told).count() > 1;
-    let message = message.unwrap_or_default().trim();
-    let mut lines = message.lines();
-    let given = |question: &Value| {
-        let said = if several { lines.next().unwrap_or_default().trim() } else { message };
-        let said = if said.is_empty() { options(question).next() } else { Some(said) };
-        said.map(String::from).into_iter().collect()
-    };
-    questions(told).map(given).collect()
 }

@@ -63,8 +63,11 @@ pub(super) fn outcome(output: &str, exit: Option<i32>) -> Outcome {
         Some(Outcome::Done { .. }) => Outcome::Done { text: texts.join("\n") },
         Some(end) => end,
         None => match exit {
-            Some(code) if code != 0 && output.trim().is_empty() => {
-                Outcome::Failed { why: format!("exit {code}") }
+            // It could not even begin.
+            Some(code) if !matches!(code, 0 | 129..=159) && !output.contains("\"step_start\"") => {
+                let last = output.lines().map(str::trim).rfind(|line| !line.is_empty());
+                let why = last.map_or_else(String::new, |last| format!(": {last}"));
+                Outcome::Failed { why: format!("exit {code}{why}") }
             }
             Some(_) | None => Outcome::Cut,
         },

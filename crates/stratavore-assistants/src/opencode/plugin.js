@@ -13,9 +13,12 @@ const HOOK = "{stratavore:hook}"
 const TITLE = "{stratavore:title}"
 const FORK_OF = "{stratavore:fork}"
 
-// A hook that hangs must not hold opencode up at its end.
+// A hook that hangs must not hold opencode up at its end, nor fill its memory.
 const LAST_CALL_MS = 2000
+const WAITING_MAX = 10000
 const TITLE_MAX = 80
+const CONFIG = "OPENCODE_CONFIG_CONTENT"
+const FILE = "/stratavore-opencode.js"
 
 const waiting = []
 // By the id of what is asked: the call that waits for its answer.
@@ -29,6 +32,7 @@ function call(args, options) {
 
 function tell(event) {
   waiting.push({ at: Date.now(), ...event })
+  if (waiting.length > WAITING_MAX) waiting.shift()
   if (!calling) next()
 }
 
@@ -88,11 +92,12 @@ function answered(id) {
   child?.kill()
 }
 
-// Parts of messages that are whole. While a text grows it is told again and again.
+// Parts of messages that are whole, and that an answer has begun. While a text grows it is told again
+// and again.
 function isWhole(part) {
   if (part?.type === "text") return Boolean(part.time?.end)
   if (part?.type === "tool") return part.state?.status === "completed" || part.state?.status === "error"
-  return part?.type === "step-finish"
+  return part?.type === "step-start"
 }
 
 function isTold(event) {
@@ -150,6 +155,17 @@ process.on("exit", () => {
   spawnSync(HOOK[0], HOOK.slice(1), { input: take(), stdio: ["pipe", "ignore", "ignore"], timeout: LAST_CALL_MS })
 })
 
+// An opencode that a tool starts is not the one that is observed: it must not find this file.
+function withoutUs(text) {
+  try {
+    const config = JSON.parse(text)
+    config.plugin = config.plugin.filter((plugin) => !String(plugin).endsWith(FILE))
+    return JSON.stringify(config)
+  } catch {
+    return ""
+  }
+}
+
 export const Stratavore = async ({ client, directory }) => {
   const http = client._client
   const json = { "Content-Type": "application/json" }
@@ -200,6 +216,9 @@ export const Stratavore = async ({ client, directory }) => {
     "chat.message": async (input, output) => {
       tell({ type: "chat.message", properties: { sessionID: input.sessionID, info: output.message, parts: output.parts } })
       name(input.sessionID, output.parts)
+    },
+    "shell.env": async (input, output) => {
+      output.env[CONFIG] = withoutUs(process.env[CONFIG])
     },
     dispose: async () => {
       const end = Date.now() + LAST_CALL_MS

@@ -1,14 +1,15 @@
 //! Gemini CLI, by its transcripts, telemetry, hooks, title and output.
 
+mod runs;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stratavore_assistants::AssistantError;
-use stratavore_assistants::adapter::{Conversation, Memory, OTLP, Outcome, Step};
+use stratavore_assistants::adapter::Memory;
 use stratavore_core::activity::{Activity, Source};
 use stratavore_core::observation::{AskKind, LineageKind, Observation};
-use stratavore_core::signal::What;
+use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality, Tokens};
 
 use crate::sample::*;
@@ -175,6 +176,108 @@ fn telemetry_counts_what_no_transcript_has() {
     assert_eq!(ledger(&seen).values().next().unwrap().quality, Quality::Lost);
 }
 
+/// Of a real run with a screen: a router of models, the summary of an earlier conversation, two turns
+/// with tools and one with a subagent, a compression, and a turn that was broken off.
+#[test]
+fn all_that_was_billed_is_counted_once() {
+    let gemini = adapter("gemini");
+    let mut memory = Memory::default();
+    let records = sample("gemini/billed/telemetry.jsonl");
+    let records =
+        records.lines().map(|line| What::Telemetry { record: serde_json::from_str(line).unwrap() });
+    // Hooks are always first.
+    let signals: Vec<_> = hooks("gemini/billed/hooks.jsonl").into_iter().chain(records).collect();
+    let mut seen = told(gemini, &mut memory, signals);
+    assert_eq!(sessions(&seen).len(), 1);
+    let transcript = sessions(&seen)[0].transcript.clone().unwrap();
+    let chat = sample("gemini/billed/session-2026-11-29T13-59-01970000.jsonl");
+    seen.extend(read(gemini, &mut Memory::default(), &transcript, &chat));
+    let name = "77b30f28-36c6-4501-b122-d82139bdd700.jsonl";
+    let file = format!("/home/dev/chats/01970000-0000-4000-8000-000000000002/{name}");
+    let subagent = sample(&format!("gemini/billed/{name}"));
+    seen.extend(read(gemini, &mut Memory::default(), &file, &subagent));
+
+    let line = |usage: &stratavore_core::usage::UsageRecord| {
+        let tokens = usage.tokens;
+        format!(
+            "{} {} {} {} {}",
+            usage.model, tokens.input, tokens.cache_read, tokens.output, tokens.reasoning
+        )
+    };
+    let mut counted: Vec<_> = ledger(&seen).values().map(line).collect();
+    let bill = sample("gemini/billed/bill.txt");
+    let mut billed: Vec<_> = bill.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+    counted.sort();
+    billed.sort();
+    assert_eq!(counted, billed);
+
+    let of = |purpose| ledger(&seen).values().filter(|usage| usage.purpose == purpose).count();
+    use Purpose::{Compaction, Main, Other, Subagent, Title};
+    assert_eq!([Main, Subagent, Compaction, Title, Other].map(of), [5, 3, 2, 1, 4]);
+    let taken = |seen: &&Observation| matches!(seen, Observation::PromptTaken { .. });
+    assert_eq!(seen.iter().filter(taken).count(), 3);
+}
+
+#[test]
+fn a_gemini_that_a_tool_starts_is_billed_and_not_followed() {
+    let gemini = adapter("gemini");
+    let mut memory = Memory::default();
+    let own = |hook_name: &str| hook(json!({"session_id": SESSION, "hook_event_name": hook_name}));
+    let other =
+        |hook_name: &str| hook(json!({"session_id": "other", "hook_event_name": hook_name}));
+    let signals = [own("SessionStart"), own("BeforeAgent")];
+    told(gemini, &mut memory, signals);
+    let nested = ["SessionStart", "BeforeAgent", "AfterAgent", "SessionEnd"].map(other);
+    assert_eq!(told(gemini, &mut memory, nested), []);
+    let seen = told(gemini, &mut memory, [own("AfterAgent")]);
+    assert_eq!(activities(&seen), [Activity::Idle]);
+    // Between turns it is one that the user has begun.
+    assert_eq!(sessions(&told(gemini, &mut memory, [other("BeforeAgent")])), [] as [&_; 0]);
+    let clear =
+        hook(json!({"session_id": "s3", "hook_event_name": "SessionStart", "source": "clear"}));
+    assert_eq!(sessions(&told(gemini, &mut memory, [clear]))[0].session, "s3");
+
+    let of = |pid: u32| What::Telemetry {
+        record: json!({
+            "attributes": {"event.name": "gemini_cli.api_response", "session.id": "s", "role": "main",
+                "input_token_count": 5, "event.timestamp": "2026-11-21T05:30:24Z"},
+            "resource": {"process.pid": pid},
+        }),
+    };
+    let mut memory = Memory::default();
+    let seen = told(gemini, &mut memory, [of(7), of(8)]);
+    assert_eq!((sessions(&seen).len(), ledger(&seen).len()), (1, 1));
+    // After a restart it is a new process, and tells again which conversation it holds.
+    let restarted = Signal { at: at(9), epoch: 2, what: of(8) };
+    let seen = gemini.signal(&mut memory, &restarted, &place(9));
+    assert_eq!((sessions(&seen).len(), ledger(&seen).len()), (1, 0));
+}
+
+#[test]
+fn what_is_kept_of_telemetry_is_all_that_tells() {
+    let gemini = adapter("gemini");
+    let kept = Asked::new(&["gemini"]).observed("/nowhere").fresh(gemini).telemetry;
+    let is_kept = |what: &&What| {
+        let What::Telemetry { record } = what else { return false };
+        kept.iter().any(|name| !record["attributes"][*name].is_null())
+    };
+    for name in ["gemini/telemetry.jsonl", "gemini/billed/telemetry.jsonl"] {
+        let sample = sample(name);
+        let all: Vec<_> = sample
+            .lines()
+            .map(|line| What::Telemetry { record: serde_json::from_str(line).unwrap() })
+            .collect();
+        let some = all.iter().filter(is_kept).cloned().collect::<Vec<_>>();
+        let seen = |signals: Vec<What>| {
+            let mut ledger = ledger(&told(gemini, &mut Memory::default(), signals));
+            ledger.values_mut().for_each(|usage| usage.place = place(0));
+            ledger
+        };
+        assert!(some.len() > 3);
+        assert_eq!(seen(some), seen(all));
+    }
+}
+
 #[test]
 fn hooks_follow_a_turn() {
     let gemini = adapter("gemini");
@@ -220,9 +323,12 @@ fn a_permission_is_told_by_a_hook_and_its_end_by_the_title() {
     let seen = told(gemini, &mut memory, [title("✦  Touching (p1)"), title("✦  Working… (p1)")]);
     assert_eq!(activities(&seen), [Activity::Working]);
     assert_eq!(doings(&seen)[0].source, Source::Events);
-    // What no hook tells.
+    // What no hook tells: another question, and that the turn is broken off there.
     let seen = told(gemini, &mut memory, [title("✋  Action Required (p1)")]);
     assert_eq!(activities(&seen), [Activity::NeedsPermission]);
+    let seen = told(gemini, &mut memory, [title("◇  Ready (p1)"), title("◇  Ready (p1)")]);
+    assert_eq!(activities(&seen), [Activity::Idle]);
+    assert!(matches!(seen[0], Observation::TurnOver { .. }) && seen.len() == 2);
 }
 
 #[test]
@@ -262,82 +368,6 @@ fn without_hooks_the_title_tells() {
         (activities(&seen), doings(&seen)[0].source),
         (vec![Activity::RateLimited], Source::Screen)
     );
-}
-
-#[test]
-fn runs_are_started_as_gemini_wants_it() {
-    let gemini = adapter("gemini");
-    let asked = Asked::new(&["gemini", "-m", "x"]);
-    let bare = asked.fresh(gemini);
-    assert_eq!((bare.argv.join("|"), bare.session), ("gemini|-m|x".into(), None));
-    assert!(bare.env.is_empty() && bare.files.is_empty() && !bare.watch_title);
-
-    let asked = Asked::new(&["gemini", "-m", "x"]).observed("/nowhere").prompt("-do it");
-    let started = asked.fresh(gemini);
-    let expected =
-        format!("gemini|--session-id|{PRESET}|--prompt-interactive=-do it|--skip-trust|-m|x");
-    assert_eq!((started.argv.join("|"), started.watch_title), (expected, true));
-    assert_eq!(started.session.as_deref(), Some(PRESET));
-    assert_eq!(started.env["GEMINI_TELEMETRY_OTLP_ENDPOINT"], OTLP);
-    assert_eq!(started.env["GEMINI_TELEMETRY_LOG_PROMPTS"], "false");
-    // Not a directory that root owns, so it would be ignored with a warning.
-    assert!(
-        !started.env.contains_key("GEMINI_CLI_SYSTEM_DEFAULTS_PATH") && started.files.is_empty()
-    );
-
-    let asked =
-        Asked::new(&["gemini", "-o", "text", "-m", "x", "--resume=old", "-i", "old prompt"]);
-    let asked = asked.observed("/nowhere").headless().prompt("by its input");
-    assert_eq!(
-        asked.resumed(gemini, SESSION).argv.join("|"),
-        format!("gemini|--output-format|stream-json|--resume|{SESSION}|--skip-trust|-m|x")
-    );
-    // Somebody resumes one by himself.
-    assert_eq!(asked.fresh(gemini).session, None);
-    let named = Asked::new(&["gemini", "--session-id", "mine"]).observed("/nowhere").fresh(gemini);
-    assert_eq!((named.argv.len(), named.session.as_deref()), (4, Some("mine")));
-
-    let fork = Conversation::Fork { session: SESSION, preset: PRESET };
-    let refused = asked.start(gemini, fork).unwrap_err();
-    assert!(matches!(refused, AssistantError::CannotFork { .. }));
-    assert!(!gemini.proves().fork && refused.to_string().contains("Gemini CLI"));
-}
-
-#[test]
-fn the_users_own_receiver_of_telemetry_stays() {
-    let mut asked = Asked::new(&["gemini"]).observed("/nowhere");
-    asked.env.insert("OTEL_EXPORTER_OTLP_ENDPOINT".into(), "http://mine".into());
-    assert!(asked.fresh(adapter("gemini")).env.is_empty());
-}
-
-#[test]
-fn the_output_of_a_run_tells_its_steps_and_its_end() {
-    let gemini = adapter("gemini");
-    let output = sample("gemini/stream_json_tools.jsonl");
-    let done = Outcome::Done { text: "Hello from the fake model. Request 3.".into() };
-    assert_eq!(gemini.outcome(&output, Some(0)), done);
-    let steps: Vec<_> = output.lines().flat_map(|line| gemini.step(line)).collect();
-    assert_eq!(steps[0], Step::Session { session: "55555555-5555-4555-8555-555555555555".into() });
-    assert_eq!(steps[1], Step::Text { text: "I will".into() });
-    let tool =
-        Step::Tool { tool: "run_shell_command".into(), text: r#"{"command":"echo hi-gm"}"#.into() };
-    assert_eq!(steps[2], tool);
-    let lines: Vec<_> = output.lines().collect();
-    for end in 0..lines.len() {
-        assert_eq!(gemini.outcome(&lines[..end].join("\n"), Some(0)), Outcome::Cut, "{end}");
-    }
-    let ended = |error: Value, exit| {
-        let result = json!({"type": "result", "status": "error", "error": error});
-        gemini.outcome(&result.to_string(), Some(exit))
-    };
-    let failed = ended(json!({"type": "ApiError", "message": "bad request"}), 144);
-    assert_eq!(failed, Outcome::Failed { why: "ApiError: bad request".into() });
-    let limited = ended(json!({"type": "ApiError", "message": "RESOURCE_EXHAUSTED"}), 144);
-    assert!(matches!(limited, Outcome::RateLimited { .. }));
-    let turns = ended(json!({"type": "FatalTurnLimitedError", "message": "x"}), 53);
-    assert_eq!(turns, Outcome::LimitReached { what: "turns".into() });
-    assert_eq!(gemini.outcome("", Some(41)), Outcome::Failed { why: "exit 41".into() });
-    assert_eq!(gemini.outcome("", Some(143)), Outcome::Cut);
 }
 
 proptest! {

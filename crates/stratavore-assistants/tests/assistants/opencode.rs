@@ -1,11 +1,13 @@
 //! opencode, by what its server and its export told, and by what our plugin tells.
 
+mod runs;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use stratavore_assistants::adapter::{Conversation, Memory, Outcome, Step};
+use stratavore_assistants::adapter::Memory;
 use stratavore_core::activity::Activity;
 use stratavore_core::observation::{AskKind, LineageKind, Observation};
-use stratavore_core::signal::What;
+use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality};
 
 use crate::sample::*;
@@ -152,6 +154,9 @@ fn a_turn_is_followed_from_prompt_to_end() {
         &mut memory,
         [
             plugin(&[json!({"type": "stratavore.ready", "properties": {}})]),
+            title("~/p1"),
+            title("OpenCode"),
+            title("OC | another"),
             plugin(&[prompt(SESSION, "fix it"), status(SESSION, "busy")]),
             plugin(&[part, status(SESSION, "idle"), idle.clone(), idle]),
         ],
@@ -173,6 +178,26 @@ fn a_turn_is_followed_from_prompt_to_end() {
     assert_eq!(sessions(&seen)[0].session, SESSION);
     assert!(sessions(&seen)[0].is_current);
     assert_eq!(memory.session.as_deref(), Some(SESSION));
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_not_forgotten() {
+    let opencode = adapter("opencode");
+    let mut memory = Memory::default();
+    let began = json!({"type": "message.part.updated", "properties": {"part": {
+        "id": "prt_3", "sessionID": SESSION, "messageID": "msg_2", "type": "step-start",
+    }}});
+    // Copies in a fork come before its first prompt.
+    assert_eq!(told(opencode, &mut memory, [plugin(std::slice::from_ref(&began))]), []);
+    let seen = told(opencode, &mut memory, [plugin(&[prompt(SESSION, "go"), began])]);
+    let lost = &ledger(&seen)["msg_2"];
+    assert_eq!((lost.quality, lost.model.as_str(), lost.tokens.total()), (Quality::Lost, "m1", 0));
+    let whole = json!({"type": "message.updated", "properties": {"info": {
+        "id": "msg_2", "sessionID": SESSION, "role": "assistant", "modelID": "m1",
+        "tokens": {"input": 5, "output": 6}, "time": {"created": 1_795_238_056_771_i64, "completed": 1_795_238_058_191_i64},
+    }}});
+    let seen = told(opencode, &mut memory, [plugin(&[whole])]);
+    assert_eq!(ledger(&seen)["msg_2"].quality, Quality::Exact);
 }
 
 #[test]
@@ -200,6 +225,13 @@ fn what_it_asks_waits_until_it_is_answered() {
     assert_eq!(seen, [Observation::AskOver { call: "c1".into() }]);
 
     let seen = told(opencode, &mut memory, [plugin(&[replied("per_1")])]);
+    assert_eq!(activities(&seen), [Activity::Working]);
+    // What was asked before a restart is asked no more.
+    let mut restarted = memory.clone();
+    told(opencode, &mut restarted, [call(asked("per_9"))]);
+    let what = plugin(&[status(SESSION, "busy")]);
+    let signal = Signal { at: at(9), epoch: 2, what };
+    let seen = opencode.signal(&mut restarted, &signal, &place(9));
     assert_eq!(activities(&seen), [Activity::Working]);
     // A call that was written down late.
     assert_eq!(told(opencode, &mut memory, [call(asked("per_1"))]), []);
@@ -289,6 +321,48 @@ fn a_limit_of_rate_is_told_with_its_end() {
     assert_eq!(doing.resets_at, Some(at(100)));
 }
 
+/// Of a real run: a conversation was forked, and used a subagent. Its provider billed four requests.
+#[test]
+fn a_fork_and_its_subagent_are_counted_as_they_were_billed() {
+    let opencode = adapter("opencode");
+    let signals = sample("opencode/plugin_fork_subagent.jsonl");
+    let signals = || signals.lines().map(|line| hook(serde_json::from_str(line).unwrap()));
+    let mut memory = Memory::default();
+    let seen = told(opencode, &mut memory, signals());
+    let once = ledger(&seen);
+    let mut billed: Vec<_> = once
+        .values()
+        .map(|usage| {
+            (
+                usage.tokens.input,
+                usage.tokens.cache_read,
+                usage.tokens.output,
+                usage.tokens.reasoning,
+                usage.purpose,
+            )
+        })
+        .collect();
+    billed.sort_by_key(|billed| billed.0);
+    assert_eq!(
+        billed,
+        [
+            (1042, 20606, 58, 90, Purpose::Main),
+            (1049, 20707, 61, 95, Purpose::Subagent),
+            (1056, 20808, 64, 100, Purpose::Subagent),
+            (1063, 20909, 67, 105, Purpose::Main),
+        ]
+    );
+    let again = told(opencode, &mut memory, signals());
+    assert_eq!(ledger(seen.iter().chain(&again)), once);
+    assert_eq!(activities(&seen), [Activity::Working, Activity::Idle]);
+    let lineages: Vec<_> =
+        sessions(&seen).iter().filter_map(|session| session.lineage.as_ref()).collect();
+    assert_eq!(lineages[0].kind, LineageKind::Forked);
+    assert!(lineages[1..].iter().all(|lineage| lineage.kind == LineageKind::Subagent));
+    let over = |seen: &&Observation| matches!(seen, Observation::TurnOver { text: Some(text), .. } if text == "done");
+    assert_eq!(seen.iter().filter(over).count(), 1);
+}
+
 #[test]
 fn a_fork_is_known_by_what_the_plugin_was_told() {
     let created = json!({"type": "session.created", "fork": "ses_parent", "properties": {"info": {
@@ -298,111 +372,6 @@ fn a_fork_is_known_by_what_the_plugin_was_told() {
     let lineage = sessions(&seen)[0].lineage.clone().unwrap();
     assert_eq!((lineage.parent.as_str(), lineage.kind), ("ses_parent", LineageKind::Forked));
     assert!(sessions(&seen)[0].is_current);
-}
-
-#[test]
-fn runs_are_started_as_opencode_wants_it() {
-    let opencode = adapter("opencode");
-    let asked = Asked::new(&["opencode", "-m", "fake/m1"]);
-    assert_eq!(asked.fresh(opencode).argv, ["opencode", "-m", "fake/m1"]);
-    assert_eq!(asked.fresh(opencode).files, []);
-    assert_eq!(
-        asked.resumed(opencode, "ses_1").argv,
-        ["opencode", "--session", "ses_1", "-m", "fake/m1"]
-    );
-    let asked =
-        Asked::new(&["opencode", "-c", "--prompt", "old", "-m", "x"]).prompt("-new \"one\"");
-    let fork = Conversation::Fork { session: "ses_1", preset: PRESET };
-    let started = asked.start(opencode, fork).unwrap();
-    let expected = ["opencode", "--session", "ses_1", "--fork", "--prompt=-new \"one\"", "-m", "x"];
-    assert_eq!((started.argv, started.session), (expected.map(String::from).to_vec(), None));
-
-    let asked = Asked::new(&["opencode", "-m", "x"]).headless().prompt("ignored");
-    assert_eq!(
-        asked.fresh(opencode).argv,
-        ["opencode", "run", "--format", "json", "--title=a \"title\"", "-m", "x"]
-    );
-    let resumed = asked.resumed(opencode, "ses_1");
-    assert_eq!(
-        resumed.argv,
-        ["opencode", "run", "--format", "json", "--session", "ses_1", "-m", "x"]
-    );
-    assert_eq!(resumed.session.as_deref(), Some("ses_1"));
-}
-
-#[test]
-fn the_plugin_joins_what_the_user_has_in_the_variable() {
-    let opencode = adapter("opencode");
-    let content = "OPENCODE_CONFIG_CONTENT";
-    let mut asked = Asked::new(&["opencode"]).observed("/home/dev/my runs/ü");
-    let started = asked.fresh(opencode);
-    let config: Value = serde_json::from_str(&started.env[content]).unwrap();
-    let url = "file:///home/dev/my%20runs/%C3%BC/stratavore-opencode.js";
-    assert_eq!(config, json!({"plugin": [url], "agent": {"title": {"disable": true}}}));
-
-    let (name, source) = &started.files[0];
-    assert_eq!(name, "stratavore-opencode.js");
-    assert!(source.contains(r#"const HOOK = ["/opt/stratavore-agent","hook"]"#), "{source}");
-    assert!(source.contains(r#"const TITLE = "a \"title\"""#));
-    assert!(source.contains(r#"const FORK_OF = """#) && !source.contains("{stratavore:"));
-
-    asked.env.insert(
-        content.into(),
-        r#"{"plugin":["mine"],"agent":{"title":{"disable":false},"a":{}},"share":"disabled"}"#
-            .into(),
-    );
-    let config: Value = serde_json::from_str(&asked.fresh(opencode).env[content]).unwrap();
-    let expected = json!({
-        "plugin": ["mine", url], "share": "disabled",
-        "agent": {"title": {"disable": false}, "a": {}},
-    });
-    assert_eq!(config, expected);
-
-    // What cannot be read is left alone.
-    asked.env.insert(content.into(), "{// mine\n}".into());
-    let started = asked.fresh(opencode);
-    assert!(started.env.is_empty() && started.files.is_empty());
-}
-
-#[test]
-fn the_output_of_a_run_tells_its_steps_and_its_end() {
-    let opencode = adapter("opencode");
-    let output = sample("opencode/run_json_tools.jsonl");
-    let done = Outcome::Done { text: "Hello from the fake model. Request 23.".into() };
-    assert_eq!(opencode.outcome(&output, Some(0)), done);
-    let steps: Vec<_> = output.lines().flat_map(|line| opencode.step(line)).collect();
-    assert_eq!(steps[0], Step::Session { session: "ses_e037ba0a5ffeem1nPLOpsLQ0kg".into() });
-    assert_eq!(steps[1], Step::Tool { tool: "bash".into(), text: "echo hi-oc".into() });
-    assert_eq!(steps[2], Step::ToolResult { text: "hi-oc\n".into() });
-
-    // Every beginning of it is no end, though a signal makes the exit code 0.
-    let lines: Vec<_> = output.lines().collect();
-    for end in 1..lines.len() {
-        assert_eq!(opencode.outcome(&lines[..end].join("\n"), Some(0)), Outcome::Cut, "{end}");
-    }
-    let error = |data: Value| {
-        let error = json!({"type": "error", "error": {"name": "APIError", "data": data}});
-        opencode.outcome(&error.to_string(), Some(1))
-    };
-    let why = "APIError: scripted".to_owned();
-    let failed = error(json!({"message": "scripted", "statusCode": 400}));
-    assert_eq!(failed, Outcome::Failed { why: why.clone() });
-    let limited = error(json!({"message": "scripted", "statusCode": 429}));
-    assert_eq!(limited, Outcome::RateLimited { why });
-    assert_eq!(opencode.outcome("", Some(1)), Outcome::Failed { why: "exit 1".into() });
-    assert_eq!(opencode.outcome("", None), Outcome::Cut);
-}
-
-#[test]
-fn exports_are_had_from_its_own_program() {
-    let export = adapter("opencode").export().unwrap();
-    assert_eq!(export.list, ["session", "list", "--format", "json"]);
-    assert_eq!(
-        (export.listed)("[{\"id\": \"ses_1\"}, {}, {\"id\": \"ses_2\"}]"),
-        ["ses_1", "ses_2"]
-    );
-    assert!((export.listed)("nothing").is_empty());
-    assert_eq!(export.one, ["export"]);
 }
 
 proptest! {

@@ -97,7 +97,7 @@ impl Control {
         wanted: &str,
     ) -> Result<SessionExport, Error> {
         self.may_change(caller, "export conversations")?;
-        let found = self.session(wanted).await?;
+        let found = self.session(caller, wanted).await?;
         let session = found.id;
         let names = self.inner.store.project_names(&[found.project].into()).await?;
         let project_name = names.into_values().next().unwrap_or_default();

@@ -13,6 +13,7 @@ mod growth;
 mod hostile;
 mod idempotency;
 mod lease;
+mod ledger;
 mod liveness;
 mod message;
 mod node;

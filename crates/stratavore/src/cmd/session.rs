@@ -1,140 +1,282 @@
-//! `stratavore sessions`: conversations, exported, imported, searched and read.
+//! `stratavore sessions`.
 
 mod export;
 mod import;
+mod messages;
 mod tar;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
-use serde::Serialize;
-use stratavore_core::Timestamp;
-use stratavore_core::terminal::Untrusted;
-use stratavore_proto::v1::{ListMessages, Message};
+use jiff::Timestamp;
+use stratavore_core::clock::Clock;
+use stratavore_proto::v1::{
+    GetSession, ListSessions, RemoveSession, Session, SessionDetails, SessionHolder,
+};
 
 use super::search;
+use super::usage::{group_table, tokens_text};
 use crate::api::Api;
+use crate::clock::{ago, fresh_key};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
-use crate::table::Tone;
-use crate::view::time;
+use crate::table::{Cell, Column, Table, Tone};
+use crate::units;
+use crate::view::{SessionDetailsView, SessionView, time};
 
-/// Read, search, export and import conversations
+/// List, show, search, export and forget sessions: the conversations of assistants
 #[derive(Debug, Args)]
+#[command(after_help = "\
+A session is named by its id, the assistant's own id of it, or the beginning of either.
+
+Examples:
+  stratavore sessions
+  stratavore sessions list --project api --text \"login page\"
+  stratavore sessions show ses_7k3m
+  stratavore sessions rm ses_7k3m")]
 pub(crate) struct Sessions {
     #[command(subcommand)]
-    command: SessionsCommand,
+    command: Option<SessionsCommand>,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 #[derive(Debug, Subcommand)]
 enum SessionsCommand {
+    /// List the sessions, the one that was used last first
+    List(Filter),
+    /// Show one session: where it came from, who held it, what it used
+    Show {
+        /// The session, by our id or the assistant's, or the beginning of one
+        session: String,
+    },
     Search(search::Search),
-    Messages(Messages),
-    Export(Export),
-    Import(Import),
+    Messages(messages::Messages),
+    Export(export::Export),
+    Import(import::Import),
+    /// Take sessions out of lists and forget what they are called; what they used stays counted
+    Rm {
+        /// The sessions, by our id or the assistant's, or the beginning of one
+        #[arg(required = true, value_name = "SESSION")]
+        sessions: Vec<String>,
+    },
 }
 
-/// Show what was said in a conversation
-#[derive(Debug, Args)]
-pub(crate) struct Messages {
-    /// The conversation: our id, the assistant's, or the beginning of either
-    session: String,
-    /// From this message on, by the id that a search shows
-    #[arg(long, value_name = "MESSAGE")]
-    from: Option<String>,
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+struct Filter {
+    /// Only those of this project
+    #[arg(long, short, value_name = "PROJECT")]
+    project: Option<String>,
+    /// Only those of this assistant
+    #[arg(long, short, value_name = "NAME")]
+    assistant: Option<String>,
+    /// Only those whose title or first prompt has this in it
+    #[arg(long, value_name = "TEXT")]
+    text: Option<String>,
+    /// Only those that a runner carries now
+    #[arg(long, conflicts_with = "ended")]
+    live: bool,
+    /// Only those that no runner carries
+    #[arg(long)]
+    ended: bool,
     /// At most so many [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: Option<u32>,
-}
-
-/// Write a conversation's files, as they were, into a directory
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The directory gets the transcripts byte for byte, the messages as lines of JSON, and manifest.json with
-the size and SHA-256 of each file. With - a tar archive of the same goes to the standard output.
-
-Examples:
-  stratavore sessions export ses_7k3m9x2q4v8w1t6y0z5n handover/
-  stratavore sessions export ses_7k3 - | ssh other 'tar x && stratavore sessions import .'")]
-pub(crate) struct Export {
-    /// The conversation: our id, the assistant's, or the beginning of either
-    session: String,
-    /// A directory that is not there yet, or is empty; - for a tar archive
-    #[arg(value_name = "DIR", default_value = "-")]
-    to: PathBuf,
-}
-
-/// Take in a conversation that was exported
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// The directory with manifest.json
-    #[arg(value_name = "DIR")]
-    from: PathBuf,
-    /// Whose it is to be [default: the project of the name that it had]
-    #[arg(long, short, value_name = "PROJECT")]
-    project: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct MessageView<'a> {
-    id: &'a str,
-    role: &'a str,
-    at: Option<Timestamp>,
-    model: &'a str,
-    text: &'a str,
-    file: &'a str,
-    offset: u64,
+    /// Go on where the list before said
+    #[arg(long, value_name = "PAGE")]
+    page: Option<String>,
 }
 
 pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
-    match args.command {
-        SessionsCommand::Search(args) => search::run(context, args),
-        SessionsCommand::Messages(args) => messages(context, args),
-        SessionsCommand::Export(args) => export::run(context, &args),
-        SessionsCommand::Import(args) => import::run(context, &args),
+    let Sessions { command, filter } = args;
+    if command.is_some() && filter != Filter::default() {
+        return Err(Failure::usage("options of a list come after `list`")
+            .next("stratavore sessions list --help"));
     }
-}
-
-fn messages(context: &Context, args: Messages) -> Result<Exit, Failure> {
-    let request = ListMessages {
-        session: args.session,
-        from: args.from.unwrap_or_default(),
-        limit: args.limit.unwrap_or(0),
-        ..ListMessages::default()
+    let command = match command.unwrap_or(SessionsCommand::List(filter)) {
+        SessionsCommand::Search(args) => return search::run(context, args),
+        SessionsCommand::Messages(args) => return messages::run(context, args),
+        SessionsCommand::Export(args) => return export::run(context, &args),
+        SessionsCommand::Import(args) => return import::run(context, &args),
+        command @ (SessionsCommand::List(_)
+        | SessionsCommand::Show { .. }
+        | SessionsCommand::Rm { .. }) => command,
     };
     context.block_on(async {
         let mut api = Api::connect(context).await?;
-        let asked = api.call(async |client| client.search().messages(request.clone()).await);
-        let list = asked.await?;
-        let views: Vec<MessageView<'_>> = list.messages.iter().map(view).collect();
-        context.ui.show(&views, || {
-            for message in &list.messages {
-                context.ui.text(shown(message))?;
+        match command {
+            SessionsCommand::List(filter) => list(context, &mut api, filter).await?,
+            SessionsCommand::Show { session } => {
+                let get = GetSession { session };
+                let details =
+                    api.call(async |client| client.sessions().get(get.clone()).await).await?;
+                show(context, &details)?;
             }
-            if list.messages.is_empty() {
-                context.ui.note("nothing was said in it, as far as is known");
+            SessionsCommand::Rm { sessions } => {
+                let mut removed = Vec::new();
+                for session in sessions {
+                    let remove = RemoveSession { idempotency_key: fresh_key(), session };
+                    let done = api
+                        .call(async |client| client.sessions().remove(remove.clone()).await)
+                        .await?;
+                    removed.push(done);
+                }
+                let views: Vec<SessionView> = removed.iter().map(SessionView::from).collect();
+                context.ui.show(&views, || {
+                    for session in &removed {
+                        context.ui.line(format!("removed {}", Cell::new(&session.id).text()))?;
+                    }
+                    Ok(())
+                })?;
             }
-            Ok(())
-        })?;
+            // Were carried out above.
+            SessionsCommand::Search(_)
+            | SessionsCommand::Messages(_)
+            | SessionsCommand::Export(_)
+            | SessionsCommand::Import(_) => {}
+        }
         Ok(Exit::Ok)
     })
 }
 
-fn view(message: &Message) -> MessageView<'_> {
-    MessageView {
-        id: &message.id,
-        role: &message.role,
-        at: time(message.at_us),
-        model: &message.model,
-        text: &message.text,
-        file: &message.file,
-        offset: message.offset,
+async fn list(context: &Context, api: &mut Api<'_>, filter: Filter) -> Result<(), Failure> {
+    let state = match (filter.live, filter.ended) {
+        (true, _) => "live",
+        (false, true) => "ended",
+        (false, false) => "",
+    };
+    let request = ListSessions {
+        project: filter.project.unwrap_or_default(),
+        assistant: filter.assistant.unwrap_or_default(),
+        text: filter.text.unwrap_or_default(),
+        state: state.into(),
+        limit: filter.limit.unwrap_or(0),
+        page: filter.page.unwrap_or_default(),
+    };
+    let list = api.call(async |client| client.sessions().list(request.clone()).await).await?;
+    let views: Vec<SessionView> = list.sessions.iter().map(SessionView::from).collect();
+    context.ui.show(&views, || {
+        if list.sessions.is_empty() {
+            context.ui.note("no session");
+            return Ok(());
+        }
+        context.ui.table(&table(&list.sessions, context.clock.now()))
+    })?;
+    if !list.next.is_empty() {
+        context.ui.note(format!("there may be more: --page {}", list.next));
     }
+    Ok(())
 }
 
-fn shown(message: &Message) -> String {
-    let at = time(message.at_us).map(|at| at.to_string()).unwrap_or_default();
-    let head = format!("{} {at}", Untrusted(&message.role));
-    let lines = message.text.lines().map(|line| format!("  {}\n", Untrusted(line)));
-    format!("{}\n{}", Tone::Good.paint(&head), lines.collect::<String>())
+fn table(sessions: &[Session], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::new("TITLE").shrinks(),
+        Column::new("PROJECT").shrinks(),
+        Column::new("ASSISTANT"),
+        Column::new("RUNNER").shrinks(),
+        Column::new("MESSAGES").right(),
+        Column::new("MODELS").shrinks(),
+        Column::new("USED").right(),
+        Column::new("ID"),
+    ]);
+    for session in sessions {
+        let runner = if session.runner_id.is_empty() { "-" } else { &*session.runner };
+        table.row([
+            Cell::toned(label(session), Tone::Strong),
+            Cell::new(&session.project),
+            Cell::new(&session.assistant),
+            Cell::toned(runner, if runner == "-" { Tone::Dim } else { Tone::Good }),
+            Cell::new(units::grouped(messages(session))),
+            Cell::new(session.models.join(", ")),
+            Cell::new(ago(now, time(session.updated_at_us))),
+            Cell::toned(session.id.get(..10).unwrap_or(&session.id), Tone::Dim),
+        ]);
+    }
+    table
+}
+
+/// What it is called: its title, else how it began, else the assistant's id of it.
+fn label(session: &Session) -> &str {
+    const MOST: usize = 60;
+    let texts = [&session.title, &session.first_prompt, &session.external_id];
+    let text = texts.into_iter().find(|text| !text.is_empty()).map_or("-", |text| text);
+    let line = text.lines().next().unwrap_or(text);
+    line.char_indices().nth(MOST).map_or(line, |(end, _)| &line[..end])
+}
+
+fn messages(session: &Session) -> i64 {
+    let all = [session.user_messages, session.assistant_messages, session.tool_messages];
+    i64::try_from(all.into_iter().fold(0, u64::saturating_add)).unwrap_or(i64::MAX)
+}
+
+fn show(context: &Context, details: &SessionDetails) -> Result<(), Failure> {
+    context.ui.show(&SessionDetailsView::from(details), || {
+        let session = details.session.clone().unwrap_or_default();
+        let now = context.clock.now();
+        let at = |us: i64| match time(us) {
+            Some(at) => format!("{at} ({} ago)", ago(now, Some(at))),
+            None => String::new(),
+        };
+        let related = |other: &Session| format!("{} {}", other.id, label(other));
+        let parent = details.parent.as_ref().map(related).unwrap_or_default();
+        let parent = match &*session.lineage {
+            "" => parent,
+            lineage => format!("{lineage} of {parent}"),
+        };
+        let children: Vec<String> = details.children.iter().map(related).collect();
+        let used = details.usage.unwrap_or_default();
+        context.ui.fields(&[
+            ("title", session.title.clone()),
+            ("id", session.id.clone()),
+            ("its assistant's id", session.external_id.clone()),
+            ("project", session.project.clone()),
+            ("assistant", session.assistant.clone()),
+            ("runner", session.runner.clone()),
+            ("first prompt", session.first_prompt.clone()),
+            ("directory", session.directory.clone()),
+            ("transcript", session.transcript.clone()),
+            ("node", session.node_id.clone()),
+            ("came from", parent),
+            ("led to", children.join("; ")),
+            ("models", session.models.join(", ")),
+            (
+                "messages",
+                format!(
+                    "{} of people, {} of the assistant, {} of tools",
+                    session.user_messages, session.assistant_messages, session.tool_messages
+                ),
+            ),
+            ("used", tokens_text(&used)),
+            ("started", at(session.started_at_us)),
+            ("last", at(session.ended_at_us)),
+        ])?;
+        if !details.held.is_empty() {
+            context.ui.line("")?;
+            context.ui.table(&held_table(&details.held, now))?;
+        }
+        if !details.by_model.is_empty() {
+            context.ui.line("")?;
+            let lines = group_table("MODEL", &details.by_model, None, context.ui.width());
+            context.ui.line(lines.join("\n"))?;
+        }
+        Ok(())
+    })
+}
+
+fn held_table(held: &[SessionHolder], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        Column::new("HELD BY").shrinks(),
+        Column::new("START").right(),
+        Column::new("FROM"),
+        Column::new("LAST").right(),
+        Column::new("RUNNER"),
+    ]);
+    for held in held {
+        table.row([
+            Cell::toned(&held.runner, Tone::Strong),
+            Cell::new(held.epoch.to_string()),
+            Cell::new(time(held.first_at_us).map_or_else(String::new, |at| format!("{at:.0}"))),
+            Cell::new(ago(now, time(held.last_at_us))),
+            Cell::toned(held.runner_id.get(..10).unwrap_or(&held.runner_id), Tone::Dim),
+        ]);
+    }
+    table
 }

@@ -13,6 +13,8 @@ pub(crate) mod problem;
 mod project;
 mod runner;
 mod search;
+mod session;
+mod usage;
 mod vault;
 mod view;
 
@@ -30,6 +32,7 @@ use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::inbox_server::InboxServer;
+use stratavore_proto::v1::ledger_server::LedgerServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
@@ -37,6 +40,7 @@ use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
 use stratavore_proto::v1::search_server::SearchServer;
+use stratavore_proto::v1::sessions_server::SessionsServer;
 use stratavore_proto::v1::vault_server::VaultServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -117,6 +121,8 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))
+        .add_service(SessionsServer::new(api.clone()))
+        .add_service(LedgerServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))

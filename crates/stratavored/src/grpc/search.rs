@@ -2,6 +2,7 @@
 
 use stratavore_control::{self as control, Error, SearchBy};
 use stratavore_core::Timestamp;
+use stratavore_core::caller::Caller;
 use stratavore_core::message::Role;
 use stratavore_core::search::{Hit, SearchFilter};
 use stratavore_proto::v1;
@@ -22,7 +23,7 @@ impl Search for Api {
         let request = request.into_inner();
         let (control, by) = (self.control.clone(), caller.clone());
         let found = async move {
-            let search = wish(&control, request).await?;
+            let search = wish(&control, &by, request).await?;
             let page = control.search(&by, search).await?;
             let projects = page.hits.iter().map(|hit| hit.project).collect();
             let names = control.project_names(&projects).await?;
@@ -46,7 +47,7 @@ impl Search for Api {
             request.into_inner();
         let (control, by, on) = (self.control.clone(), caller.clone(), session.clone());
         let listed = async move {
-            let session = control.session(&session).await?.id;
+            let session = control.session(&by, &session).await?.id;
             let after = (after_us != 0).then(|| time(after_us)).transpose()?;
             let after = after.map(|at| (at, after_number));
             let messages = control.messages(&by, session, given(&from), after, limit).await?;
@@ -63,6 +64,7 @@ impl Search for Api {
 
 async fn wish(
     control: &control::Control,
+    by: &Caller,
     request: v1::FindRequest,
 ) -> Result<control::Search, Error> {
     let project = match given(&request.project) {
@@ -70,7 +72,7 @@ async fn wish(
         None => None,
     };
     let session = match given(&request.session) {
-        Some(name) => Some(control.session(name).await?.id),
+        Some(name) => Some(control.session(by, name).await?.id),
         None => None,
     };
     let role = given(&request.role)

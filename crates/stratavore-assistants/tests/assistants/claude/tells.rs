@@ -104,10 +104,12 @@ fn what_is_asked_stays_asked_while_other_tools_run() {
     // A hook that ended with its question open is said to be over, and no more.
     let seen = log.tell(8, What::HookOver { call: "a".into() });
     assert_eq!((doings(&seen).len(), over(&seen)), (0, vec!["a"]));
-    // Nothing is known to be asked, and the notification says that something is.
-    let seen = log.hook(9, None, body("Notification", notice));
+    // The notification comes though it was just answered.
+    assert!(log.hook(9, None, body("Notification", notice.clone())).is_empty());
+    // Nothing is known to be asked, and it says that something is.
+    let seen = log.hook(30, None, body("Notification", notice));
     assert_eq!(activity(&seen), Some(Activity::NeedsPermission));
-    let seen = log.hook(10, None, body("Stop", json!({ "last_assistant_message": "done" })));
+    let seen = log.hook(31, None, body("Stop", json!({ "last_assistant_message": "done" })));
     assert_eq!(activity(&seen), Some(Activity::Idle));
 }
 
@@ -245,6 +247,24 @@ fn an_answer_is_what_the_hook_prints() {
         claude.answer(&ask, false, Some("use \"git rm\"")).unwrap(),
         r#"{"hookSpecificOutput":{"decision":{"behavior":"deny","message":"use \"git rm\""},"hookEventName":"PermissionRequest"}}"#
     );
+    // A question is answered with the tool's own input.
+    let questions = json!([{ "question": "Which color?" }, { "question": "Which size?" }]);
+    let ask_user =
+        json!({ "tool_name": "AskUserQuestion", "tool_input": { "questions": questions } });
+    let ask_user = body("PermissionRequest", ask_user);
+    let answers = |text: &str| {
+        let answer = claude.answer(&ask_user, true, Some(text)).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let decision = &answer["hookSpecificOutput"]["decision"];
+        assert_eq!(decision["behavior"], "allow");
+        assert_eq!(decision["updatedInput"]["questions"], questions);
+        decision["updatedInput"]["answers"].clone()
+    };
+    assert_eq!(answers("Blue\nL"), json!({ "Which color?": "Blue", "Which size?": "L" }));
+    assert_eq!(answers("any"), json!({ "Which color?": "any", "Which size?": "any" }));
+    let plain = claude.answer(&ask_user, true, None).unwrap();
+    assert!(!plain.contains("updatedInput"));
+    assert!(!claude.answer(&ask, true, Some("go")).unwrap().contains("updatedInput"));
     assert_eq!(claude.answer(&body("Stop", json!({})), true, None), None);
     assert_eq!(claude.answer(&Value::Null, true, None), None);
     assert_eq!(claude.answer_keys(&ask, true), None);

@@ -136,6 +136,7 @@ fn a_subagents_work_is_its_parents() {
                 "session_meta",
                 r#"{"id":"child","session_id":"root","parent_thread_id":"root","source":{"subagent":{}}}"#,
             ),
+            ("event_msg", r#"{"type":"task_started","turn_id":"t"}"#),
             (
                 "token_usage_record",
                 r#"{"thread_id":"child","session_id":"root","response_id":"r","usage":{"input_tokens":5}}"#,
@@ -144,6 +145,7 @@ fn a_subagents_work_is_its_parents() {
     );
     let lineage = sessions(&seen)[0].lineage.clone().unwrap();
     assert_eq!((lineage.parent.as_str(), lineage.kind), ("root", LineageKind::Subagent));
+    assert!(doings(&seen).is_empty());
     let row = &ledger(&seen)["r"];
     assert_eq!((row.session.as_str(), row.purpose), ("root", Purpose::Subagent));
 }
@@ -204,6 +206,37 @@ fn windows_are_told_with_their_ends() {
     let doing = doings(&seen)[0];
     assert_eq!(doing.activity, Activity::RateLimited);
     assert_eq!(doing.resets_at.map(|time| time.as_second()), Some(1_795_240_000));
+}
+
+#[test]
+fn a_turn_that_failed_is_told_with_why_and_until_when() {
+    let start = ("session_meta", r#"{"id":"t","session_id":"t","cwd":"/p"}"#);
+    let begin = ("event_msg", r#"{"type":"task_started","turn_id":"turn"}"#);
+    let used_up = (
+        "event_msg",
+        r#"{"type":"token_count","info":null,"rate_limits":{"primary":{"used_percent":100.0,"resets_at":1795964905}}}"#,
+    );
+    let failed = |why: &str| {
+        format!(
+            r#"{{"type":"task_complete","turn_id":"turn","last_agent_message":null,"error":{{"message":"{why}","codex_error_info":"x"}}}}"#
+        )
+    };
+    let limit = failed("You\u{2019}ve hit your usage limit. Try again later.");
+    let seen = read(of("codex"), "f", &rollout(&[start, begin, used_up, ("event_msg", &limit)]));
+    let doing = *doings(&seen).last().unwrap();
+    assert_eq!(doing.activity, Activity::RateLimited);
+    assert_eq!(doing.resets_at.map(|time| time.as_second()), Some(1_795_964_905));
+    assert!(ledger(&seen).is_empty(), "what was refused was not billed");
+    let other = failed("stream disconnected");
+    let seen = read(of("codex"), "f", &rollout(&[start, begin, ("event_msg", &other)]));
+    assert_eq!(doings(&seen).last().unwrap().activity, Activity::Idle);
+    let failures: Vec<&str> = seen
+        .iter()
+        .filter_map(|seen| {
+            if let Observation::TurnOver { failure, .. } = seen { failure.as_deref() } else { None }
+        })
+        .collect();
+    assert_eq!(failures, ["stream disconnected"]);
 }
 
 #[test]

@@ -8,7 +8,9 @@ fn line(launch: Launch) -> String {
     let mut words = Vec::new();
     let mut skip = false;
     for (nth, word) in started.argv.iter().enumerate() {
-        let is_hook = started.argv.get(nth + 1).is_some_and(|next| next.starts_with("hooks."));
+        let is_hook = started.argv.get(nth + 1).is_some_and(|next| {
+            next.starts_with("hooks.") || next.starts_with("otel.exporter={otlp-http")
+        });
         if skip || (word == "-c" && is_hook) {
             skip = !skip;
             continue;
@@ -139,4 +141,29 @@ fn each_hook_is_one_value_of_its_configuration() {
         launch("codex", given).start("codex").argv.iter().filter(|word| *word == flag).count()
     };
     assert_eq!((count(&[]), count(&[flag])), (1, 1));
+}
+
+#[test]
+fn telemetry_is_for_titles_and_stays_the_users_if_it_is() {
+    let tells = |launch: Launch| {
+        let started = launch.start("codex");
+        let told = started.argv.iter().any(|word| {
+            word == r#"otel.exporter={otlp-http={endpoint="{stratavore:otlp}/v1/logs",protocol="json"}}"#
+        });
+        assert_eq!(told, !started.telemetry.is_empty());
+        told
+    };
+    let home = tempfile::tempdir().unwrap();
+    let in_home = || launch("codex", &[]).env("CODEX_HOME", &home.path().to_string_lossy());
+    assert!(tells(launch("codex", &[])));
+    assert!(tells(in_home()));
+    assert!(!tells(launch("codex", &[]).headless()));
+    assert!(!tells(launch("codex", &[]).bare()));
+    assert!(!tells(launch("codex", &["-c", "otel.exporter=none"])));
+    std::fs::write(home.path().join("config.toml"), "model = \"x\"\n").unwrap();
+    assert!(tells(in_home()));
+    for own in ["[otel]\nexporter = \"none\"", "otel.environment = \"x\"", "[profiles.a.otel]"] {
+        std::fs::write(home.path().join("config.toml"), format!("model = \"x\"\n{own}\n")).unwrap();
+        assert!(!tells(in_home()), "{own}");
+    }
 }

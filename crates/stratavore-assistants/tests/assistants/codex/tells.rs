@@ -8,8 +8,9 @@ use stratavore_assistants::adapter::{Outcome, Step};
 use stratavore_core::activity::{Activity, Source};
 use stratavore_core::observation::{LineageKind, Observation};
 use stratavore_core::signal::What;
+use stratavore_core::usage::Purpose;
 
-use crate::reading::{Log, activity, asked, doings, of, over, sample, sessions};
+use crate::reading::{Log, activity, asked, doings, ledger, of, over, sample, sessions};
 
 #[test]
 fn a_whole_session_is_told_by_its_hooks() {
@@ -53,20 +54,94 @@ fn a_whole_session_is_told_by_its_hooks() {
     assert_eq!(over(&seen).len(), 1);
 }
 
+const CHILD: &str = "01a22798-c328-71b0-ab1f-d978afcfba90";
+const ROOT: &str = "01a22798-c119-7960-bdf4-a7709f3aa30c";
+
+fn hook_of(event: &str, thread: &str, more: Value) -> Value {
+    let mut body = json!({
+        "hook_event_name": event, "session_id": ROOT, "cwd": "/p", "model": "gpt-5-codex",
+        "transcript_path": format!("/sessions/2026/11/29/rollout-2026-11-29T13-57-32-{thread}.jsonl"),
+    });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
 #[test]
-fn a_subagent_has_a_conversation_and_a_file_of_its_own() {
-    let seen = Log::of("codex").hook(
-        1,
-        None,
-        json!({
-            "hook_event_name": "SubagentStop", "session_id": "root", "agent_id": "child",
-            "agent_transcript_path": "/sessions/rollout-child.jsonl",
-        }),
-    );
-    let session = sessions(&seen)[0];
-    assert_eq!((session.session.as_str(), session.is_current), ("child", false));
-    assert_eq!(session.transcript.as_deref(), Some("/sessions/rollout-child.jsonl"));
-    assert_eq!(session.lineage.as_ref().unwrap().kind, LineageKind::Subagent);
+fn a_subagent_has_a_thread_and_a_file_of_its_own() {
+    let mut log = Log::of("codex");
+    log.hook(1, None, hook_of("SessionStart", ROOT, json!({ "source": "startup" })));
+    log.hook(2, None, hook_of("UserPromptSubmit", ROOT, json!({ "prompt": "x" })));
+    let agent = json!({ "agent_id": CHILD, "prompt": "do the work" });
+    let seen = log.hook(3, None, hook_of("SubagentStart", CHILD, agent.clone()));
+    let [session] = sessions(&seen)[..] else { panic!("{seen:?}") };
+    assert_eq!((session.session.as_str(), session.is_current), (CHILD, false));
+    assert!(session.transcript.as_ref().unwrap().ends_with(&format!("{CHILD}.jsonl")));
+    let lineage = session.lineage.as_ref().unwrap();
+    assert_eq!((lineage.parent.as_str(), lineage.kind), (ROOT, LineageKind::Subagent));
+    // What it is given is no prompt of a person's, and what it says ends no turn.
+    log.hook(4, None, hook_of("Stop", ROOT, json!({})));
+    assert!(log.hook(5, None, hook_of("UserPromptSubmit", CHILD, agent.clone())).is_empty());
+    assert!(log.hook(6, None, hook_of("Stop", CHILD, agent)).is_empty());
+}
+
+#[test]
+fn a_review_is_a_thread_of_the_conversation() {
+    let prompt = json!({ "prompt": "check it all" });
+    let seen = Log::of("codex").hook(1, None, hook_of("UserPromptSubmit", CHILD, prompt));
+    let told: Vec<(&str, bool, bool)> = sessions(&seen)
+        .iter()
+        .map(|session| (session.session.as_str(), session.is_current, session.transcript.is_some()))
+        .collect();
+    // The file is the review's; the conversation's own is not told.
+    assert_eq!(told, [(CHILD, false, true), (ROOT, true, false)]);
+    assert_eq!(activity(&seen), Some(Activity::Working));
+}
+
+#[test]
+fn a_request_for_a_title_is_counted_and_no_other_is_counted_twice() {
+    let mut log = Log::of("codex");
+    let record = |event: &str, thread: &str, more: Value| {
+        let mut attributes = json!({
+            "event.name": event, "conversation.id": thread, "model": "gpt-5-codex",
+            "event.timestamp": "2026-11-29T13:57:07.303Z",
+        });
+        attributes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        What::Telemetry { record: json!({ "body": null, "time": 0, "attributes": attributes }) }
+    };
+    let starts = |thread: &str, sandbox: &str, servers: &str| {
+        let more = json!({ "sandbox_policy": sandbox, "mcp_servers": servers });
+        record("codex.conversation_starts", thread, more)
+    };
+    let completed = |thread: &str| {
+        let more = json!({
+            "event.kind": "response.completed", "input_token_count": "118",
+            "output_token_count": "10", "cached_token_count": "7", "cache_write_token_count": "1",
+            "reasoning_token_count": "2",
+        });
+        record("codex.sse_event", thread, more)
+    };
+    const TITLE: &str = "01a22798-5ff8-79a3-8d0b-577e3ffa1d97";
+    // No hook has told of a conversation yet: whose it is, is not known.
+    log.tell(1, starts(TITLE, "read-only", ""));
+    assert!(log.tell(1, completed(TITLE)).is_empty());
+    log.hook(2, None, hook_of("SessionStart", ROOT, json!({ "source": "startup" })));
+    let seen = log.tell(3, completed(TITLE));
+    let rows = ledger(&seen);
+    let row = rows.values().next().unwrap();
+    assert_eq!((row.session.as_str(), row.purpose), (ROOT, Purpose::Title));
+    assert_eq!((row.tokens.input, row.tokens.total()), (110, 128));
+    assert_eq!(row.key, format!("{TITLE}@1795960627303000"));
+    // Those that rollouts have: the conversation's own, a subagent's, and any that may do something.
+    log.tell(4, starts(ROOT, "read-only", ""));
+    assert!(log.tell(4, completed(ROOT)).is_empty());
+    log.hook(5, None, hook_of("SubagentStart", CHILD, json!({ "agent_id": CHILD })));
+    log.tell(6, starts(CHILD, "read-only", ""));
+    assert!(log.tell(6, completed(CHILD)).is_empty());
+    log.tell(7, starts("other", "workspace-write", "codex_tui"));
+    assert!(log.tell(7, completed("other")).is_empty());
+    // Each piece of a response has a record as well.
+    let piece = record("codex.sse_event", TITLE, json!({ "event.kind": "response.completed" }));
+    assert!(log.tell(8, piece).is_empty());
 }
 
 #[test]
@@ -104,6 +179,26 @@ fn the_title_tells_little_and_that_once() {
     assert_eq!(tell("⠿ p1"), None);
     assert_eq!(tell("[ ! ] Action Required | p1"), Some(Activity::NeedsPermission));
     assert_eq!(tell("p1"), Some(Activity::Idle));
+}
+
+#[test]
+fn an_answer_at_the_screen_is_known_before_the_tool_has_run() {
+    let mut log = Log::of("codex");
+    let ask = json!({ "tool_name": "Bash", "tool_input": { "command": "sleep 600" } });
+    let mut known = log.hook(1, None, hook_of("PermissionRequest", ROOT, ask));
+    let mut title = |second: i64, title: &str| {
+        known.extend(log.tell(second, What::Title { title: title.into() }));
+        activity(&known)
+    };
+    // The spinner of a moment before.
+    assert_eq!(title(2, "⠿ p1"), Some(Activity::NeedsPermission));
+    for (second, blink) in [(3, "!"), (4, "."), (5, "!")] {
+        let asks = format!("[ {blink} ] Action Required | p1");
+        assert_eq!(title(second, &asks), Some(Activity::NeedsPermission));
+    }
+    assert_eq!(title(6, "⠿ p1"), Some(Activity::Working));
+    // From here on the title is no more than a guess again.
+    assert_eq!(title(7, "p1"), Some(Activity::Working));
 }
 
 #[test]

@@ -35,6 +35,8 @@ mod reboot;
 mod reconcile;
 mod refusal;
 mod retention;
+#[cfg(test)]
+mod rig;
 mod runner;
 mod seal;
 mod search;

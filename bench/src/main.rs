@@ -79,8 +79,7 @@ const ROWS: &[(&str, Measure)] = &[
 ];
 
 /// Rows of the plan whose subject is still to come.
-const NOT_YET_BUILT: &[&str] =
-    &["usage ledger from a 100 MB transcript"];
+const NOT_YET_BUILT: &[&str] = &["usage ledger from a 100 MB transcript"];
 
 /// Fewer repetitions say nothing.
 const FEWEST: usize = 7;

@@ -30,7 +30,8 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 
@@ -43,8 +44,8 @@ impl Dice {
 
 fn word(number: u64) -> String {
     const SYLLABLES: [&str; 16] = [
-        "ka", "lo", "mi", "ter", "pen", "sa", "vor", "dun", "esh", "gri", "bal", "cu", "fen", "hol",
-        "jat", "wix",
+        "ka", "lo", "mi", "ter", "pen", "sa", "vor", "dun", "esh", "gri", "bal", "cu", "fen",
+        "hol", "jat", "wix",
     ];
     let at = |shift: u64| SYLLABLES[(number >> shift) as usize % SYLLABLES.len()];
     format!("{}{}{}{}", at(12), at(8), at(4), at(0))

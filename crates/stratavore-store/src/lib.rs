@@ -42,6 +42,7 @@ mod join;
 mod lease;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;
@@ -104,6 +105,7 @@ struct Inner {
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
+    nearby: nearby::Nearby,
 }
 
 enum Engine {

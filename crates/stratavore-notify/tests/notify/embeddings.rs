@@ -62,17 +62,24 @@ async fn what_is_no_answer_is_told_and_the_key_is_not() {
         (Reply::Status(500), Fault::Refused, "trouble"),
         (Reply::With(401, "x", "y".into(), format!("bad key {KEY}")), Fault::Refused, "(hidden)"),
         (Reply::Status(302), Fault::Refused, "redirect"),
-        (Reply::With(200, "x", "y".into(), "<html>".into()), Fault::Misconfigured, "something else"),
+        (
+            Reply::With(200, "x", "y".into(), "<html>".into()),
+            Fault::Misconfigured,
+            "something else",
+        ),
         (body(json!({ "data": [] })), Fault::Misconfigured, "0 vectors for 2 texts"),
         (
-            body(json!({ "data": [{ "index": 0, "embedding": [1.0] }, { "index": 1, "embedding": [1.0, 2.0] }] })),
+            body(
+                json!({ "data": [{ "index": 0, "embedding": [1.0] }, { "index": 1, "embedding": [1.0, 2.0] }] }),
+            ),
             Fault::Misconfigured,
             "another length",
         ),
         (Reply::End, Fault::Away, ""),
     ] {
         let receiver = Receiver::answering(move |_, _| reply.clone());
-        let failure = ask(&service(&receiver, Interface::OpenAi, "/v1/", Some(KEY))).await.unwrap_err();
+        let failure =
+            ask(&service(&receiver, Interface::OpenAi, "/v1/", Some(KEY))).await.unwrap_err();
         assert_eq!(failure.fault, fault, "{failure:?}");
         assert!(failure.detail.contains(said) && !failure.detail.contains(KEY), "{failure:?}");
     }

@@ -16,6 +16,7 @@ mod lease;
 mod ledger;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;

@@ -36,6 +36,8 @@ mod reboot;
 mod reconcile;
 mod refusal;
 mod retention;
+#[cfg(test)]
+mod rig;
 mod runner;
 mod seal;
 mod search;

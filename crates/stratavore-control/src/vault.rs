@@ -5,7 +5,7 @@
 mod export;
 mod found;
 mod import;
-mod intake;
+pub(crate) mod intake;
 mod tidy;
 
 use std::collections::BTreeMap;

@@ -45,6 +45,7 @@ mod join;
 mod lease;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;
@@ -110,6 +111,7 @@ struct Inner {
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
+    nearby: nearby::Nearby,
 }
 
 enum Engine {

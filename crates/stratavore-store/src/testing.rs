@@ -172,6 +172,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         lease,
         liveness,
         message,
+        nearby,
         node,
         notify,
         outbox,

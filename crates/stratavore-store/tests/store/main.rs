@@ -18,6 +18,7 @@ mod lease;
 mod ledger;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;

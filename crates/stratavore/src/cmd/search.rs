@@ -23,11 +23,11 @@ the beginning of a word. What means the same in other words is found too, after 
 
 Examples:
   stratavore search race condition outbox
-  stratavore search '\"connection refused\" -flaky' --project shop --since 30d
+  stratavore search 'timeout \"connection refused\" -flaky' --project shop --since 30d
   stratavore search 'retry*' --role user --assistant claude --format json")]
 pub(crate) struct Search {
     /// What to look for
-    #[arg(required = true, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "TEXT")]
     text: Vec<String>,
     #[command(flatten)]
     filter: Filter,

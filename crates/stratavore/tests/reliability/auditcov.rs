@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 53] = [
+const REQUESTS: [(&str, Option<&str>); 54] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -272,6 +272,12 @@ const REQUESTS: [(&str, Option<&str>); 53] = [
     ("Notify.Show", None),
     ("Notify.Switch", Some("node.destination_disabled")),
     ("Notify.Test", Some("request.notify_test")),
+    ("Search.Find", None),
+    ("Search.Messages", None),
+    ("Vault.Import", Some("request.import")),
+    ("Vault.ExportSession", Some("request.session_export")),
+    ("Vault.ImportSession", Some("request.session_import")),
+    ("Vault.Status", None),
     ("Daemon.Status", None),
     ("Daemon.Reconcile", Some("request.reconcile")),
     ("Daemon.Shutdown", Some("request.shutdown")),
@@ -335,6 +341,12 @@ fn every_request_that_changes_something_is_on_the_record() {
     for command in done {
         world.run(*command).ok();
     }
+    let session =
+        world.json(&["runners", "show", "cat"])["session_id"].as_str().unwrap().to_owned();
+    let exported = world.path("exported").display().to_string();
+    world.run(["import"]).ok();
+    world.run(["sessions", "export", &session, &exported]).ok();
+    world.run(["sessions", "import", &exported]).ok();
     // There is no such host.
     world.run(["notify", "test", "n"]).fails(1);
     world.run(["notify", "remove", "n"]).ok();
@@ -400,6 +412,9 @@ const REFUSED: [(&str, &str); 32] = [
     ("nodes revoke 000000000000", "nodes.revoke_token"),
     ("nodes join --token-file /dev/null", "nodes.join"),
     ("ca init", "nodes.init_ca"),
+    ("import", "import"),
+    ("sessions export ses_ stolen", "sessions.export"),
+    ("search --project spare words", "search"),
     ("notify add n ntfy --topic n", "notify.add"),
     ("notify remove n", "notify.remove"),
     ("notify disable n", "notify.switch"),

@@ -30,6 +30,7 @@ use stratavore_core::name::Name;
 pub use adapter::Adapter;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
+pub use reset::reset_time;
 
 /// An assistant that we know how to start.
 pub struct Assistant {

@@ -145,6 +145,8 @@ pub(crate) struct Inner {
     pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
+    /// A queue has changed, or a runner has ended.
+    pub(crate) queue_wake: Arc<Notify>,
 }
 
 impl Control {
@@ -184,6 +186,7 @@ impl Control {
             following: Following::default(),
             prompting: Prompting::default(),
             scheduling: Mutex::default(),
+            queue_wake: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -400,6 +403,7 @@ impl Control {
                 self.inner.links.forget_seen(id);
                 // What it told last.
                 self.signals_grown(id);
+                self.inner.queue_wake.notify_one();
             }
             RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
         }

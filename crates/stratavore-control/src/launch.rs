@@ -147,7 +147,7 @@ impl Control {
         Ok(runners)
     }
 
-    fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
+    pub(crate) fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
         let assistant = match &launch.assistant {
             Some(name) => parse_name(name)?,
             None => match project.assistant.clone() {
@@ -277,7 +277,7 @@ impl Control {
 }
 
 /// A runner is named after its assistant, and one of any command after its program.
-fn usual_name(command: &Command) -> Name {
+pub(crate) fn usual_name(command: &Command) -> Name {
     let program = command.argv.first().and_then(|program| Path::new(program).file_name());
     let program = program.and_then(|name| name.to_str()?.parse().ok());
     match program {

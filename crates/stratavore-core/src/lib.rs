@@ -25,9 +25,11 @@ pub mod node;
 pub mod notify;
 pub mod observation;
 pub mod project;
+pub mod queue;
 pub mod quota;
 pub mod reconcile;
 pub mod restart;
+pub mod run;
 pub mod runner;
 pub mod search;
 pub mod session;
@@ -38,7 +40,7 @@ pub mod usage;
 pub mod words;
 
 pub use id::{
-    AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
-    RunnerId, SessionId, TranscriptId,
+    AskId, DaemonId, DeadLetterId, EventId, ItemId, NodeId, NotificationId, ProjectId, PromptId,
+    RequestId, RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

@@ -18,7 +18,9 @@ use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
+use crate::v1::queue_client::QueueClient;
 use crate::v1::runners_client::RunnersClient;
+use crate::v1::runs_client::RunsClient;
 
 /// A connection to a daemon; cheap to clone.
 #[derive(Clone)]
@@ -50,6 +52,12 @@ impl Client {
     }
     pub fn runners(&self) -> RunnersClient<Channel> {
         RunnersClient::new(self.channel.clone())
+    }
+    pub fn runs(&self) -> RunsClient<Channel> {
+        RunsClient::new(self.channel.clone())
+    }
+    pub fn queue(&self) -> QueueClient<Channel> {
+        QueueClient::new(self.channel.clone())
     }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())

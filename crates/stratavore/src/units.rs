@@ -71,6 +71,23 @@ pub(crate) fn parse_cpu(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{}` is no number of cores: write 2 or 0.5", text.escape_debug()))
 }
 
+/// Reads an amount of US dollars, such as `1.50`, as millionths of one.
+pub(crate) fn parse_usd(text: &str) -> Result<i64, String> {
+    let micros = decimal(text.strip_prefix('$').unwrap_or(text), 1_000_000);
+    let micros = micros.and_then(|micros| i64::try_from(micros).ok()).filter(|micros| *micros > 0);
+    micros.ok_or_else(|| format!("`{}` is no amount: write 2 or 0.50", text.escape_debug()))
+}
+
+/// Millionths of a US dollar as people read them: to the cent, and what is less than ten of them further.
+pub(crate) fn usd(micros: i64) -> String {
+    let (sign, micros) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
+    let digits = if micros != 0 && micros < 100_000 { 4 } else { 2 };
+    let step = 10_u64.pow(6 - digits);
+    let rounded = (micros + step / 2) / step;
+    let (whole, rest) = (rounded / 10_u64.pow(digits), rounded % 10_u64.pow(digits));
+    format!("{sign}${whole}.{rest:0width$}", width = digits as usize)
+}
+
 /// `number` times `factor` without floating point, rounded down. `None` if it is no number or too
 /// large.
 fn decimal(number: &str, factor: u64) -> Option<u64> {

@@ -9,6 +9,8 @@
 mod inbox;
 mod notify;
 mod outbox;
+mod queue;
+mod run;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,8 @@ use stratavore_proto::v1;
 pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
+pub(crate) use queue::{ItemView, QueueView};
+pub(crate) use run::{RunResultView, StepView};
 
 /// Microseconds after 1970, where 0 is "never".
 pub(crate) fn time(us: i64) -> Option<Timestamp> {

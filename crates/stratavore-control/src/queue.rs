@@ -22,7 +22,7 @@ use stratavore_core::queue::{
 };
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::run::RunOutcome;
-use stratavore_core::runner::{Runner, RunnerState};
+use stratavore_core::runner::{Headless, Runner, RunnerState};
 use stratavore_core::{ItemId, ProjectId, RunnerId, SessionId};
 use stratavore_runtime::failpoint;
 use stratavore_store::{ItemFilter, NameWish, NewRunner, StoreError};
@@ -299,7 +299,9 @@ impl Control {
         };
         let prompt = item.wish.prompt.as_deref();
         let prompt = prompt.map(|prompt| if begun { going_on(prompt) } else { prompt.into() });
-        let command = match self.command(project, &launch_of(&item.wish, prompt)) {
+        let mut launch = launch_of(&item.wish, prompt);
+        launch.headless = Some(Headless { item: Some(item.id), ..item.wish.headless });
+        let command = match self.command(project, &launch) {
             Ok(command) => command,
             // Another host may have what is missing here.
             Err(Error::Absent { .. } | Error::Denied { .. }) if self.is_shared() => {

@@ -148,6 +148,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn money_is_exact_and_shown_as_far_as_it_matters() {
+        for (text, micros) in [("2", 2_000_000), ("$1.50", 1_500_000), ("0.000001", 1)] {
+            assert_eq!(parse_usd(text), Ok(micros), "{text}");
+        }
+        for wrong in ["", "0", "-1", "1e3", "two", "99999999999999999999"] {
+            assert!(parse_usd(wrong).is_err(), "{wrong}");
+        }
+        for (micros, text) in [
+            (0, "$0.00"),
+            (1_234_567, "$1.23"),
+            (12_345, "$0.0123"),
+            (-1_500_000, "-$1.50"),
+            (995_000, "$1.00"),
+        ] {
+            assert_eq!(usd(micros), text);
+        }
+    }
+
+    #[test]
     fn durations_are_read_as_people_write_them() {
         for (text, millis) in [
             ("5", 5_000),

@@ -3,7 +3,7 @@
 //! The run belongs to its runner: it goes on whatever becomes of this program, of the daemon, and of the
 //! connection between them. Watching it goes on where it was.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -281,13 +281,15 @@ impl<'c> Watch<'c> {
     }
 }
 
-/// A step as people see it. What is said stands alone; the rest is of the side.
+/// A step as people see it. What is said stands alone; the rest is an aside.
 fn show(ui: &Ui, step: &RunStep) -> Result<(), Failure> {
     if ui.format != Format::Table {
         return ui.item(&StepView::from(step), String::new);
     }
-    let text = plain(&step.text);
+    let text = shortened(plain(&step.text));
     let aside = match step.kind.as_str() {
+        // On a terminal it would stand there twice once it is the result.
+        "text" if says_all(ui) => return ui.line(plain(&step.text)),
         "text" => {
             ui.note(text);
             return Ok(());
@@ -302,15 +304,24 @@ fn show(ui: &Ui, step: &RunStep) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Text without anything that a terminal would obey, cut where it is long.
+/// Whoever reads what is said as it is said is not told the end of it again.
+fn says_all(ui: &Ui) -> bool {
+    ui.format == Format::Table && !ui.quiet && std::io::stdout().is_terminal()
+}
+
+/// Text without anything that a terminal would obey.
 fn plain(text: &str) -> String {
     let mut shown = String::new();
     let mut plain = PlainText::default();
     plain.push(text.as_bytes(), &mut shown);
     plain.finish(&mut shown);
-    match shown.char_indices().nth(SHOWN_MAX) {
-        Some((at, _)) => format!("{}…", &shown[..at]),
-        None => shown.trim_end().to_owned(),
+    shown.trim_end().to_owned()
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
 }
 
@@ -322,12 +333,9 @@ fn report(
 ) -> Result<Exit, Failure> {
     let ui = &context.ui;
     let runner = result.runner.clone().unwrap_or_default();
-    let mut shown = String::new();
-    let mut text = PlainText::default();
-    text.push(result.text.as_bytes(), &mut shown);
-    text.finish(&mut shown);
-    if ui.format != Format::Table || !shown.is_empty() {
-        ui.item(&RunResultView::from(result), || shown.trim_end().to_owned())?;
+    let shown = plain(&result.text);
+    if ui.format != Format::Table || !(shown.is_empty() || says_all(ui)) {
+        ui.item(&RunResultView::from(result), || shown)?;
     }
     ui.note(Tone::Dim.paint(&summary(result, &runner)));
     let exit = match (interrupted, result.outcome.as_str()) {

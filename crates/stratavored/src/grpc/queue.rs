@@ -48,6 +48,7 @@ fn wish(request: v1::AddItem) -> Result<ItemWish, Error> {
         headless: Headless {
             max_turns: (request.max_turns != 0).then_some(request.max_turns),
             max_cost: (request.max_cost != 0).then_some(request.max_cost),
+            item: None,
         },
         session: None,
     })

@@ -172,6 +172,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         notify,
         outbox,
         project,
+        queue,
         runner,
         schema,
         session,

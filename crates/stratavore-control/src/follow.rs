@@ -156,7 +156,7 @@ impl Control {
         }
     }
 
-    async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
+    pub(crate) async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
         let runner = match self.inner.store.runner_get(id).await {
             Ok(runner) if runner.node == self.inner.node.id => runner,
             Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(()),

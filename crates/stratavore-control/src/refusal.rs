@@ -168,6 +168,7 @@ fn is_refusal(error: &Error) -> bool {
     match error {
         Error::Forbidden { .. }
         | Error::Refused(_)
+        | Error::Item(_)
         | Error::TooMany { .. }
         | Error::NoNode(_)
         | Error::DiskLow { .. } => true,

@@ -53,6 +53,7 @@ mod open;
 mod outbox;
 mod postgres;
 mod project;
+mod queue;
 mod reserve;
 mod retry;
 mod runner;
@@ -84,6 +85,7 @@ pub use follow::{FileIdentity, Follow, FollowStep};
 pub use message::KeptMessage;
 pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
+pub use queue::ItemFilter;
 pub use runner::{RunnerFilter, RunnerWrite};
 pub use session::{SessionFilter, SessionStory};
 pub use settings::{

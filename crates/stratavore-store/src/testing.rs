@@ -178,6 +178,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         outbox,
         project,
         reserve,
+        queue,
         runner,
         schema,
         session,

@@ -25,6 +25,7 @@ mod observed;
 mod open;
 mod outbox;
 mod project;
+mod queue;
 mod raw;
 mod rights;
 mod runner;

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 97] = [
+const COMMANDS: [&str; 112] = [
     "",
     "new",
     "projects",
@@ -13,6 +13,14 @@ const COMMANDS: [&str; 97] = [
     "projects archive",
     "projects delete",
     "launch",
+    "run",
+    "queue",
+    "queue list",
+    "queue add",
+    "queue show",
+    "queue cancel",
+    "queue retry",
+    "queue set",
     "runners",
     "runners list",
     "runners show",

@@ -61,7 +61,7 @@ pub use embedding::Embedder;
 pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
-pub use inbox::Waiting;
+pub use inbox::{Waiting, is_answerable};
 pub use launch::{Launch, Resume};
 pub use links::AgentCommand;
 pub use notify::{NewDestination, NotifySettings, NotifyView};

@@ -385,6 +385,6 @@ fn no_period(budget: &Budget) -> Error {
 }
 
 fn not_its_own(caller: &Caller) -> Error {
-    let message = format!("a {caller} may look at the budgets of its own project only");
+    let message = format!("{caller} may not look at the budgets of another project");
     Error::Forbidden { message }
 }

@@ -77,6 +77,10 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> anyhow::
         command: Command {
             assistant: name("generic")?,
             argv: vec!["sh".into(), "-c".into(), "exit 0".into()],
+            given: 0,
+            prompt: None,
+            bare: false,
+            headless: None,
             env: BTreeMap::new(),
             directory: "/srv/work".into(),
             columns: 80,
@@ -86,6 +90,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> anyhow::
         restart: RestartPolicy::Never,
         session: SessionId::from_entropy(entropy()),
         continues: false,
+        forks: None,
         successor_of: None,
     })
 }

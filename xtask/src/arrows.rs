@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stratavore-bus", &["stratavore-core"]),
     ("stratavore-assistants", &["stratavore-core"]),
     ("stratavore-notify", &["stratavore-core"]),
+    ("stratavore-vault", &["stratavore-core"]),
     ("stratavore-agent", &["stratavore-core", "stratavore-proto"]),
     ("stratavore-runtime", &["stratavore-core", "stratavore-proto", "stratavore-agent"]),
     (
@@ -28,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stratavore-runtime",
             "stratavore-assistants",
             "stratavore-notify",
+            "stratavore-vault",
         ],
     ),
     (
@@ -42,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stratavore-runtime",
             "stratavore-assistants",
             "stratavore-notify",
+            "stratavore-vault",
             "stratavore-control",
         ],
     ),
@@ -67,7 +70,13 @@ const WALLS: &[Wall] = &[
     Wall { packages: &["sqlx"], door: &["stratavore-store"], tests_may: false },
     Wall { packages: &["lapin"], door: &["stratavore-bus"], tests_may: false },
     Wall { packages: &["bollard", "kube"], door: &["stratavore-runtime"], tests_may: false },
-    Wall { packages: &["hyper"], door: &["stratavore-notify"], tests_may: false },
+    Wall {
+        packages: &["hyper"],
+        // The agent takes in telemetry, and the testkit stands in for those that are talked to.
+        door: &["stratavore-notify", "stratavore-agent", "stratavore-testkit"],
+        tests_may: false,
+    },
+    Wall { packages: &["zstd", "object_store"], door: &["stratavore-vault"], tests_may: false },
     Wall { packages: &["axum"], door: &["stratavored"], tests_may: false },
     Wall {
         packages: &["tonic", "tonic-health", "tonic-prost", "tonic-prost-build"],

@@ -1,9 +1,10 @@
-//! What the tests need on this machine, and how to get it: Debian packages through apt-get.
+//! What the tests need on this machine, and how to get it: Debian packages through apt-get, and the
+//! assistants that they run for real through npm.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use stratavore_testkit::{postgres, rabbit};
+use stratavore_testkit::{pgvector, postgres, programs, rabbit};
 
 use crate::step;
 
@@ -27,6 +28,7 @@ const NEEDS: &[Need] = &[
         is_met: has_venv,
     },
     Need { what: "vim, a full-screen program", package: "vim", is_met: || on_path("vim") },
+    Need { what: "npm, for assistants", package: "npm", is_met: || on_path("npm") },
     Need { what: "a C compiler", package: "build-essential", is_met: || on_path("cc") },
     Need { what: "setpriv", package: "util-linux", is_met: || on_path("setpriv") },
     Need { what: "strace", package: "strace", is_met: || on_path("strace") },
@@ -53,7 +55,9 @@ enum Root {
 /// The private server of the tests is not the cluster that Debian's package makes on its own; that
 /// one is neither used nor touched.
 pub(crate) fn prepare() -> anyhow::Result<()> {
-    install(NEEDS)
+    install(NEEDS)?;
+    pgvector::prepare().map_err(anyhow::Error::msg)?;
+    programs::prepare().map_err(anyhow::Error::msg)
 }
 
 /// Installs what is missing. Does nothing, and needs no rights, if nothing is.

@@ -24,7 +24,7 @@ use crate::failpoint::failpoint;
 use crate::kill::{self, Target};
 use crate::runner::{Life, Runner, Wish};
 use crate::signals::Signals;
-use crate::{child, drain, link, procfs, pty, socket, upgrade};
+use crate::{child, drain, link, observe, procfs, pty, socket, upgrade};
 
 /// How long a program has to end when the host wants the agent to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -77,6 +77,8 @@ impl Agent {
         tasks.spawn_local(async move { runner.keep_size().await });
         let (runner, listener) = (Rc::clone(&self.runner), Rc::clone(&self.listener));
         tasks.spawn_local(async move { socket::serve(runner, &listener).await });
+        let runner = Rc::clone(&self.runner);
+        tasks.spawn_local(async move { observe::run(runner).await });
         if self.runner.process().is_some() {
             self.run_terminal(&mut tasks);
         }
@@ -199,7 +201,9 @@ impl Agent {
             }
         };
         let (slave, cgroups) = (master.slave(), &runner.cgroups);
-        child::start(&runner.spec, &self.environment, slave, cgroups, self.oom_score)
+        let filled = observe::filled(runner);
+        let (spec, inherited) = (&runner.spec, &self.environment);
+        child::start(spec, inherited, filled, &runner.dir, slave, cgroups, self.oom_score)
     }
 
     fn run_terminal(&self, tasks: &mut JoinSet<()>) {

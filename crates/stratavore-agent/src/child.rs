@@ -16,10 +16,11 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use stratavore_core::runner::{Command, EnvValue, ProcessIdentity};
-use stratavore_proto::runner_dir::Spec;
+use stratavore_proto::runner_dir::{RunnerDir, Spec};
 
 use crate::cgroup::Cgroups;
 use crate::identity;
+use crate::observe::Filled;
 use crate::procfs::MARKER;
 use crate::program;
 
@@ -50,14 +51,17 @@ pub(crate) fn is_passing(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
-/// The environment of the program: what the daemon handed over, then what was asked for.
+/// The environment of the program: what observing it takes, what the daemon handed over, then what was
+/// asked for.
 ///
 /// Files are read now, and a line break at their end is no part of the value.
 fn environment(
     spec: &Spec,
     inherited: &BTreeMap<String, String>,
+    observed: BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, ExecError> {
-    let mut env = inherited.clone();
+    let mut env = observed;
+    env.extend(inherited.iter().map(|(key, value)| (key.clone(), value.clone())));
     // The screen model is an xterm, whatever terminal the daemon was started in.
     env.insert("TERM".into(), "xterm-256color".into());
     for (key, value) in &spec.command.env {
@@ -86,6 +90,19 @@ fn read_regular(path: &str) -> io::Result<String> {
         return Err(io::Error::other("it is not a regular file"));
     }
     fs::read_to_string(path)
+}
+
+/// The file that the program has as its standard input, if it is not the terminal.
+fn open_input(spec: &Spec, dir: &RunnerDir) -> Result<Option<OwnedFd>, ExecError> {
+    let Some(name) = spec.observe.as_ref().and_then(|observe| observe.input.as_ref()) else {
+        return Ok(None);
+    };
+    let opened = fs::File::open(dir.path().join(name));
+    let failed = |error: io::Error| ExecError {
+        why: format!("open {name}, which it is to read: {error}: launch it again"),
+        passing: is_passing(&error),
+    };
+    opened.map(|file| Some(file.into())).map_err(failed)
 }
 
 /// Opens the working directory, and makes sure that it is the one that was meant and not one that
@@ -120,24 +137,28 @@ fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Ex
 pub(crate) fn start(
     spec: &Spec,
     inherited: &BTreeMap<String, String>,
+    Filled { argv, env: observed }: Filled,
+    dir: &RunnerDir,
     slave: BorrowedFd<'_>,
     cgroups: &Cgroups,
     oom_score: i32,
 ) -> Result<ProcessIdentity, ExecError> {
-    let Command { argv, directory, .. } = &spec.command;
+    let Command { directory, .. } = &spec.command;
     let name = argv.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| ExecError::new("the command is empty: say what to run"))?;
-    let env = environment(spec, inherited)?;
+    let env = environment(spec, inherited, observed)?;
     let path = program::find(name, env.get("PATH").map(String::as_str))
         .map_err(|error| ExecError::new(format!("{error}: {}", error.remedy())))?;
     let directory_fd = open_directory(directory)?;
+    let input = open_input(spec, dir)?;
     let environment = env.into_iter().map(|(key, value)| format!("{key}={value}"));
     let plan = fork::Plan {
         program: c_strings([path.to_string_lossy().into_owned()])?.remove(0),
-        argv: c_strings(argv.iter().cloned())?,
+        argv: c_strings(argv)?,
         environment: c_strings(environment)?,
         directory: directory_fd,
         slave,
+        input,
         cgroups,
         oom_score,
     };

@@ -69,6 +69,11 @@ fn runner_of_agent(pid: u32) -> Option<RunnerId> {
     if Path::new(&*arguments.next()?).file_name()? != "stratavore-agent" {
         return None;
     }
+    // The hook names the directory too, and is started by whoever likes.
+    let mut arguments = arguments.peekable();
+    if arguments.peek()? == "hook" {
+        return None;
+    }
     let directory = arguments.skip_while(|argument| argument != "--dir").nth(1)?;
     Path::new(&*directory).file_name()?.to_str()?.parse().ok()
 }

@@ -3,14 +3,17 @@
 //! The program `stratavore-agent` owns the PTY and the processes of one runner and outlives every
 //! daemon. The public modules are for the daemon's side: finding out whether an agent lives
 //! ([`identity`]), ending what a dead one left ([`kill`]), and reading recorded output
-//! ([`output`]) and what an agent could not tell any more ([`spool`]).
+//! ([`output`]), what the assistant told of itself ([`signal_log`]) and what an agent could not tell
+//! any more ([`spool`]); and the hook that assistants call ([`hook`]).
 
 pub mod failpoint;
+pub mod hook;
 pub mod identity;
 pub mod inside;
 pub mod kill;
 pub mod output;
 pub mod program;
+pub mod signal_log;
 pub mod spool;
 
 mod agent;
@@ -27,6 +30,7 @@ mod input;
 mod link;
 mod log;
 mod mounts;
+mod observe;
 mod procfs;
 mod pty;
 mod replay;
@@ -36,6 +40,7 @@ mod signals;
 mod socket;
 mod start;
 mod sys;
+mod telemetry;
 mod terminal;
 mod upgrade;
 mod usage;

@@ -177,7 +177,7 @@ async fn speak(
     // A poke that came while this line was made has what it wanted.
     let _fulfilled = futures_util::FutureExt::now_or_never(runner.poked.notified());
     let mut told = runner.told.subscribe();
-    let mut sent = 0;
+    let (mut sent, mut signals) = (0, 0);
     let mut beat = Instant::now();
     loop {
         told.mark_unchanged();
@@ -188,6 +188,11 @@ async fn speak(
         let failed = runner.upgrade_failed.borrow_mut().take();
         if let Some(why) = failed {
             line.feed(FromAgent { kind: Some(from_agent::Kind::UpgradeFailed(why)) }).await?;
+        }
+        let end = runner.observing.end();
+        if end > signals {
+            signals = end;
+            line.feed(FromAgent { kind: Some(from_agent::Kind::Signals(end)) }).await?;
         }
         line.flush().await?;
         tokio::select! {

@@ -5,19 +5,21 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use stratavore_agent::STATE_FORM;
+use stratavore_agent::{STATE_FORM, hook};
 use stratavore_proto::version;
 
 const USAGE: &str = "The supervisor of one runner. Daemons start it; people do not have to.
 
 Usage: stratavore-agent run --dir DIR --epoch N     (reads what a daemon hands over)
        stratavore-agent resume --dir DIR --state FD (after an upgrade in place)
+       stratavore-agent hook --dir DIR [--wait]     (what an assistant calls to tell of itself)
        stratavore-agent --version
 ";
 
 enum Wanted {
     Run { dir: PathBuf, epoch: i64 },
     Resume { dir: PathBuf, state: i32 },
+    Hook(hook::Call),
     Version,
     Help,
 }
@@ -26,6 +28,10 @@ fn main() -> ExitCode {
     let answer = match read(std::env::args_os().skip(1).collect()) {
         Some(Wanted::Run { dir, epoch }) => stratavore_agent::run(dir, epoch),
         Some(Wanted::Resume { dir, state }) => stratavore_agent::resume(dir, state),
+        Some(Wanted::Hook(call)) => {
+            hook::call(&call);
+            Ok(())
+        }
         Some(Wanted::Version) => {
             return say(&format!("stratavore-agent {}\n{STATE_FORM}\n", version::VERSION));
         }
@@ -57,10 +63,13 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     let mut args = args.into_iter();
     let command = args.next()?;
     let (mut dir, mut epoch, mut state) = (None, None, None);
+    let (mut wait, mut body) = (false, None);
     while let Some(flag) = args.next() {
         match flag.to_str()? {
             "--dir" => dir = Some(PathBuf::from(args.next()?)),
             "--epoch" => epoch = Some(args.next()?.to_str()?.parse().ok()?),
+            "--wait" => wait = true,
+            "--body" => body = Some(args.next()?.into_string().ok()?),
             "--state" => state = Some(args.next()?.to_str()?.parse().ok()?),
             _ => return None,
         }
@@ -68,6 +77,7 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     match command.to_str()? {
         "run" => Some(Wanted::Run { dir: dir?, epoch: epoch? }),
         "resume" => Some(Wanted::Resume { dir: dir?, state: state? }),
+        "hook" => Some(Wanted::Hook(hook::Call { dir: dir?, wait, body })),
         "--version" | "-V" => Some(Wanted::Version),
         "--help" | "-h" | "help" => Some(Wanted::Help),
         _ => None,

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cgroup::Cgroups;
 use crate::input::Input;
+use crate::observe::Observing;
 use crate::output::Missing;
 use crate::pty::Master;
 use crate::screen::Size;
@@ -79,6 +80,7 @@ pub(crate) struct Runner {
     pub connections: Cell<usize>,
     /// Somebody wants us to dial the daemon now.
     pub poked: Notify,
+    pub observing: Observing,
     /// A viewer came, left, or has another size.
     pub resized: Notify,
     pub resized_at: Cell<Duration>,
@@ -138,6 +140,7 @@ impl Runner {
             self.report_missing(missing);
         }
         self.changed.send_replace(());
+        self.look_at_title();
         taken.stuck
     }
 

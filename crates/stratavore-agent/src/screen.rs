@@ -96,6 +96,11 @@ struct Model {
 }
 
 impl Screen {
+    /// The terminal's title, as far as its output was drawn.
+    pub(crate) fn title(&self) -> &str {
+        &self.model.cells.callbacks().title
+    }
+
     pub(crate) fn new(size: Size) -> Self {
         Self {
             size,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused, SocketWelcome,
-    ToAgentSocket, from_agent_socket, socket_hello::Wish, to_agent_socket,
+    AnswerHook, Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused,
+    SocketWelcome, ToAgentSocket, from_agent_socket, socket_hello::Wish, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, common_version, unix};
 use tokio::net::{UnixListener, UnixStream};
@@ -22,7 +22,7 @@ use tokio_util::codec::Framed;
 use crate::inside::Place;
 use crate::runner::{Life, Runner};
 use crate::screen::Picture;
-use crate::{attach, replay};
+use crate::{attach, observe, replay};
 
 /// How many connections there may be at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -67,7 +67,10 @@ pub(crate) fn frame(kind: from_agent_socket::Kind) -> FromAgentSocket {
     FromAgentSocket { kind: Some(kind) }
 }
 
-async fn refuse(connection: &mut Connection, why: impl Into<String>) -> Result<(), FrameError> {
+pub(crate) async fn refuse(
+    connection: &mut Connection,
+    why: impl Into<String>,
+) -> Result<(), FrameError> {
     connection
         .send(frame(from_agent_socket::Kind::Refused(SocketRefused { why: why.into() })))
         .await
@@ -95,6 +98,12 @@ fn refusal(runner: &Runner, place: Place, wish: Option<&Wish>) -> Option<String>
         Wish::Attach(_) | Wish::Send(_) => "attach to runners or type into them",
         Wish::Output(_) | Wish::Screen(_) if !own => "read what other runners print",
         Wish::Output(_) | Wish::Screen(_) => return None,
+        // The assistant of this runner tells of itself, and of no other.
+        Wish::Hook(_) if own => return None,
+        Wish::Hook(_) => {
+            return Some("only what runs inside of this runner may call its hook".into());
+        }
+        Wish::Answer(_) => "answer what assistants ask",
         // It cuts the agent's line to its daemon.
         Wish::Poke(_) => "make agents dial anew",
     };
@@ -187,6 +196,14 @@ async fn converse(
             connection.feed(screen(offset, picture)).await?;
             connection.send(done()).await
         }
+        Some(Wish::Hook(hook)) => observe::hooked(runner, connection, welcome(false), hook).await,
+        Some(Wish::Answer(AnswerHook { call, output })) => {
+            if let Err(why) = observe::answer(runner, &call, output) {
+                return refuse(&mut connection, why).await;
+            }
+            connection.feed(welcome(false)).await?;
+            connection.send(done()).await
+        }
         Some(Wish::Poke(_)) => {
             runner.poked.notify_one();
             connection.feed(welcome(false)).await?;
@@ -215,7 +232,12 @@ async fn send(
     connection.send(welcome).await?;
     let bracketed = paste && runner.terminal.borrow_mut().screen().bracketed_paste();
     match runner.input.send(&data, bracketed, enter).await {
-        Ok(()) => connection.send(done()).await,
+        Ok(()) => {
+            if enter {
+                runner.note_sent(data.len());
+            }
+            connection.send(done()).await
+        }
         Err(refused) => refuse(&mut connection, refused.to_string()).await,
     }
 }

@@ -20,12 +20,14 @@ use crate::cgroup::Cgroups;
 use crate::clock::SystemClock;
 use crate::failpoint::failpoint;
 use crate::input::Input;
+use crate::observe::Observing;
 use crate::output::OutputLog;
 use crate::runner::{Life, Runner};
 use crate::screen::{Screen, Size};
+use crate::signal_log::SignalLog;
 use crate::spool::Spool;
 use crate::terminal::Terminal;
-use crate::{entropy, harden, identity, signals};
+use crate::{entropy, harden, identity, signals, telemetry};
 
 /// How long the lock is tried for. A daemon that looks whether it is held holds it for an instant.
 const LOCK_TRIES: u32 = 50;
@@ -121,6 +123,22 @@ fn take_lock(dir: &RunnerDir) -> Result<Option<File>, StartError> {
     Ok(None)
 }
 
+/// What observing takes; `listener` is the one that the program before had open.
+pub(crate) fn observing(
+    dir: &RunnerDir,
+    spec: &Spec,
+    listener: Option<std::net::TcpListener>,
+) -> io::Result<Observing> {
+    let Some(observe) = &spec.observe else { return Ok(Observing::default()) };
+    let log = SignalLog::open(dir.signals())?;
+    let listener = match listener {
+        None if observe.hears_telemetry() => Some(telemetry::listen()?),
+        other => other,
+    };
+    let listener = listener.map(tokio::net::TcpListener::from_std).transpose()?;
+    Ok(Observing::new(log, listener))
+}
+
 fn begin(
     dir: RunnerDir,
     spec: Spec,
@@ -163,6 +181,7 @@ fn begin(
         upgrade_failed: Default::default(),
         connections: 0.into(),
         poked: Default::default(),
+        observing: observing(&dir, &spec, None).map_err(doing("prepare to observe"))?,
         resized: Default::default(),
         resized_at: Duration::ZERO.into(),
         wishes: wish,

@@ -35,7 +35,7 @@ use crate::pty::Master;
 use crate::runner::{Life, Runner};
 use crate::screen::{Screen, Size};
 use crate::spool::Spool;
-use crate::start::{StartError, doing, on_runtime};
+use crate::start::{StartError, doing, observing, on_runtime};
 use crate::sys::{self, Strings};
 use crate::terminal::Terminal;
 use crate::{entropy, harden, signals};
@@ -63,6 +63,9 @@ struct State {
     pids_before: u64,
     terminal: TerminalState,
     typed: String,
+    /// The port that the assistant's telemetry comes to.
+    #[serde(default)]
+    telemetry: Option<RawFd>,
     next_report: u64,
     reports: Vec<String>,
     files: Files,
@@ -115,13 +118,17 @@ fn prepare(agent: &Agent, program: &str) -> io::Result<std::convert::Infallible>
     knows_state(Path::new(program))?;
     let [master, slave] = master.both();
     let kept = [file(&agent.lock), file(&agent.listener), master, slave];
+    let telemetry = runner.observing.listener().map(file);
     let files = Files {
         lock: kept[0].as_raw_fd(),
         listener: kept[1].as_raw_fd(),
         master: master.as_raw_fd(),
         slave: slave.as_raw_fd(),
     };
-    let state = save(agent, process, files);
+    let state = State {
+        telemetry: telemetry.map(|listener| listener.as_raw_fd()),
+        ..save(agent, process, files)
+    };
     let mut memory = File::from(memfd_create("stratavore-upgrade", MemfdFlags::CLOEXEC)?);
     memory.write_all(&serde_json::to_vec(&state).map_err(io::Error::other)?)?;
     memory.rewind()?;
@@ -137,7 +144,8 @@ fn prepare(agent: &Agent, program: &str) -> io::Result<std::convert::Infallible>
     });
     let environment: Vec<CString> = environment.collect::<io::Result<_>>()?;
 
-    let kept: Vec<BorrowedFd<'_>> = kept.into_iter().chain([file(&memory)]).collect();
+    let kept: Vec<BorrowedFd<'_>> =
+        kept.into_iter().chain([file(&memory)]).chain(telemetry).collect();
     signals::hold();
     // This does not fail on a file that is open; if it did, the next program would miss it.
     let keep = |flags: FdFlags| {
@@ -214,6 +222,7 @@ fn save(agent: &Agent, process: ProcessIdentity, files: Files) -> State {
             printed_at: saved.printed_at,
         },
         typed: entropy::hex(&runner.input.waiting()),
+        telemetry: None,
         next_report,
         reports: reports.iter().map(|report| entropy::hex(report)).collect(),
         files,
@@ -276,6 +285,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         .try_into()
         .map_err(|_| StartError::Resume("its key is damaged".into()))?;
     let (wish, wishes) = mpsc::channel(crate::start::WISHES);
+    let telemetry = state.telemetry.map(adopt).transpose()?.map(std::net::TcpListener::from);
     let runner = Runner {
         key,
         join_token: bytes(&state.join_token)?.into(),
@@ -292,6 +302,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         upgrade_failed: Default::default(),
         connections: 0.into(),
         poked: Default::default(),
+        observing: observing(&dir, &spec, telemetry).map_err(doing("prepare to observe"))?,
         resized: Default::default(),
         resized_at: Duration::ZERO.into(),
         wishes: wish,

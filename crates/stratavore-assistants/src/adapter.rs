@@ -1,7 +1,8 @@
 //! What an adapter is: all that Stratavore has to know of one assistant, behind one interface.
 //!
 //! An adapter starts nothing and reads no file that is not handed to it, but for
-//! [`Adapter::found`] and [`Adapter::level`]. What it makes of signals and transcripts are
+//! [`Adapter::found`] and [`Adapter::level`], and an assistant's own configuration where
+//! [`Adapter::start`] must not override it. What it makes of signals and transcripts are
 //! [`Observation`]s; what follows from them is not its business.
 //!
 //! Invariant: no line and no signal makes an adapter fail. What it does not know is no observation.
@@ -15,14 +16,18 @@ use serde::{Deserialize, Serialize};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+pub use stratavore_core::runner::Headless;
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
 
 use crate::AssistantError;
 
-/// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables that
-/// [`Adapter::start`] sets. The agent, which opens the port, puts it in.
+/// Stands for the address of the agent's receiver of OTLP (`http://127.0.0.1:PORT`) in variables and words
+/// that [`Adapter::start`] sets. The agent, which opens the port, puts it in.
 pub const OTLP: &str = "{stratavore:otlp}";
+
+/// Follows [`Observed::hook`] where the hook waits for an answer; it prints what [`Adapter::answer`] gave.
+pub const WAIT: &str = "--wait";
 
 /// What can be proved of an assistant, for the rest to ask and for people to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -55,14 +60,6 @@ pub struct Proves {
 pub enum Mode {
     Interactive,
     Headless(Headless),
-}
-
-/// The assistant's own limits of a run without a screen; a second line behind our budgets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Headless {
-    pub max_turns: Option<u32>,
-    /// In millionths of a US dollar.
-    pub max_cost: Option<i64>,
 }
 
 /// Which conversation a run holds. Sessions are named as the assistant does.
@@ -107,7 +104,7 @@ pub struct Observed<'a> {
     /// The directory of the runner, where [`Started::files`] will be.
     pub dir: &'a Path,
     /// The beginning of the command that an assistant calls as its hook: it takes JSON on its standard
-    /// input, exits with 0, and prints nothing, or for a call that waits ([`Started::waits`]) the answer.
+    /// input, exits with 0, and prints nothing, or for a call that waits ([`WAIT`]) the answer.
     /// The program and its arguments are absolute and need no quotes in a shell.
     pub hook: &'a [String],
 }
@@ -122,8 +119,15 @@ pub struct Started {
     pub files: Vec<(String, String)>,
     /// The conversation's id, if that is known before.
     pub session: Option<String>,
+    /// The file to follow as its transcript, if that is known before.
+    pub transcript: Option<PathBuf>,
     /// The terminal's title tells something.
     pub watch_title: bool,
+    /// The prompt could not be given with the command: it is to be sent once the assistant is idle.
+    pub unsaid: bool,
+    /// A log record of its telemetry that has none of these attributes tells nothing, and need not be kept.
+    /// Empty: all are kept.
+    pub telemetry: &'static [&'static str],
 }
 
 /// What an adapter keeps in mind between the lines of one file, or the signals of one runner.
@@ -136,6 +140,32 @@ pub struct Memory {
     /// Whatever else it needs, by names of its own. Small.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, String>,
+}
+
+impl Memory {
+    /// Signals are those of this start of the runner: of an earlier one nothing is open any more. What is
+    /// kept has names that begin with `kept`.
+    pub(crate) fn at_epoch(&mut self, epoch: i64, kept: Option<&str>) {
+        const EPOCH: &str = "epoch";
+        let epoch = epoch.to_string();
+        if self.more.get(EPOCH) != Some(&epoch) {
+            self.session = None;
+            self.more.retain(|name, _| kept.is_some_and(|kept| name.starts_with(kept)));
+            self.more.insert(EPOCH.into(), epoch);
+        }
+    }
+}
+
+/// How conversations are had from an assistant that keeps them in no files of lines: what its own
+/// program is called with. What that prints is for [`Adapter::document`].
+#[derive(Clone, Copy)]
+pub struct Export {
+    /// Prints a list of its conversations.
+    pub list: &'static [&'static str],
+    /// The ids in that list.
+    pub listed: fn(&str) -> Vec<String>,
+    /// Prints one conversation, whose id comes after these.
+    pub one: &'static [&'static str],
 }
 
 /// How a run without a screen came out, by its final record.
@@ -199,6 +229,23 @@ pub trait Adapter: Sync {
         Vec::new()
     }
 
+    /// The transcripts of one conversation, for an assistant that tells no signal where they are.
+    fn transcripts(&self, session: &str, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        let _ = (session, env);
+        Vec::new()
+    }
+
+    /// How to have conversations that are in no transcript.
+    fn export(&self) -> Option<Export> {
+        None
+    }
+
+    /// What an exported conversation says, all of it.
+    fn document(&self, text: &str, place: &Place) -> Vec<Observation> {
+        let _ = (text, place);
+        Vec::new()
+    }
+
     /// What it is doing now, where it keeps that in a file: interrupts, for one, are told by no event.
     fn level(&self, pid: u32, env: &BTreeMap<String, String>) -> Option<Doing> {
         let _ = (pid, env);
@@ -214,6 +261,14 @@ pub trait Adapter: Sync {
         message: Option<&str>,
     ) -> Option<String> {
         let _ = (body, allow, message);
+        None
+    }
+
+    /// What is typed at the dialog on the assistant's screen to let it go on, or not, where no hook waits
+    /// ([`Asked::call`](stratavore_core::observation::Asked) is `None`). Only while it is known to ask:
+    /// typed at any other time it means something else.
+    fn answer_keys(&self, body: &serde_json::Value, allow: bool) -> Option<&'static str> {
+        let _ = (body, allow);
         None
     }
 

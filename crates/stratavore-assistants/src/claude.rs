@@ -1,6 +1,27 @@
 //! Claude Code: `claude`.
+//!
+//! It is observed by hooks and telemetry that are given to one run, and by its transcripts. A request
+//! has the same key in both, so that the ledger counts it once.
 
-use crate::{Assistant, no_flags};
+mod headless;
+mod home;
+mod line;
+mod signal;
+mod start;
+mod transcript;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use stratavore_core::activity::{Doing, Source};
+use stratavore_core::message::Place;
+use stratavore_core::observation::Observation;
+use stratavore_core::signal::Signal;
+use stratavore_core::usage::Quality;
+
+use crate::adapter::{Adapter, Memory, Outcome, Proves, Start, Started, Step};
+use crate::{Assistant, AssistantError, hooks, no_flags};
 
 pub(crate) const ASSISTANT: Assistant = Assistant {
     name: "claude",
@@ -9,7 +30,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     flags: no_flags,
     // A runner must stay the program that was started.
     env: &[("DISABLE_AUTOUPDATER", "1")],
-    adapter: &crate::generic::Generic,
+    adapter: &Claude,
 };
 
 /// An interactive session that finds these takes itself for the child of another one: it writes
@@ -22,3 +43,97 @@ pub(crate) const MARKS: [&str; 6] = [
     "CLAUDE_EFFORT",
     "AI_AGENT",
 ];
+
+/// In [`Memory::more`]: its maker has refused a request for the rate of them.
+const LIMITED: &str = "limited";
+
+/// A model's name without what is said of its context: `claude-opus-4-8[1m]`.
+fn plain_model(model: &str) -> &str {
+    model.split('[').next().unwrap_or(model)
+}
+
+/// The input of the tool that asks, with the answers in it: one line for each question, or one for all.
+fn answered(body: &Value, text: &str) -> Option<Value> {
+    // What is longer was cut on its way, and the tool must not get less than it gave.
+    const WHOLE: usize = 4096;
+    if body.get("tool_name")? != "AskUserQuestion" {
+        return None;
+    }
+    let mut input = body.get("tool_input")?.clone();
+    let questions: Vec<&str> = (input.get("questions")?.as_array()?.iter())
+        .filter_map(|question| question.get("question")?.as_str())
+        .collect();
+    if questions.is_empty() || input.to_string().len() >= WHOLE {
+        return None;
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let one_each = lines.len() == questions.len();
+    let answer = |nth: usize| if one_each { lines.get(nth).copied() } else { None };
+    let answers: serde_json::Map<String, Value> = (questions.iter().enumerate())
+        .map(|(nth, question)| ((*question).to_owned(), answer(nth).unwrap_or(text).into()))
+        .collect();
+    input.as_object_mut()?.insert("answers".into(), answers.into());
+    Some(input)
+}
+
+struct Claude;
+
+impl Adapter for Claude {
+    fn proves(&self) -> Proves {
+        Proves {
+            headless: true,
+            preset_session: true,
+            resume: true,
+            fork: true,
+            activity: Some(Source::Events),
+            permission_requests: true,
+            permission_answers: true,
+            usage: Some(Quality::Exact),
+            cost: true,
+            transcript: true,
+            quit: Some("/exit"),
+            mcp: true,
+        }
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Started, AssistantError> {
+        Ok(start::start(start))
+    }
+
+    fn signal(&self, memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
+        signal::read(memory, signal, place)
+    }
+
+    fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
+        transcript::read(memory, line, place)
+    }
+
+    fn beside(&self, transcript: &Path) -> Option<(PathBuf, &'static str)> {
+        let session = transcript.file_stem()?;
+        Some((transcript.with_file_name(session).join("subagents"), ".jsonl"))
+    }
+
+    fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        home::transcripts(env)
+    }
+
+    fn level(&self, pid: u32, env: &BTreeMap<String, String>) -> Option<Doing> {
+        home::level(pid, env)
+    }
+
+    fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
+        let mut decision = hooks::decision(body, allow, message)?;
+        if let Some(input) = message.filter(|_| allow).and_then(|text| answered(body, text)) {
+            decision["hookSpecificOutput"]["decision"]["updatedInput"] = input;
+        }
+        Some(decision.to_string())
+    }
+
+    fn step(&self, line: &str) -> Vec<Step> {
+        headless::steps(line)
+    }
+
+    fn outcome(&self, output: &str, exit: Option<i32>) -> Outcome {
+        headless::outcome(output, exit)
+    }
+}

@@ -1,6 +1,27 @@
 //! Codex CLI: `codex`.
+//!
+//! It names its conversations itself, and tells the name with its first hook, which is at the first
+//! prompt. What it used is in its rollouts, response by response.
 
-use crate::Assistant;
+mod headless;
+mod home;
+mod line;
+mod rollout;
+mod signal;
+mod start;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use stratavore_core::activity::Source;
+use stratavore_core::message::Place;
+use stratavore_core::observation::Observation;
+use stratavore_core::signal::Signal;
+use stratavore_core::usage::Quality;
+
+use crate::adapter::{Adapter, Memory, Outcome, Proves, Start, Started, Step};
+use crate::{Assistant, AssistantError, hooks};
 
 pub(crate) const ASSISTANT: Assistant = Assistant {
     name: "codex",
@@ -8,7 +29,7 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     program: Some("codex"),
     flags,
     env: &[],
-    adapter: &crate::generic::Generic,
+    adapter: &Codex,
 };
 
 /// Set for the tools of a running Codex.
@@ -48,4 +69,61 @@ fn flags(configured: &[String], args: &[String]) -> &'static [&'static str] {
     let options = configured.iter().chain(args.iter().take_while(|arg| *arg != "--"));
     let said_already = options.into_iter().any(|arg| arg == "--no-daemon");
     if without_screen || said_already { &[] } else { &["--no-daemon"] }
+}
+
+struct Codex;
+
+impl Adapter for Codex {
+    fn proves(&self) -> Proves {
+        Proves {
+            headless: true,
+            preset_session: false,
+            resume: true,
+            fork: true,
+            activity: Some(Source::Events),
+            permission_requests: true,
+            permission_answers: true,
+            usage: Some(Quality::Exact),
+            cost: false,
+            transcript: true,
+            quit: Some("/quit"),
+            mcp: true,
+        }
+    }
+
+    fn start(&self, start: &Start<'_>) -> Result<Started, AssistantError> {
+        Ok(start::start(start))
+    }
+
+    fn signal(&self, memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
+        signal::read(memory, signal, place)
+    }
+
+    fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
+        rollout::read(memory, line, place)
+    }
+
+    fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+        home::rollouts(env)
+    }
+
+    fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
+        Some(hooks::decision(body, allow, message)?.to_string())
+    }
+
+    fn answer_keys(&self, body: &Value, allow: bool) -> Option<&'static str> {
+        (body.get("hook_event_name")? == "PermissionRequest").then_some(if allow {
+            "y"
+        } else {
+            "\u{1b}"
+        })
+    }
+
+    fn step(&self, line: &str) -> Vec<Step> {
+        headless::steps(line)
+    }
+
+    fn outcome(&self, output: &str, exit: Option<i32>) -> Outcome {
+        headless::outcome(output, exit)
+    }
 }

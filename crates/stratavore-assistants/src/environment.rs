@@ -7,7 +7,7 @@
 use crate::{claude, codex, gemini, opencode};
 
 /// Who and where one is, language, and the way out through a company's network.
-const ALLOWED: [&str; 35] = [
+const ALLOWED: [&str; 36] = [
     "PATH",
     "HOME",
     "USER",
@@ -44,6 +44,7 @@ const ALLOWED: [&str; 35] = [
     "CLAUDE_CONFIG_DIR",
     "CODEX_HOME",
     "OPENCODE_CONFIG_DIR",
+    "GEMINI_CLI_HOME",
 ];
 
 /// The names of variables that a runner inherits, besides those that begin with `LC_`.

@@ -20,6 +20,8 @@ pub enum AssistantError {
     ArgumentTooLong { nth: usize, bytes: usize },
     #[error("the command has {bytes} bytes, and at most {COMMAND_MAX} are taken")]
     CommandTooLong { bytes: usize },
+    #[error("{assistant} cannot go on from a conversation without changing it")]
+    CannotFork { assistant: &'static str },
 }
 
 impl AssistantError {
@@ -37,6 +39,7 @@ impl AssistantError {
             Self::ArgumentTooLong { .. } | Self::CommandTooLong { .. } => {
                 "put the text into a file, or send it once the runner runs".into()
             }
+            Self::CannotFork { .. } => "resume the conversation itself, or begin a new one".into(),
         }
     }
 

@@ -8,17 +8,29 @@
 //! Invariant: what a caller gives comes after our own flags, each piece as one argument, unchanged.
 
 pub mod adapter;
+mod aider;
 mod claude;
 mod codex;
+mod content;
+mod covered;
+mod directory;
 mod environment;
 mod error;
+mod excerpt;
+mod final_record;
 mod gemini;
 mod generic;
+mod hooks;
+mod log_record;
 mod opencode;
+mod reset;
+mod told;
+mod words;
 
 use stratavore_core::name::Name;
 
 pub use adapter::Adapter;
+pub use covered::not_covered;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
 
@@ -51,7 +63,8 @@ pub const ARGUMENT_MAX: usize = 128 * 1024 - 1;
 /// The longest command, in bytes. The system takes about twice as much, environment included.
 pub const COMMAND_MAX: usize = 1024 * 1024;
 
-const KNOWN: [Assistant; 5] = [
+const KNOWN: [Assistant; 6] = [
+    aider::ASSISTANT,
     claude::ASSISTANT,
     codex::ASSISTANT,
     gemini::ASSISTANT,
@@ -121,7 +134,8 @@ pub fn default_env(name: &Name) -> impl Iterator<Item = (&'static str, &'static 
     TERMINAL.iter().chain(own).copied()
 }
 
-fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
+/// Refuses a command that no program can be given.
+pub fn can_be_passed(argv: &[String]) -> Result<(), AssistantError> {
     for (nth, argument) in argv.iter().enumerate() {
         if argument.contains('\0') {
             return Err(AssistantError::Nul { nth });

@@ -4,8 +4,8 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, HostPort, LogFormat, LogLevel, PriceSettings, Recording,
-    Resize, SslMode, StoreUrl, Switch,
+    AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
+    Recording, Resize, SslMode, StoreUrl, Switch, keep_of_project,
 };
 use crate::value::{
     Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,
@@ -75,6 +75,15 @@ keys! {
     "notify.root_cert": notify.root_cert = |g| absolute(g).map(Some), Shown::shown;
     "notify.timeout": notify.timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
 
+    "vault.keep": vault.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
+    "vault.keep_projects": vault.keep_projects = keep_projects, Shown::shown;
+
+    "search.embeddings": search.embeddings = Embeddings::read, displayed;
+    "search.url": search.url = |g| http_url(g).map(Some), Shown::shown;
+    "search.model": search.model = |g| text(g, "a model's name").map(Some), Shown::shown;
+    "search.key_file": search.key_file = |g| absolute(g).map(Some), Shown::shown;
+    "search.timeout": search.timeout = |g| duration(g, "100ms", "10m"), Shown::shown;
+
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
     "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
@@ -122,6 +131,26 @@ fn queues(given: &Given) -> Result<Vec<String>, Wanted> {
         amqp_name(&Given::Text(name.clone()), "a list of queue names, each")?;
     }
     Ok(names)
+}
+
+/// Projects with how long their conversations are kept.
+fn keep_projects(given: &Given) -> Result<Vec<String>, Wanted> {
+    const WHAT: &str = "projects with how long each is kept, at least a day, such as `shop=90d`";
+    let pairs = list(given, WHAT)?;
+    match pairs.iter().find(|pair| keep_of_project(pair).is_none()) {
+        None => Ok(pairs),
+        Some(wrong) => Err(format!("a list of {WHAT}, and `{}` is none", wrong.escape_debug())),
+    }
+}
+
+fn http_url(given: &Given) -> Result<String, Wanted> {
+    let what = "an http or https URL without a user, a password or a question mark";
+    let url = text(given, what)?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_good = rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['@', '?', '#', ' '])
+    });
+    if is_good { Ok(url) } else { Err(what.into()) }
 }
 
 fn detach_key(given: &Given) -> Result<crate::DetachKey, Wanted> {

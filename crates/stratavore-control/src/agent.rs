@@ -5,9 +5,7 @@ use std::time::Duration;
 use stratavore_core::RunnerId;
 use stratavore_core::caller::Caller;
 use stratavore_core::liveness::Liveness;
-use stratavore_core::runner::{
-    Activity, AgentIdentity, Exit, Input, ProcessIdentity, Runner, RunnerState,
-};
+use stratavore_core::runner::{AgentIdentity, Exit, Input, ProcessIdentity, Runner, RunnerState};
 use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
 use tokio::sync::mpsc;
@@ -54,7 +52,6 @@ pub struct WelcomeError {
 pub enum Note {
     Started(ProcessIdentity),
     Exited(Exit),
-    Activity(Activity),
     LimitsNotEnforced(String),
     OutputGap { from: u64, to: u64, why: String },
 }
@@ -117,6 +114,9 @@ impl Control {
             Ok(()) => {
                 // Whoever waits for an upgrade hears that it has come back, and looks as what.
                 self.inner.links.end_upgrade(runner.id, Ok(greeting.version));
+                if greeting.started {
+                    self.hand_over_answers(runner.id).await;
+                }
                 Ok(Welcome { connection, commands })
             }
             Err(refusal) => {
@@ -215,7 +215,6 @@ impl Control {
         let input = match note {
             Note::Started(process) => Input::Started { epoch, process },
             Note::Exited(exit) => Input::Exited { epoch, exit },
-            Note::Activity(activity) => Input::Activity { epoch, activity },
             Note::LimitsNotEnforced(why) => {
                 Input::Noted { epoch, seq, note: Noted::LimitsNotEnforced(why) }
             }

@@ -23,19 +23,24 @@ use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
+use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
 use crate::budget::Counted;
+use crate::embedding::{Embedder, Patience};
 use crate::error::Error;
+use crate::follow::Following;
 use crate::host::Host;
 use crate::links::{AgentCommand, Links};
 use crate::notify::{Destinations, NotifySettings};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
+use crate::prompt::Prompting;
 use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
+use crate::vault::VaultSettings;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -77,6 +82,9 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// What this node is for, and how much it holds.
     pub profile: Profile,
+    pub vault: VaultSettings,
+    /// What makes vectors of messages.
+    pub embedder: Embedder,
     /// What models cost.
     pub prices: Prices,
 }
@@ -99,6 +107,8 @@ pub struct Parts {
     pub seat: DaemonId,
     /// Gives this daemon's events their codes, and knows them again.
     pub writer: Arc<Writer>,
+    /// Where this host's transcripts are kept.
+    pub vault: Vault,
 }
 
 /// Carries out use cases; cheap to clone.
@@ -146,8 +156,14 @@ pub(crate) struct Inner {
     pub(crate) audit: Arc<AuditFiles>,
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
+    pub(crate) following: Following,
+    pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
+    pub(crate) vault: Vault,
+    /// There are messages without a vector.
+    pub(crate) embed_wake: Arc<Notify>,
+    pub(crate) embed_patience: Patience,
 }
 
 impl Control {
@@ -186,7 +202,12 @@ impl Control {
             audit: Arc::new(AuditFiles::new(audit)),
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
+            following: Following::default(),
+            prompting: Prompting::default(),
             scheduling: Mutex::default(),
+            vault: parts.vault,
+            embed_wake: Arc::default(),
+            embed_patience: Patience::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -406,6 +427,8 @@ impl Control {
             RunnerState::Exited { .. } | RunnerState::Failed { .. } | RunnerState::Lost { .. } => {
                 self.forget_liveness(id);
                 self.inner.links.forget_seen(id);
+                // What it told last.
+                self.signals_grown(id);
             }
             RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
         }

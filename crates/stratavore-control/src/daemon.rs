@@ -11,13 +11,16 @@ use stratavore_store::{OldTransaction, PoolStatus};
 use crate::budget;
 use crate::control::Control;
 use crate::disk;
+use crate::embedding;
 use crate::error::Error;
+use crate::follow;
 use crate::host;
 use crate::notify;
 use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
+use crate::vault;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -168,6 +171,28 @@ impl Control {
         supervisor.spawn_task("trim", TRIM_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.trim().await }
+        });
+        self.follow_all();
+        supervisor.spawn(self.clone().hear_of_files());
+        let (control, wake) = (task(self), self.inner.following.wake.clone());
+        supervisor.spawn_task("follow", follow::AGAIN, wake, move || {
+            let control = control.clone();
+            async move { control.read_followed().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.look_at_levels().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.tidy_vault().await }
+        });
+        let (control, wake) = (task(self), self.inner.embed_wake.clone());
+        supervisor.spawn_task("embeddings", embedding::EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.embed_messages().await }
         });
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {

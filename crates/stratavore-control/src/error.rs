@@ -9,6 +9,7 @@ use stratavore_core::runner::Refusal;
 use stratavore_runtime::program::ProgramError;
 use stratavore_runtime::socket::SocketError;
 use stratavore_store::StoreError;
+use stratavore_vault::VaultError;
 
 /// A failure of a use case. Its text is for whoever asked; causes stand in `source`.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub enum Error {
     Refused(Refusal),
     Store(StoreError),
     Agent(SocketError),
+    Vault(VaultError),
     /// No node fits what was asked for.
     NoNode(NoNode),
     /// The daemon of a runner's node does not answer.
@@ -57,6 +59,11 @@ pub enum Error {
         why: String,
     },
     /// The daemon is going down.
+    /// The assistant works, and was not to be disturbed.
+    Busy {
+        message: String,
+        hint: String,
+    },
     Stopping,
     Timeout {
         waited_for: String,
@@ -84,8 +91,17 @@ impl Error {
             Self::TooMany { .. } => "too_many_connections",
             Self::Refused(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
+            Self::Vault(VaultError::Full { .. }) => "disk_full",
+            Self::Vault(VaultError::TooLong(_)) => "invalid",
+            Self::Vault(
+                VaultError::Missing(_)
+                | VaultError::Damaged { .. }
+                | VaultError::Disk { .. }
+                | VaultError::CutOff(_),
+            ) => "vault_unavailable",
             Self::NoNode(_) => "no_node",
             Self::NodeUnreachable { .. } => "node_unreachable",
+            Self::Busy { .. } => "busy",
             Self::Stopping => "unavailable",
             Self::Timeout { .. } => "timeout",
             Self::Internal(_) => "internal",
@@ -101,6 +117,7 @@ impl Error {
                 StoreError::AlreadySucceeded { .. } => "already_succeeded",
                 StoreError::SessionBusy { .. } => "session_busy",
                 StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
+                StoreError::AskOver { .. } => "ask_over",
                 StoreError::Conflict { .. } => "conflict",
                 StoreError::Full { .. } => "disk_full",
                 StoreError::Trimmed { .. } => "trimmed",
@@ -118,9 +135,10 @@ impl Error {
     /// What to do next; empty where the message says it all.
     pub fn hint(&self) -> String {
         match self {
-            Self::Invalid { hint, .. } | Self::Absent { hint, .. } | Self::Denied { hint, .. } => {
-                hint.clone()
-            }
+            Self::Invalid { hint, .. }
+            | Self::Absent { hint, .. }
+            | Self::Denied { hint, .. }
+            | Self::Busy { hint, .. } => hint.clone(),
             Self::NotFound { noun, nearest, .. } => match nearest.as_slice() {
                 [] if *noun == "runner" => {
                     "list what there is: stratavore runners list --all".into()
@@ -145,6 +163,12 @@ impl Error {
             Self::Timeout { .. } => "look again later: stratavore runners".into(),
             Self::Agent(_) => {
                 "see how it is: stratavore runners show; then stratavore doctor".into()
+            }
+            Self::Vault(VaultError::Full { .. }) => {
+                "free some space, then try again; what is in the vault is whole".into()
+            }
+            Self::Vault(_) => {
+                "look at the disk of the state directory; the vault is below it".into()
             }
             Self::NoNode(_) => "see how they are: stratavore nodes".into(),
             Self::NodeUnreachable { .. } => {
@@ -177,6 +201,7 @@ impl Error {
                     format!("attach to it: stratavore attach {runner}")
                 }
                 StoreError::IdempotencyReuse { .. } => "use a new key for a new request".into(),
+                StoreError::AskOver { .. } => "see what else waits: stratavore inbox".into(),
                 StoreError::Conflict { .. } => "look at it again, then repeat".into(),
                 StoreError::Trimmed { upto, .. } => format!(
                     "go on after position {upto}; what was before is in `audit/segments` of the host that seals"
@@ -223,8 +248,10 @@ impl Error {
             | Self::TooMany { .. }
             | Self::Refused(_)
             | Self::Agent(_)
+            | Self::Vault(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
+            | Self::Busy { .. }
             | Self::Stopping
             | Self::Timeout { .. }
             | Self::Internal(_) => Vec::new(),
@@ -236,6 +263,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid { message, .. }
+            | Self::Busy { message, .. }
             | Self::Absent { message, .. }
             | Self::Denied { message, .. }
             | Self::Forbidden { message } => f.write_str(message),
@@ -252,6 +280,7 @@ impl fmt::Display for Error {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
+            Self::Vault(error) => error.fmt(f),
             Self::NoNode(none) => none.fmt(f),
             Self::NodeUnreachable { node, why } => write!(f, "{node} cannot be reached: {why}"),
             Self::Stopping => f.write_str("the daemon is stopping"),
@@ -266,6 +295,7 @@ impl std::error::Error for Error {
         match self {
             Self::Store(error) => std::error::Error::source(error),
             Self::Agent(error) => std::error::Error::source(error),
+            Self::Vault(error) => std::error::Error::source(error),
             Self::Internal(source) => Some(source.as_ref()),
             Self::Invalid { .. }
             | Self::NotFound { .. }
@@ -277,6 +307,7 @@ impl std::error::Error for Error {
             | Self::Refused(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
+            | Self::Busy { .. }
             | Self::Stopping
             | Self::Timeout { .. } => None,
         }
@@ -286,6 +317,12 @@ impl std::error::Error for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<VaultError> for Error {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
     }
 }
 

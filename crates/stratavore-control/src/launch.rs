@@ -12,7 +12,7 @@ use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, NameError};
 use stratavore_core::project::Project;
 use stratavore_core::restart::RestartPolicy;
-use stratavore_core::runner::{Command, EnvError, EnvValue, Runner, parse_env};
+use stratavore_core::runner::{Command, EnvError, EnvValue, Headless, Runner, parse_env};
 use stratavore_core::{RunnerId, SessionId};
 use stratavore_runtime::{failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
@@ -37,6 +37,25 @@ pub struct Launch {
     pub directory: Option<String>,
     pub columns: u16,
     pub rows: u16,
+    /// The first prompt.
+    pub prompt: Option<String>,
+    /// Not observed, and given nothing of ours.
+    pub bare: bool,
+    /// Without a screen.
+    pub headless: Option<Headless>,
+    /// The conversation that it goes on with.
+    pub resume: Option<Resume>,
+}
+
+/// A conversation that a launch goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resume {
+    pub session: SessionId,
+    pub assistant: Name,
+    /// Where it was held: most assistants find it again only there.
+    pub directory: Option<String>,
+    /// In a new conversation that begins as that one is now.
+    pub fork: bool,
 }
 
 impl Control {
@@ -71,6 +90,13 @@ impl Control {
             }
             None => NameWish::Numbered(usual_name(&command)),
         };
+        if launch.resume.is_some() && count > 1 {
+            return Err(Error::invalid(
+                "a conversation is held by one runner at a time",
+                "leave the count out, or fork it for each",
+            ));
+        }
+        let resume = launch.resume.as_ref();
         let new = (0..count)
             .map(|_| NewRunner {
                 id: RunnerId::from_entropy(self.entropy()),
@@ -81,12 +107,46 @@ impl Control {
                 command: command.clone(),
                 limits: launch.limits,
                 restart: launch.restart,
-                session: SessionId::from_entropy(self.entropy()),
-                continues: false,
+                session: match resume {
+                    Some(Resume { session, fork: false, .. }) => *session,
+                    Some(Resume { fork: true, .. }) | None => {
+                        SessionId::from_entropy(self.entropy())
+                    }
+                },
+                continues: resume.is_some_and(|resume| !resume.fork),
+                forks: resume.filter(|resume| resume.fork).map(|resume| resume.session),
                 successor_of: None,
             })
             .collect();
         self.admit(new, caller, key.as_ref()).await
+    }
+
+    /// The conversation that a person wants to go on with, if its assistant can do that.
+    pub async fn session_to_resume(
+        &self,
+        caller: &Caller,
+        wanted: &str,
+        fork: bool,
+    ) -> Result<Resume, Error> {
+        let session = self.session(caller, wanted).await?;
+        let proves = assistants::adapter(&session.assistant).proves();
+        let (can, what) = if fork { (proves.fork, "fork") } else { (proves.resume, "resume") };
+        if !can {
+            let message = format!("{} cannot {what} a conversation", session.assistant);
+            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
+        }
+        let begun = session.has_begun() && session.external_id.is_some();
+        if fork && !begun {
+            let message =
+                format!("nothing was said in {} yet, so there is nothing to fork", session.id);
+            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
+        }
+        Ok(Resume {
+            session: session.id,
+            fork,
+            assistant: session.assistant,
+            directory: session.directory,
+        })
     }
 
     /// The common end of launching, restarting and recovering.
@@ -113,9 +173,16 @@ impl Control {
     }
 
     fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
-        let assistant = match &launch.assistant {
-            Some(name) => parse_name(name)?,
-            None => match project.assistant.clone() {
+        let resumed = launch.resume.as_ref();
+        let assistant = match (&launch.assistant, resumed) {
+            (Some(name), Some(resume)) if *name != resume.assistant.as_str() => {
+                let message =
+                    format!("{} is a conversation of {}", resume.session, resume.assistant);
+                return Err(Error::invalid(message, "leave the assistant out"));
+            }
+            (_, Some(resume)) => resume.assistant.clone(),
+            (Some(name), None) => parse_name(name)?,
+            (None, None) => match project.assistant.clone() {
                 Some(name) => name,
                 None if !launch.args.is_empty() => parse_name("generic")?,
                 None => {
@@ -137,15 +204,24 @@ impl Control {
             let (key, value) = self.env_variable(text)?;
             env.insert(key, value);
         }
-        let directory = match launch.directory.as_deref().map(Path::new) {
+        let held_in = resumed.and_then(|resume| resume.directory.as_deref());
+        let directory = match launch.directory.as_deref().or(held_in).map(Path::new) {
             Some(directory) if directory.is_absolute() => resolve_directory(directory)?,
             Some(directory) => resolve_directory(&own_directory(project)?.join(directory))?,
             None => own_directory(project)?.display().to_string(),
         };
         let (columns, rows) = (launch.columns, launch.rows);
+        let given = argv.len() - launch.args.len();
+        if let Some(prompt) = &launch.prompt {
+            bounds::prompt(prompt)?;
+        }
         let command = Command {
             assistant,
             argv,
+            given,
+            prompt: launch.prompt.clone(),
+            bare: launch.bare,
+            headless: launch.headless,
             env,
             directory,
             columns: if columns == 0 { 80 } else { columns.min(1000) },

@@ -185,6 +185,8 @@ fn is_refusal(error: &Error) -> bool {
         | Error::Absent { .. }
         | Error::Denied { .. }
         | Error::Agent(_)
+        | Error::Busy { .. }
+        | Error::Vault(_)
         | Error::Stopping
         | Error::Timeout { .. }
         | Error::Internal(_) => false,

@@ -38,6 +38,8 @@ pub struct RunnerView {
     pub project: String,
     pub liveness: Option<Liveness>,
     pub connected: bool,
+    /// Its assistant says when it has a prompt.
+    pub tells_of_prompts: bool,
 }
 
 /// What to wait for.
@@ -117,7 +119,8 @@ impl Control {
         let liveness = self.latest_liveness(runner.id).or(stored);
         let liveness = liveness.filter(|liveness| liveness.epoch == runner.epoch);
         let connected = self.inner.links.is_connected(runner.id);
-        RunnerView { runner, project, liveness, connected }
+        let tells_of_prompts = self.tells_of_prompts(&runner);
+        RunnerView { runner, project, liveness, connected, tells_of_prompts }
     }
 
     pub async fn runner_list(
@@ -204,6 +207,7 @@ impl Control {
             restart: ended.restart,
             session: ended.session.unwrap_or_else(|| SessionId::from_entropy(self.entropy())),
             continues: ended.session.is_some(),
+            forks: None,
             successor_of: Some(ended.id),
         };
         match self.answered(key.as_ref()).await? {
@@ -355,6 +359,10 @@ fn seen_by(caller: &Caller, mut runner: Runner) -> Runner {
                 *value = EnvValue::Literal(HIDDEN.into());
             }
             runner.command.argv.iter_mut().skip(1).for_each(|argument| *argument = HIDDEN.into());
+            runner.command.prompt = runner.command.prompt.map(|_| HIDDEN.into());
+            if let Some(doing) = &mut runner.doing {
+                doing.question = doing.question.take().map(|_| HIDDEN.into());
+            }
             runner
         }
         Principal::Inside(_)

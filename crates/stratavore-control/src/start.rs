@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use stratavore_core::caller::Caller;
 use stratavore_core::runner::{Input, Runner};
-use stratavore_runtime::{Agent, StartError, failpoint};
+use stratavore_runtime::{Agent, Start, StartError, failpoint};
 
+use crate::command::CommandOfStart;
 use crate::control::Control;
 use crate::launch::{hex, sha256};
+use crate::supervisor::chain;
 
 /// How often it is looked whether a started agent has connected.
 const AGENT_LOOK: Duration = Duration::from_millis(10);
@@ -131,13 +133,26 @@ impl Control {
     }
 
     async fn start_agent(&self, runner: &Runner) -> Result<Agent, StartError> {
+        let command = self
+            .command_of_start(runner)
+            .await
+            .map_err(|error| StartError::Command(chain(&error)))?;
         let project = self.project_name(runner.project).await;
         let token = [self.entropy(), self.entropy()].concat();
         let digest = sha256(&token);
         let token = hex(&token);
         failpoint("L6");
-        let env = self.inherited_env(&runner.command);
-        self.inner.runtime.start(runner, &project, env, token, digest).await
+        let CommandOfStart { argv, env, observe, files } = command;
+        let start = Start {
+            project,
+            env,
+            join_token: token,
+            join_token_sha256: digest,
+            argv,
+            observe,
+            files,
+        };
+        self.inner.runtime.start(runner, start).await
     }
 
     /// Waits until the agent has connected, has ended, or has had the time that one may take.

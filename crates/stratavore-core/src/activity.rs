@@ -148,12 +148,74 @@ impl Doing {
     /// What counts of `self`, which is known, and `new`, which was told later.
     ///
     /// A source that is trusted less changes nothing for as long as a better one has something to
-    /// say, unless what it says is the same: then the better one stays.
+    /// say, unless what it says is the same: then the better one stays. Events and transcripts are both the
+    /// assistant's own words: of those the later counts. What is about an earlier time changes nothing:
+    /// some sources tell late.
     pub fn followed_by(self, new: Doing) -> Doing {
-        let overruled = new.source < self.source && self.activity != Activity::Unknown;
-        if overruled || (new.activity == self.activity && new.question == self.question) {
+        let is_guess = new.source < Source::Transcript && new.source < self.source;
+        let is_known = self.activity != Activity::Unknown;
+        let overruled = is_known && (is_guess || new.since < self.since);
+        if overruled || self.says_as_much(&new) {
             return self;
         }
         new
+    }
+
+    /// True if `new` tells nothing that is not known: a file that says "waits" does not say for what.
+    fn says_as_much(&self, new: &Doing) -> bool {
+        let same = new.activity == self.activity && new.question == self.question;
+        let both_wait = new.activity.waits_for_person() && self.activity.waits_for_person();
+        same || (both_wait && new.question.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn told(activity: Activity, second: i64) -> Doing {
+        Doing::told(activity, at(second), "test")
+    }
+
+    #[test]
+    fn what_is_about_an_earlier_time_changes_nothing() {
+        let working = told(Activity::Working, 10);
+        assert_eq!(working.clone().followed_by(told(Activity::Idle, 9)), working);
+        assert_eq!(working.followed_by(told(Activity::Idle, 10)).activity, Activity::Idle);
+    }
+
+    #[test]
+    fn a_question_stays_until_the_wait_is_over() {
+        let asks = told(Activity::NeedsPermission, 10).asking("Bash: ls");
+        for less in [Activity::NeedsPermission, Activity::NeedsInput] {
+            assert_eq!(asks.clone().followed_by(told(less, 11)), asks);
+        }
+        let other = told(Activity::NeedsPermission, 11).asking("Bash: rm");
+        assert_eq!(asks.clone().followed_by(other.clone()), other);
+        assert_eq!(asks.followed_by(told(Activity::Idle, 11)).question, None);
+    }
+
+    #[test]
+    fn what_is_told_late_or_less_surely_changes_nothing() {
+        let idle = told(Activity::Idle, 10);
+        let late = told(Activity::Working, 9);
+        let screen = Doing { source: Source::Screen, ..told(Activity::Working, 11) };
+        let next = told(Activity::Working, 10);
+        assert_eq!(idle.clone().followed_by(late), idle);
+        assert_eq!(idle.clone().followed_by(screen.clone()), idle);
+        assert_eq!(idle.clone().followed_by(next.clone()), next);
+        // Nothing is known yet: whatever comes is better.
+        let unknown = told(Activity::Unknown, 100);
+        assert_eq!(unknown.followed_by(screen.clone()), screen);
+        // An interrupt is told by the transcript only.
+        let cut = Doing { source: Source::Transcript, ..told(Activity::Idle, 12) };
+        assert_eq!(next.clone().followed_by(cut.clone()), cut);
+        // The same, said later and with a question.
+        let asks = next.clone().asking("may it?");
+        assert_eq!(next.followed_by(asks.clone()), asks);
     }
 }

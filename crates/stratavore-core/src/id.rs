@@ -131,6 +131,9 @@ macro_rules! id {
 
 id!(BudgetId, "bud", "budget");
 id!(
+    /// Something that an assistant asks its person.
+    AskId, "ask", "ask");
+id!(
     /// One `stratavored`, from its start to its end.
     DaemonId, "dmn", "daemon");
 id!(
@@ -147,12 +150,18 @@ id!(
     NotificationId, "msg", "message");
 id!(ProjectId, "prj", "project");
 id!(
+    /// Something that an assistant is to be asked.
+    PromptId, "prompt", "prompt");
+id!(
     /// One request to a daemon; what it changed, and what it was refused, names it.
     RequestId, "req", "request");
 id!(RunnerId, "run", "runner");
 id!(
     /// Our id of a conversation; the assistant has its own for it.
     SessionId, "ses", "session");
+id!(
+    /// One version of a file that an assistant writes a conversation to.
+    TranscriptId, "trn", "transcript");
 
 #[cfg(test)]
 mod tests {

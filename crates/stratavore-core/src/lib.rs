@@ -6,11 +6,13 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod ask;
 pub mod budget;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
 pub mod destination;
+pub mod embedding;
 pub mod envelope;
 pub mod event;
 pub mod id;
@@ -30,13 +32,16 @@ pub mod quota;
 pub mod reconcile;
 pub mod restart;
 pub mod runner;
+pub mod search;
 pub mod session;
 pub mod signal;
 pub mod terminal;
+pub mod transcript;
 pub mod usage;
+pub mod words;
 
 pub use id::{
-    BudgetId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, RequestId,
-    RunnerId, SessionId,
+    AskId, BudgetId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId,
+    RequestId, RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

@@ -24,11 +24,17 @@ pub enum LineageKind {
 }
 
 impl LineageKind {
+    pub const ALL: [LineageKind; 2] = [Self::Forked, Self::Subagent];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Forked => "forked",
             Self::Subagent => "subagent",
         }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::name::Name;
 use crate::restart::{RestartPolicy, Restarts};
 use crate::{NodeId, ProjectId, RunnerId, SessionId};
 
-pub use crate::activity::Activity;
+pub use crate::activity::{Activity, Doing};
 pub use env::{EnvError, EnvValue, parse_env};
 pub use life::{Input, Note, Outcome, Refusal};
 
@@ -274,14 +274,40 @@ impl RunnerState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     pub assistant: Name,
-    /// The whole argument vector; the first is the program.
+    /// The program and all that it is given but for what starting it anew adds; the first is the program.
     pub argv: Vec<String>,
+    /// Where in `argv` begins what the caller gave. 0: after the program.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub given: usize,
+    /// The first prompt of its conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// It is not observed, and given nothing of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bare: bool,
+    /// It runs without a screen: it takes the prompt, works, and ends with a result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headless: Option<Headless>,
     pub env: BTreeMap<String, EnvValue>,
     /// Absolute and resolved.
     pub directory: String,
     /// The size of the terminal until a viewer says otherwise.
     pub columns: u16,
     pub rows: u16,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// The assistant's own limits of a run without a screen; a second line behind our budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Headless {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    /// In millionths of a US dollar.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<i64>,
 }
 
 /// One supervised run of an assistant in a project.
@@ -298,6 +324,9 @@ pub struct Runner {
     pub desired: Desired,
     pub state: RunnerState,
     pub activity: Activity,
+    /// Since when it does that, and how it is known; `None` while nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doing: Option<Doing>,
     pub epoch: i64,
     /// Counts the changes; equals the sequence number of the runner's latest event.
     pub generation: i64,

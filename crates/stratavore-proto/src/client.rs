@@ -12,13 +12,18 @@ use crate::v1::audit_client::AuditClient;
 use crate::v1::budgets_client::BudgetsClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
+use crate::v1::inbox_client::InboxClient;
 use crate::v1::joining_client::JoiningClient;
+use crate::v1::ledger_client::LedgerClient;
 use crate::v1::nodes_client::NodesClient;
 use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
 use crate::v1::runners_client::RunnersClient;
+use crate::v1::search_client::SearchClient;
+use crate::v1::sessions_client::SessionsClient;
+use crate::v1::vault_client::VaultClient;
 
 /// A connection to a daemon; cheap to clone.
 #[derive(Clone)]
@@ -51,8 +56,17 @@ impl Client {
     pub fn runners(&self) -> RunnersClient<Channel> {
         RunnersClient::new(self.channel.clone())
     }
+    pub fn sessions(&self) -> SessionsClient<Channel> {
+        SessionsClient::new(self.channel.clone())
+    }
+    pub fn ledger(&self) -> LedgerClient<Channel> {
+        LedgerClient::new(self.channel.clone())
+    }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
+    }
+    pub fn inbox(&self) -> InboxClient<Channel> {
+        InboxClient::new(self.channel.clone())
     }
     pub fn outbox(&self) -> OutboxClient<Channel> {
         OutboxClient::new(self.channel.clone())
@@ -74,6 +88,12 @@ impl Client {
     }
     pub fn peers(&self) -> PeersClient<Channel> {
         PeersClient::new(self.channel.clone())
+    }
+    pub fn search(&self) -> SearchClient<Channel> {
+        SearchClient::new(self.channel.clone())
+    }
+    pub fn vault(&self) -> VaultClient<Channel> {
+        VaultClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

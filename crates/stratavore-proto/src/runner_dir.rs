@@ -11,6 +11,8 @@
 //!   output/       the output: NNNNNNNNNNNNNNNNNNNN.log, named by the offset of its first byte,
 //!                 with NNNNNNNNNNNNNNNNNNNN.idx beside it (16 bytes an entry, little-endian:
 //!                 microseconds after 1970, offset)
+//!   signals/      what the assistant tells of itself: NNNNNNNNNNNNNNNNNNNN.jsonl, a line each, named as
+//!                 the output's; files of the assistant's that observing it takes lie beside it
 //!   agent.log     what the agent itself has to say
 //! ```
 //!
@@ -82,7 +84,43 @@ pub struct Spec {
     pub segment_bytes: u64,
     /// Older segments are removed once the whole is larger.
     pub output_max_bytes: u64,
+    /// How the assistant is observed; `None`: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observe: Option<Observe>,
 }
+
+/// What an agent has to do to observe its assistant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Observe {
+    /// Variables that the assistant has unless it has others of these names. [`OTLP`] in a value stands
+    /// for the address of the receiver of telemetry, which is opened if a value has it.
+    pub env: BTreeMap<String, String>,
+    /// Which words of the command have [`OTLP`] in them for the same. In others it is a text like any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<usize>,
+    /// The terminal's title tells something.
+    pub title: bool,
+    /// Records of telemetry that have none of these attributes are not taken down. Empty: all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub telemetry: Vec<String>,
+    /// A file that the assistant writes what it does to, besides those that it tells of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transcript: Option<PathBuf>,
+    /// The file of the runner's directory that the assistant has as its standard input, if it is not the
+    /// terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+}
+
+impl Observe {
+    /// True if it needs a receiver of telemetry.
+    pub fn hears_telemetry(&self) -> bool {
+        !self.words.is_empty() || self.env.values().any(|value| value.contains(OTLP))
+    }
+}
+
+/// Stands for `http://127.0.0.1:PORT` in the variables and words of [`Observe`].
+pub const OTLP: &str = "{stratavore:otlp}";
 
 /// `agent.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,11 +208,27 @@ impl RunnerDir {
     pub fn spool(&self) -> PathBuf {
         self.path.join("spool")
     }
+    pub fn signals(&self) -> PathBuf {
+        self.path.join("signals")
+    }
     pub fn log(&self) -> PathBuf {
         self.path.join("agent.log")
     }
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
+    }
+
+    /// Replaces a file of the assistant's, whole. `name` is that of a file, and no path.
+    pub fn write_file(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        if name.is_empty() || name.starts_with('.') || name.contains('/') {
+            return Err(io::Error::other(format!(
+                "`{}` is no name of a file",
+                name.escape_debug()
+            )));
+        }
+        let path = self.path.join(name);
+        let (temporary, _file) = write_beside(&path, content)?;
+        fs::rename(temporary, path)
     }
 
     pub fn write_spec(&self, spec: &Spec) -> io::Result<()> {

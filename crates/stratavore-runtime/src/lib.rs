@@ -10,10 +10,14 @@ pub mod find;
 pub mod output;
 pub mod process;
 pub mod socket;
+pub mod watch;
 
 pub use find::Discovery;
-pub use process::{Agent, Runtime, Settings, StartError};
+pub use process::{Agent, Runtime, Settings, Start, StartError};
+pub use watch::Watch;
+
 pub use stratavore_agent::failpoint::failpoint;
 pub use stratavore_agent::inside::Place;
 pub use stratavore_agent::output::{Chunk, OutputReader};
-pub use stratavore_agent::program;
+pub use stratavore_agent::{program, signal_log};
+pub use stratavore_proto::runner_dir::{Observe, RunnerDir};

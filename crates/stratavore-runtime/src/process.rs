@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 use stratavore_agent::{identity, kill};
 use stratavore_core::RunnerId;
-use stratavore_core::runner::{AgentIdentity, Runner};
-use stratavore_proto::runner_dir::{Handover, Recording, Resize, RunnerDir, Spec};
+use stratavore_core::runner::{AgentIdentity, Command, Runner};
+use stratavore_proto::runner_dir::{Handover, Observe, Recording, Resize, RunnerDir, Spec};
 
 use crate::find;
 
@@ -38,6 +38,22 @@ pub struct Settings {
     pub output_max_bytes: u64,
 }
 
+/// What an agent is started with besides the runner's own record.
+pub struct Start {
+    /// The project's name.
+    pub project: String,
+    /// What the runner inherits of the daemon's environment.
+    pub env: BTreeMap<String, String>,
+    /// 32 bytes, hex.
+    pub join_token: String,
+    pub join_token_sha256: String,
+    /// The whole argument vector.
+    pub argv: Vec<String>,
+    pub observe: Option<Observe>,
+    /// Files to be written into the runner's directory: name, content.
+    pub files: Vec<(String, String)>,
+}
+
 /// Why an agent could not be started. Nothing runs then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -47,6 +63,8 @@ pub enum StartError {
     Spawn { program: PathBuf, source: io::Error },
     #[error("hand the join token over: {0}")]
     Handover(io::Error),
+    #[error("put the command together: {0}")]
+    Command(String),
     #[error("an earlier agent of this runner still holds its lock")]
     Locked,
 }
@@ -59,7 +77,7 @@ impl StartError {
             Self::Spawn { source, .. }
             | Self::Directory { source, .. }
             | Self::Handover(source) => is_passing(source),
-            Self::Locked => false,
+            Self::Locked | Self::Command(_) => false,
         }
     }
 }
@@ -169,22 +187,16 @@ impl Runtime {
     /// Starts an agent for the runner's current epoch and returns once its program runs.
     ///
     /// The agent takes the lock, dials the daemon and waits to be let go; the assistant does not
-    /// run yet. `env` and `join_token` (32 bytes, hex) are handed over in memory.
-    pub async fn start(
-        &self,
-        runner: &Runner,
-        project: &str,
-        env: BTreeMap<String, String>,
-        join_token: String,
-        join_token_sha256: String,
-    ) -> Result<Agent, StartError> {
+    /// run yet. The environment and the join token are handed over in memory.
+    pub async fn start(&self, runner: &Runner, start: Start) -> Result<Agent, StartError> {
         let dir = self.dir(runner.id);
-        let spec = self.spec(runner, project, join_token_sha256);
+        let spec = self.spec(runner, &start);
+        let Start { env, join_token, files, .. } = start;
         let (runner_id, epoch) = (runner.id, runner.epoch);
         // Before anything is written: a living agent reads its own files.
         self.wait_for_lock(runner_id).await?;
         let prepared = tokio::task::spawn_blocking(move || {
-            prepare(&dir, &spec, &Handover { join_token, env })
+            prepare(&dir, &spec, &files, &Handover { join_token, env })
         });
         let (handover, log) =
             prepared.await.map_err(|error| StartError::Handover(io::Error::other(error)))??;
@@ -211,23 +223,24 @@ impl Runtime {
         }
     }
 
-    fn spec(&self, runner: &Runner, project: &str, join_token_sha256: String) -> Spec {
+    fn spec(&self, runner: &Runner, start: &Start) -> Spec {
         let settings = &self.settings;
         Spec {
             runner: runner.id,
             epoch: runner.epoch,
-            project: project.into(),
+            project: start.project.clone(),
             name: runner.name.to_string(),
-            command: runner.command.clone(),
+            command: Command { argv: start.argv.clone(), ..runner.command.clone() },
             limits: runner.limits,
             agents_socket: settings.agents_socket.clone(),
-            join_token_sha256,
+            join_token_sha256: start.join_token_sha256.clone(),
             launch_timeout_ms: settings.launch_timeout.as_millis() as u64,
             heartbeat_ms: settings.heartbeat.as_millis() as u64,
             recording: settings.recording,
             resize: settings.resize,
             segment_bytes: settings.segment_bytes,
             output_max_bytes: settings.output_max_bytes,
+            observe: start.observe.clone(),
         }
     }
 
@@ -309,12 +322,16 @@ const PASSED_TO_AGENTS: [&str; 7] = [
 fn prepare(
     dir: &RunnerDir,
     spec: &Spec,
+    files: &[(String, String)],
     handover: &Handover,
 ) -> Result<(OwnedFd, File), StartError> {
     let failed = |source| StartError::Directory { path: dir.path().into(), source };
     dir.create().map_err(failed)?;
     // Of an earlier start of this epoch, which never came to run anything.
     dir.remove_exit().map_err(failed)?;
+    for (name, content) in files {
+        dir.write_file(name, content.as_bytes()).map_err(failed)?;
+    }
     dir.write_spec(spec).map_err(failed)?;
     let log =
         OpenOptions::new().create(true).append(true).mode(0o600).open(dir.log()).map_err(failed)?;

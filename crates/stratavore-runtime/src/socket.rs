@@ -8,8 +8,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    FromAgentSocket, Poke, SendInput, SocketHello, ToAgentSocket, from_agent_socket, socket_hello,
-    to_agent_socket,
+    AnswerHook, FromAgentSocket, Poke, SendInput, SocketHello, ToAgentSocket, from_agent_socket,
+    socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;
@@ -70,6 +70,18 @@ impl Runtime {
             .map(|_| ())
     }
 
+    /// Gives a hook of the assistant that waits its answer: what it is to print. Refused if it no longer
+    /// waits.
+    pub async fn answer(
+        &self,
+        runner: RunnerId,
+        call: String,
+        output: String,
+    ) -> Result<(), SocketError> {
+        let wish = socket_hello::Wish::Answer(AnswerHook { call, output });
+        self.ask(runner, wish).await.map(|_| ())
+    }
+
     async fn ask(
         &self,
         runner: RunnerId,
@@ -93,7 +105,8 @@ impl Runtime {
                         | Kind::Lagged(_)
                         | Kind::Writer(_)
                         | Kind::Size(_)
-                        | Kind::Ended(_),
+                        | Kind::Ended(_)
+                        | Kind::HookAnswer(_),
                     )
                     | None => {}
                 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use sqlx::types::Text;
 use stratavore_core::budget::{Account, Budget, Period, Share, Step, Unit};
 use stratavore_core::event::NewEvent;
-use stratavore_core::usage::{Tokens, UsageDelta};
+use stratavore_core::usage::UsageDelta;
 use stratavore_core::{ProjectId, RunnerId, Timestamp};
 
 use crate::error::doing;
@@ -95,7 +95,7 @@ pub(crate) struct Charge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Used {
     Message {
-        tokens: Tokens,
+        tokens: i64,
         cost: i64,
     },
     /// A runner ran from `at` until then.
@@ -107,10 +107,6 @@ pub(crate) enum Used {
 /// Counts what a ledger has really grown by, in the transaction in which it does.
 ///
 /// The ledger sees to it that each message comes here once.
-#[cfg_attr(
-    not(feature = "testing"),
-    expect(dead_code, reason = "the ledger of usage calls it; until then only tests do")
-)]
 pub(crate) async fn settle(
     tx: &mut Tx,
     deltas: &[UsageDelta],
@@ -122,10 +118,10 @@ pub(crate) async fn settle(
 
 pub(crate) fn charges(deltas: &[UsageDelta]) -> Vec<Charge> {
     let charge = |delta: &UsageDelta| Charge {
-        project: delta.project,
-        runner: delta.runner,
+        project: delta.belongs.project,
+        runner: delta.belongs.runner,
         at: delta.at,
-        what: Used::Message { tokens: delta.tokens, cost: delta.cost },
+        what: Used::Message { tokens: delta.change.tokens.total(), cost: delta.change.cost },
     };
     deltas.iter().map(charge).collect()
 }
@@ -188,7 +184,7 @@ fn parts(budget: &Budget, charges: &[Charge], now: Timestamp) -> BTreeMap<Period
         let at = charge.at.clamp(Timestamp::UNIX_EPOCH, now.max(Timestamp::UNIX_EPOCH));
         match &charge.what {
             Used::Message { tokens, cost } => {
-                let _ = add(charge, at, budget.unit.of(tokens, *cost));
+                let _ = add(charge, at, budget.unit.of(*tokens, *cost));
             }
             Used::Ran { until } if budget.unit == Unit::Time => {
                 let (mut from, until) = (at.max(budget.created_at), (*until).min(now));

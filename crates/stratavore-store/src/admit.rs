@@ -72,6 +72,8 @@ pub struct NewRunner {
     pub session: SessionId,
     /// The session exists already, and this runner goes on with it.
     pub continues: bool,
+    /// The session of the same project that the new one forks.
+    pub forks: Option<SessionId>,
     /// The runner of the same project, ended, that this one carries on.
     pub successor_of: Option<RunnerId>,
 }
@@ -114,6 +116,7 @@ impl Store {
             return Err(StoreError::invalid("a launch", "all its runners must be of one project"));
         }
         if let [lone] = &new[..]
+            && lone.forks.is_none()
             && let Some(admitted) = self.admit_alone(lone, by, now, idempotency).await?
         {
             return Ok(vec![admitted]);
@@ -143,6 +146,9 @@ impl Store {
                     limits: runner.limits,
                 });
                 insert(&mut tx, &runner, !wanted.continues, by).await?;
+                if let Some(parent) = wanted.forks {
+                    session::fork(&mut tx, wanted.session, parent).await?;
+                }
                 admitted.push(runner);
             }
             reserve::reserve(&mut tx, project.id, &admitted, now, self.locks()).await?;
@@ -199,11 +205,14 @@ async fn decide(
     if let Some(predecessor) = wanted.successor_of {
         check_succession(tx, predecessor, project).await?;
     }
-    if wanted.continues {
-        let session = session::read(tx, wanted.session).await?;
+    if let Some(wished) = wanted.forks.or(wanted.continues.then_some(wanted.session)) {
+        let session = session::read(tx, wished).await?;
         if session.project != project.id {
             let why = format!("it belongs to another project, {}", session.project);
             return Err(StoreError::invalid(session.id.to_string(), why));
+        }
+        if wanted.forks.is_some() {
+            return Ok(runner);
         }
         if let Some(runner) = session.runner {
             return Err(StoreError::SessionBusy { session: session.id, runner });
@@ -236,6 +245,7 @@ pub(crate) fn placed(
         desired: Desired::Running,
         state: RunnerState::Pending { not_before: None },
         activity: Activity::Unknown,
+        doing: None,
         epoch: 1,
         generation: 1,
         restarts: Restarts::default(),

@@ -6,7 +6,7 @@ use sqlx::error::DatabaseError;
 use stratavore_core::budget::BudgetExceeded;
 use stratavore_core::name::Name;
 use stratavore_core::quota::{Holder, QuotaExceeded};
-use stratavore_core::{NodeId, RunnerId, SessionId};
+use stratavore_core::{AskId, NodeId, RunnerId, SessionId};
 
 /// What caused an error; the database library behind it is nobody else's business.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -46,6 +46,9 @@ pub enum StoreError {
 
     #[error("{session} is open in {runner}; attach to it, or stop it first")]
     SessionBusy { session: SessionId, runner: RunnerId },
+
+    #[error("{id} is {state} already, and an ask is answered once")]
+    AskOver { id: AskId, state: &'static str },
 
     /// What the caller saw is no longer so. Read again and decide again; do not just repeat.
     #[error("{what} has changed since it was read")]

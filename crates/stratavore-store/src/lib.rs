@@ -27,21 +27,28 @@ mod statement;
 mod account;
 mod admit;
 mod alone;
+mod ask;
 mod audit;
 mod audit_key;
 mod budget;
+mod budget_hold;
 mod daemon;
 mod deadline;
 mod destination;
+mod embedding;
 mod error;
 mod event;
+mod follow;
 mod hold;
 mod idempotency;
 mod join;
 mod lease;
 mod liveness;
+mod message;
+mod nearby;
 mod node;
 mod notify;
+mod observed;
 mod open;
 mod outbox;
 mod postgres;
@@ -51,30 +58,42 @@ mod retry;
 mod runner;
 mod schema;
 mod session;
+mod session_seen;
 mod settings;
 mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;
+mod transcript;
 mod trim;
 mod tx;
+mod usage;
+mod usage_report;
+mod usage_row;
 mod value;
 
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use budget::{BudgetPeriod, BudgetShare, definition as budget_definition};
+pub use budget_hold::{BudgetAllowance, BudgetClock, BudgetHold, BudgetTime, NewAllowance};
 pub use daemon::Started;
+pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
-pub use hold::{BudgetAllowance, BudgetClock, BudgetHold, BudgetTime, NewAllowance};
+pub use follow::{FileIdentity, Follow, FollowStep};
+pub use message::KeptMessage;
+pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
 pub use runner::{RunnerFilter, RunnerWrite};
+pub use session::{SessionFilter, SessionStory};
 pub use settings::{
     Database, Host, PoolSettings, PoolStatus, PostgresSettings, STATEMENT_TIMEOUT, Settings,
     TlsMode,
 };
 pub use transaction::OldTransaction;
+pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
+pub use usage_report::UsagePlace;
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]
@@ -92,6 +111,7 @@ struct Inner {
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
+    nearby: nearby::Nearby,
 }
 
 enum Engine {

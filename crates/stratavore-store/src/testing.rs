@@ -156,17 +156,23 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         account,
         admit,
         alone,
+        ask,
         audit,
         audit_key,
         budget,
+        budget_hold,
         daemon,
         destination,
+        embedding,
         event,
+        follow,
         hold,
         idempotency,
         join,
         lease,
         liveness,
+        message,
+        nearby,
         node,
         notify,
         outbox,
@@ -175,8 +181,12 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         runner,
         schema,
         session,
+        session_seen,
         transaction,
-        trim
+        transcript,
+        trim,
+        usage,
+        usage_report
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

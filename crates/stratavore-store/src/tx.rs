@@ -92,6 +92,14 @@ impl Reader {
             Self::Sqlite(conn) => Conn::Sqlite(conn),
         }
     }
+
+    /// The text that fits the database, where one text cannot fit both.
+    pub(crate) fn either(&self, postgres: &'static str, sqlite: &'static str) -> &'static str {
+        match self {
+            Self::Postgres(..) => postgres,
+            Self::Sqlite(_) => sqlite,
+        }
+    }
 }
 
 impl Store {

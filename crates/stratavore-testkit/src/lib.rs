@@ -2,11 +2,16 @@
 //!
 //! Only tests and `xtask` depend on it; no binary that users get does.
 
+pub mod assistant_home;
 pub mod clock;
 pub mod fuzz;
 pub mod mail;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod netns;
+pub mod pgvector;
 pub mod postgres;
+pub mod programs;
 pub mod proxy;
 pub mod rabbit;
 pub mod receiver;

@@ -8,6 +8,9 @@ mod config;
 mod daemon;
 mod doctor;
 mod event;
+mod explain;
+mod import;
+mod inbox;
 mod launch;
 mod limits;
 mod node;
@@ -19,10 +22,13 @@ mod project;
 mod recover;
 mod resolve;
 mod runner;
+mod search;
 mod send;
+mod session;
 mod status;
 mod stop;
 mod upgrade;
+mod usage;
 mod version;
 mod watch;
 
@@ -76,6 +82,10 @@ enum Command {
     Runners(Named<runner::Runners>),
     Attach(Named<attach::Attach>),
     Send(Named<send::Send>),
+    Inbox(Named<inbox::Inbox>),
+    Approve(Named<inbox::Approve>),
+    Deny(Named<inbox::Deny>),
+    Explain(Named<explain::Explain>),
     Logs(Named<output::Logs>),
     Screen(Named<output::Screen>),
     #[command(visible_alias = "stop")]
@@ -85,7 +95,12 @@ enum Command {
     Unpause(Named<stop::Unpause>),
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
+    #[command(visible_alias = "session")]
+    Sessions(Named<session::Sessions>),
+    Usage(Named<usage::Usage>),
     Events(Named<event::Events>),
+    Search(Named<search::Search>),
+    Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
     #[command(visible_alias = "budgets")]
@@ -191,7 +206,11 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Launch(Named(args)) => launch::run(&load(ui)?, args),
         Command::Runners(Named(args)) => runner::run(&load(ui)?, args),
         Command::Attach(Named(args)) => attach::run(&load(ui)?, &args),
-        Command::Send(Named(args)) => send::run(&load(ui)?, &args),
+        Command::Send(Named(args)) => send::run(&load(ui)?, args),
+        Command::Inbox(Named(args)) => inbox::run(&load(ui)?, args),
+        Command::Approve(Named(args)) => inbox::approve(&load(ui)?, args),
+        Command::Deny(Named(args)) => inbox::deny(&load(ui)?, args),
+        Command::Explain(Named(args)) => explain::run(&load(ui)?, args),
         Command::Logs(Named(args)) => output::logs(&load(ui)?, args),
         Command::Screen(Named(args)) => output::screen(&load(ui)?, &args),
         Command::Kill(Named(args)) => stop::kill(&load(ui)?, args),
@@ -200,7 +219,11 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Unpause(Named(args)) => stop::pause(&load(ui)?, args.which, false),
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
+        Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
+        Command::Search(Named(args)) => search::run(&load(ui)?, args),
+        Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
         Command::Budget(Named(args)) => budget::run(&load(ui)?, args),

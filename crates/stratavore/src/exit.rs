@@ -148,6 +148,8 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
         | "live_runners"
         | "already_succeeded"
         | "session_busy"
+        | "busy"
+        | "ask_over"
         | "idempotency_key_reuse"
         | "conflict" => Exit::Conflict,
         "unavailable"

@@ -118,6 +118,10 @@ mod tests {
             let command = Command {
                 assistant: "generic".parse().unwrap(),
                 argv: vec!["sh".into()],
+                given: 0,
+                prompt: None,
+                bare: false,
+                headless: None,
                 env: BTreeMap::new(),
                 directory: "/".into(),
                 columns: 80,
@@ -138,6 +142,7 @@ mod tests {
                 resize: Default::default(),
                 segment_bytes: 1,
                 output_max_bytes: 1,
+                observe: None,
             })
             .unwrap();
             if live {

@@ -7,8 +7,11 @@
 //! "not known".
 
 mod budget;
+mod inbox;
 mod notify;
 mod outbox;
+mod session;
+mod usage;
 
 use std::collections::BTreeMap;
 
@@ -17,8 +20,11 @@ use serde::Serialize;
 use stratavore_proto::v1;
 
 pub(crate) use budget::{AllowedView, BudgetDetailView, BudgetHistoryView, BudgetView};
+pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
+pub(crate) use session::{SessionDetailsView, SessionView};
+pub(crate) use usage::{UsageExplainedView, UsageReportView, total};
 
 /// Microseconds after 1970, where 0 is "never".
 pub(crate) fn time(us: i64) -> Option<Timestamp> {
@@ -149,10 +155,14 @@ pub(crate) struct RunnerView {
     pub state: String,
     pub cause: Option<String>,
     pub activity: String,
+    pub doing: Option<DoingView>,
     pub desired: String,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub shortened: bool,
+    pub prompt: Option<String>,
+    pub bare: bool,
+    pub headless: bool,
     pub directory: String,
     pub limits: LimitsView,
     pub limits_not_enforced: Option<String>,
@@ -187,10 +197,14 @@ impl From<&v1::Runner> for RunnerView {
             state: runner.state.clone(),
             cause: given(&runner.cause),
             activity: runner.activity.clone(),
+            doing: runner.doing.as_ref().map(DoingView::from),
             desired: runner.desired.clone(),
             argv: runner.argv.clone(),
             env: runner.env.iter().map(|v| (v.key.clone(), v.value.clone())).collect(),
             shortened: runner.shortened,
+            prompt: given(&runner.prompt),
+            bare: runner.bare,
+            headless: runner.headless,
             directory: runner.directory.clone(),
             limits: (&runner.limits.unwrap_or_default()).into(),
             limits_not_enforced: given(&runner.limits_not_enforced),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use stratavore_control::{AgentCommand, AgentGreeting, Control, Note};
 use stratavore_core::liveness::Liveness;
-use stratavore_core::runner::{Activity, Exit};
+use stratavore_core::runner::Exit;
 use stratavore_core::{RunnerId, Timestamp};
 use stratavore_proto::frame::FrameCodec;
 use stratavore_proto::v1::{
@@ -95,7 +95,8 @@ async fn converse(
             Some(
                 from_agent::Kind::Report(_)
                 | from_agent::Kind::Heartbeat(_)
-                | from_agent::Kind::UpgradeFailed(_),
+                | from_agent::Kind::UpgradeFailed(_)
+                | from_agent::Kind::Signals(_),
             )
             | None => {
                 return Err("the first frame is no greeting".into());
@@ -233,6 +234,8 @@ async fn exchange(
                     Some(from_agent::Kind::UpgradeFailed(why)) => {
                         control.agent_not_upgraded(runner, bounded(why));
                     }
+                    // How far it goes is seen when it is read.
+                    Some(from_agent::Kind::Signals(_)) => control.signals_grown(runner),
                     Some(from_agent::Kind::Hello(_)) => return Err("a second greeting".to_owned().into()),
                     // Something that a newer agent says.
                     None => {}
@@ -263,7 +266,6 @@ fn read_report(report: AgentReport) -> Result<Option<Note>, String> {
                 .map_err(|error| format!("an exit's cause: {error}"))?;
             Some(Note::Exited(Exit { cause, at: timestamp(exit.at_us)? }))
         }
-        Some(What::Activity(text)) => Activity::parse(&text).map(Note::Activity),
         Some(What::LimitsNotEnforced(why)) => Some(Note::LimitsNotEnforced(bounded(why))),
         Some(What::Gap(gap)) => {
             Some(Note::OutputGap { from: gap.from, to: gap.to, why: bounded(gap.why) })

@@ -30,6 +30,8 @@ pub(super) struct Plan<'a> {
     pub environment: Vec<CString>,
     pub directory: OwnedFd,
     pub slave: BorrowedFd<'a>,
+    /// Its standard input, if that is not the terminal.
+    pub input: Option<OwnedFd>,
     pub cgroups: &'a Cgroups,
     /// How willingly the kernel shall kill it when memory runs out.
     pub oom_score: i32,
@@ -144,7 +146,8 @@ fn become_program(ready: &Ready<'_>) -> Result<Errno, (Step, Errno)> {
     }
     setsid().map_err(at(Step::Terminal))?;
     ioctl_tiocsctty(plan.slave).map_err(at(Step::Terminal))?;
-    rustix::stdio::dup2_stdin(plan.slave).map_err(at(Step::Terminal))?;
+    let input = plan.input.as_ref().map_or(plan.slave, |input| input.as_fd());
+    rustix::stdio::dup2_stdin(input).map_err(at(Step::Terminal))?;
     rustix::stdio::dup2_stdout(plan.slave).map_err(at(Step::Terminal))?;
     rustix::stdio::dup2_stderr(plan.slave).map_err(at(Step::Terminal))?;
     fchdir(&plan.directory).map_err(at(Step::Directory))?;

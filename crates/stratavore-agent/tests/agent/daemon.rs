@@ -84,6 +84,10 @@ impl World {
             command: Program {
                 assistant: "generic".parse().unwrap(),
                 argv: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+                given: 0,
+                prompt: None,
+                bare: false,
+                headless: None,
                 env: BTreeMap::new(),
                 directory: work.to_str().unwrap().into(),
                 columns: 80,
@@ -98,6 +102,7 @@ impl World {
             resize: Resize::Smallest,
             segment_bytes: 1 << 20,
             output_max_bytes: 64 << 20,
+            observe: None,
         };
         let listener = unix::listen(&spec.agents_socket).unwrap();
         let env = BTreeMap::from([("PATH".to_owned(), std::env::var("PATH").unwrap())]);
@@ -187,6 +192,7 @@ impl World {
             acks: true,
             heartbeats: Vec::new(),
             failed_upgrades: Vec::new(),
+            signals: 0,
         }
     }
 
@@ -271,6 +277,8 @@ pub(crate) struct Line {
     pub(crate) heartbeats: Vec<AgentHeartbeat>,
     /// Why each upgrade that failed did so.
     pub(crate) failed_upgrades: Vec<String>,
+    /// How far the log of signals goes, as it was told last.
+    pub(crate) signals: u64,
     /// Whether reports are acknowledged as they come.
     pub(crate) acks: bool,
 }
@@ -334,6 +342,7 @@ impl Line {
                 }
                 Some(from_agent::Kind::Heartbeat(heartbeat)) => self.heartbeats.push(heartbeat),
                 Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
+                Some(from_agent::Kind::Signals(end)) => self.signals = end,
                 other => panic!("no report but {other:?}, after {:?}", self.reports),
             }
         }
@@ -345,6 +354,7 @@ impl Line {
                 Some(from_agent::Kind::Heartbeat(heartbeat)) => return heartbeat,
                 Some(from_agent::Kind::Report(report)) => self.reports.push(report),
                 Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
+                Some(from_agent::Kind::Signals(end)) => self.signals = end,
                 other => panic!("no heartbeat but {other:?}"),
             }
         }
@@ -353,10 +363,7 @@ impl Line {
     pub(crate) async fn started(&mut self) -> ProcessIdentity {
         match self.report().await {
             What::Started(process) => process.into(),
-            other @ (What::Exited(_)
-            | What::Activity(_)
-            | What::LimitsNotEnforced(_)
-            | What::Gap(_)) => {
+            other @ (What::Exited(_) | What::LimitsNotEnforced(_) | What::Gap(_)) => {
                 panic!("not started but {other:?}")
             }
         }
@@ -384,6 +391,14 @@ impl Line {
     /// Reads what comes until the line is closed.
     pub(crate) async fn read_on(&mut self) {
         while let Some(Ok(_)) = self.frames.next().await {}
+    }
+
+    /// Waits until it is told how far the log of signals goes.
+    pub(crate) async fn signals(&mut self) -> u64 {
+        while self.signals == 0 {
+            self.heartbeat().await;
+        }
+        self.signals
     }
 
     /// Waits until the program has ended; other reports may come before.

@@ -36,10 +36,12 @@ async fn a_program_inside_a_runner_reaches_no_other_runner() {
             ("output", "may not read what other runners print"),
             ("screen", "may not read what other runners print"),
             ("poke", "may not make agents dial anew"),
+            ("answer", "may not answer what assistants ask"),
         ] {
             let refused = format!("<{wish}: a program inside {asker} {why}");
             assert!(said.contains(&refused), "{script}: no {refused:?} in {said}");
         }
+        assert!(said.contains("<hook: only what runs inside of this runner may"), "{said}");
     }
     assert!(!victim.recorded_text().contains("typed"));
     // The control: the same wishes of somebody outside are granted.
@@ -53,10 +55,10 @@ async fn a_program_inside_a_runner_reaches_no_other_runner() {
 async fn a_program_may_read_its_own_runner_and_not_type_into_it() {
     let (victim, mut line) = victim().await;
     let (said, asker) = answers(&format!("{PLAY}; read x"), "ask", &victim, true).await;
-    for wish in ["attach", "send", "poke"] {
+    for wish in ["attach", "send", "poke", "answer"] {
         assert!(said.contains(&format!("<{wish}: a program inside {asker} may not")), "{said}");
     }
-    for wish in ["output", "screen"] {
+    for wish in ["output", "screen", "hook"] {
         assert!(said.contains(&format!("<{wish}: granted>")), "{said}");
     }
     line.kill().await;

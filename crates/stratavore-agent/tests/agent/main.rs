@@ -13,6 +13,7 @@ mod disk;
 mod inside;
 mod life;
 mod limits;
+mod observe;
 mod output;
 mod part;
 mod scarce;

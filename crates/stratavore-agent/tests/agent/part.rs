@@ -10,7 +10,7 @@ use stratavore_proto::frame::FrameCodec;
 use stratavore_proto::unix;
 use stratavore_proto::v1::socket_hello::Wish;
 use stratavore_proto::v1::{
-    FromAgentSocket, Poke, ScreenWish, SendInput, SocketHello, ToAgentSocket,
+    AnswerHook, FromAgentSocket, Hook, Poke, ScreenWish, SendInput, SocketHello, ToAgentSocket,
     from_agent_socket::Kind, to_agent_socket,
 };
 use tokio::net::UnixStream;
@@ -55,6 +55,8 @@ async fn a_part_is_played_when_asked_for() {
                 ("output", output_wish(0, false)),
                 ("screen", Wish::Screen(ScreenWish {})),
                 ("poke", Wish::Poke(Poke {})),
+                ("hook", Wish::Hook(Hook { call: String::new(), body: "{}".into() })),
+                ("answer", Wish::Answer(AnswerHook { call: "x".into(), output: String::new() })),
             ] {
                 let stream = unix::connect(Path::new(&socket)).unwrap();
                 tell(name, ask(stream, wish).await);

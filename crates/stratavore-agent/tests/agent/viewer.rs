@@ -120,7 +120,9 @@ impl Viewer {
             }
             Some(Kind::Ended(ended)) => self.ended = Some(ended.cause),
             Some(Kind::Done(_)) | None => return false,
-            Some(other @ (Kind::Welcome(_) | Kind::Refused(_))) => panic!("unexpected {other:?}"),
+            Some(other @ (Kind::Welcome(_) | Kind::Refused(_) | Kind::HookAnswer(_))) => {
+                panic!("unexpected {other:?}")
+            }
         }
         true
     }

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::price::parse_dollars;
-use crate::usage::Tokens;
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,9 +32,9 @@ impl Unit {
     }
 
     /// How much of it a message was.
-    pub fn of(self, tokens: &Tokens, cost: i64) -> i64 {
+    pub fn of(self, tokens: i64, cost: i64) -> i64 {
         match self {
-            Self::Tokens => i64::try_from(tokens.total()).unwrap_or(i64::MAX),
+            Self::Tokens => tokens,
             Self::Money => cost,
             Self::Time => 0,
         }

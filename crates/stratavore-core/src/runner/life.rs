@@ -21,8 +21,8 @@ use serde_json::json;
 use crate::event::NewEvent;
 use crate::restart::{Backoff, Restarts, Verdict};
 use crate::runner::{
-    Activity, After, AgentIdentity, Cause, Desired, Exit, ProcessIdentity, Runner, RunnerState,
-    Stop,
+    Activity, After, AgentIdentity, Cause, Desired, Doing, Exit, ProcessIdentity, Runner,
+    RunnerState, Stop,
 };
 
 /// Something that a runner's life has to take into account.
@@ -70,9 +70,10 @@ pub enum Input {
     Heard {
         epoch: i64,
     },
+    /// One of the assistant's signals tells what it does.
     Activity {
         epoch: i64,
-        activity: Activity,
+        doing: Doing,
     },
     /// Something worth an event that changes no state; `seq` tells a repeated one.
     Noted {
@@ -174,7 +175,7 @@ impl Runner {
             Input::HostRebooted { .. } => self.ended(Cause::HostReboot, now, now, backoff),
             Input::Silent { .. } => self.silent(now),
             Input::Heard { .. } => self.heard(now),
-            Input::Activity { activity, .. } => self.activity_changed(activity, now),
+            Input::Activity { doing, .. } => self.activity_changed(doing, now),
             Input::Noted { seq, note, .. } => self.noted(seq, note, now),
             Input::Stop(stop) => self.stop(stop, now),
             Input::Pause => return self.pause(now),
@@ -345,6 +346,7 @@ impl Runner {
             // One that was paused is paused again as soon as it runs: nobody has let it go on.
             last_end: Some(Exit { cause, at }),
             activity: Activity::Unknown,
+            doing: None,
             epoch: self.epoch + 1,
             restarts,
             agent_key: None,
@@ -367,7 +369,7 @@ impl Runner {
             | RunnerState::Unresponsive { .. }
             | RunnerState::Stopping { .. } => unreachable!("only ends come here"),
         };
-        let next = Runner { state, activity: Activity::Unknown, ..self.clone() };
+        let next = Runner { state, activity: Activity::Unknown, doing: None, ..self.clone() };
         self.changed(next, now, kind, json!({ "cause": cause }))
     }
 
@@ -388,12 +390,28 @@ impl Runner {
         self.changed(Runner { state, ..self.clone() }, now, "runner.responsive", json!({}))
     }
 
-    fn activity_changed(&self, activity: Activity, now: Timestamp) -> Outcome {
-        if self.activity == activity {
+    fn activity_changed(&self, told: Doing, now: Timestamp) -> Outcome {
+        let doing = match self.doing.clone() {
+            Some(before) => before.followed_by(told),
+            None => told,
+        };
+        if self.doing.as_ref() == Some(&doing) {
             return Outcome::Unchanged;
         }
-        let data = json!({ "activity": activity.as_str() });
-        self.changed(Runner { activity, ..self.clone() }, now, "runner.activity", data)
+        let mut data = json!({
+            "activity": doing.activity.as_str(),
+            "since": doing.since,
+            "source": doing.source.as_str(),
+            "confidence": doing.confidence.as_str(),
+        });
+        if let Some(question) = &doing.question {
+            data["question"] = json!(question);
+        }
+        if let Some(resets_at) = &doing.resets_at {
+            data["resets_at"] = json!(resets_at);
+        }
+        let next = Runner { activity: doing.activity, doing: Some(doing), ..self.clone() };
+        self.changed(next, now, "runner.activity", data)
     }
 
     fn noted(&self, seq: u64, note: Note, now: Timestamp) -> Outcome {

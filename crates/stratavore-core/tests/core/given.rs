@@ -5,8 +5,8 @@ use stratavore_core::Timestamp;
 use stratavore_core::limits::Limits;
 use stratavore_core::restart::{RestartPolicy, Restarts};
 use stratavore_core::runner::{
-    Activity, After, AgentIdentity, Cause, Command, Desired, Exit, Input, Note, ProcessIdentity,
-    Runner, RunnerState, Stop,
+    Activity, After, AgentIdentity, Cause, Command, Desired, Doing, Exit, Input, Note,
+    ProcessIdentity, Runner, RunnerState, Stop,
 };
 use stratavore_core::{NodeId, ProjectId, RunnerId};
 
@@ -27,6 +27,10 @@ pub(crate) fn runner(restart: RestartPolicy) -> Runner {
         command: Command {
             assistant: "generic".parse().expect("made-up values are valid"),
             argv: vec!["sh".into()],
+            given: 0,
+            prompt: None,
+            bare: false,
+            headless: None,
             env: Default::default(),
             directory: "/".into(),
             columns: 80,
@@ -37,6 +41,7 @@ pub(crate) fn runner(restart: RestartPolicy) -> Runner {
         desired: Desired::Running,
         state: RunnerState::Pending { not_before: None },
         activity: Activity::Unknown,
+        doing: None,
         epoch: 1,
         generation: 1,
         restarts: Restarts::default(),
@@ -93,8 +98,12 @@ pub(crate) fn input() -> impl Strategy<Value = Input> {
         epoch.clone().prop_map(|epoch| Input::StateMissing { epoch }),
         epoch.clone().prop_map(|epoch| Input::Silent { epoch }),
         epoch.clone().prop_map(|epoch| Input::Heard { epoch }),
-        (epoch.clone(), proptest::sample::select(Activity::ALL.to_vec()))
-            .prop_map(|(epoch, activity)| Input::Activity { epoch, activity }),
+        (epoch.clone(), proptest::sample::select(Activity::ALL.to_vec())).prop_map(
+            |(epoch, activity)| Input::Activity {
+                epoch,
+                doing: Doing::told(activity, at(1), "a hook"),
+            }
+        ),
         (epoch, 1..4u64).prop_map(|(epoch, seq)| Input::Noted {
             epoch,
             seq,

@@ -4,3 +4,4 @@ mod fuzz;
 mod given;
 mod life;
 mod reconcile;
+mod usage;

@@ -6,7 +6,7 @@ use stratavore_core::budget::{Action, Budget, Every, Period, Scope, Share, Step,
 use stratavore_core::event::NewEvent;
 use stratavore_core::project::Project;
 use stratavore_core::runner::Runner;
-use stratavore_core::usage::{Tokens, UsageDelta};
+use stratavore_core::usage::{Belongs, TokenSums, UsageDelta, UsageSums};
 use stratavore_core::{BudgetId, NodeId, ProjectId, RunnerId};
 use stratavore_store::testing::TestStore;
 use stratavore_store::{
@@ -49,13 +49,15 @@ pub(crate) fn used(
     second: i64,
 ) -> UsageDelta {
     UsageDelta {
-        project: Some(project),
-        runner,
-        session: None,
+        assistant: "claude".parse().unwrap(),
+        belongs: Belongs { project: Some(project), session: None, runner },
         model: "model".into(),
-        tokens: Tokens { input: tokens, ..Tokens::default() },
-        cost: tokens as i64 * 3,
         at: at(second),
+        change: UsageSums {
+            tokens: TokenSums { input: tokens as i64, ..TokenSums::default() },
+            cost: tokens as i64 * 3,
+            ..UsageSums::default()
+        },
     }
 }
 
@@ -211,7 +213,7 @@ on_both_databases! {
             used(beta.id, None, 100, 7), // late, of the day before
             used(beta.id, None, 20, 9 * DAY), // by a clock that is ahead
             used(beta.id, None, 500, -7), // of a day that was over before there was a budget
-            UsageDelta { project: None, runner: None, ..used(alpha.id, None, 40, DAY + 6) },
+            UsageDelta { belongs: Belongs::default(), ..used(alpha.id, None, 40, DAY + 6) },
         ];
         settle(store, &deltas, DAY + 10).await;
         let history = store.budget_history(all.id, 10).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stratavore_core::budget::{Action, Budget, Every, Scope, Step, Unit, Zone};
 use stratavore_core::runner::Runner;
-use stratavore_core::usage::{Tokens, UsageDelta};
+use stratavore_core::usage::{Belongs, TokenSums, UsageDelta, UsageSums};
 use stratavore_core::{BudgetId, ProjectId, Timestamp};
 use stratavore_store::testing::TestStore;
 use stratavore_store::{Store, StoreError, on_both_databases};
@@ -94,12 +94,18 @@ impl Rig {
             let runner = &self.runners[dice.below(self.runners.len())];
             let by_none = dice.below(8) == 0;
             let delta = UsageDelta {
-                project: Some(runner.project),
-                runner: (!by_none).then_some(runner.id),
-                session: None,
+                assistant: "claude".parse().unwrap(),
+                belongs: Belongs {
+                    project: Some(runner.project),
+                    session: None,
+                    runner: (!by_none).then_some(runner.id),
+                },
                 model: "model".into(),
-                tokens: Tokens { output: tokens, ..Tokens::default() },
-                cost: tokens as i64 * 7 + 1,
+                change: UsageSums {
+                    tokens: TokenSums { output: tokens as i64, ..TokenSums::default() },
+                    cost: tokens as i64 * 7 + 1,
+                    ..UsageSums::default()
+                },
                 at: from + Duration::from_secs(dice.below(12 * 3600) as u64),
             };
             told.push((format!("{writer}-{n}"), delta));
@@ -121,18 +127,18 @@ impl Rig {
             for budget in &self.budgets {
                 let covers = match budget.scope {
                     Scope::Global => true,
-                    Scope::Project(project) => delta.project == Some(project),
-                    Scope::Runner { runner, .. } => delta.runner == Some(runner),
+                    Scope::Project(project) => delta.belongs.project == Some(project),
+                    Scope::Runner { runner, .. } => delta.belongs.runner == Some(runner),
                 };
                 let period = match budget.every {
                     Every::Hour => Some(hour(delta.at)),
                     Every::Day => Some(berlin_day(delta.at)),
-                    Every::Run => delta.runner.map(|runner| runner.to_string()),
+                    Every::Run => delta.belongs.runner.map(|runner| runner.to_string()),
                     Every::Week | Every::Month => None,
                 };
                 let amount = match budget.unit {
-                    Unit::Tokens => delta.tokens.output as i64,
-                    Unit::Money => delta.cost,
+                    Unit::Tokens => delta.change.tokens.output,
+                    Unit::Money => delta.change.cost,
                     Unit::Time => 0,
                 };
                 if let (true, Some(period), true) = (covers, period, amount != 0) {

@@ -96,6 +96,10 @@ pub(crate) fn command() -> Command {
     Command {
         assistant: name("generic"),
         argv: vec!["sh".into(), "-c".into(), "exit 0".into()],
+        given: 0,
+        prompt: None,
+        bare: false,
+        headless: None,
         env: BTreeMap::new(),
         directory: "/srv/work".into(),
         columns: 80,
@@ -115,6 +119,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> NewRunne
         restart: RestartPolicy::Never,
         session: SessionId::from_entropy(entropy()),
         continues: false,
+        forks: None,
         successor_of: None,
     }
 }

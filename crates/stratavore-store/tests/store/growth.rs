@@ -9,7 +9,9 @@ use stratavore_core::project::Project;
 use stratavore_core::runner::Runner;
 use stratavore_core::{NodeId, RunnerId};
 use stratavore_store::testing::TestStore;
-use stratavore_store::{NameWish, NewRunner, RunnerFilter, Store, on_both_databases};
+use stratavore_store::{
+    NameWish, NewRunner, RunnerFilter, SessionFilter, Store, on_both_databases,
+};
 
 use crate::given::{self, at, name};
 use crate::lease::{LONG, daemon};
@@ -150,7 +152,8 @@ async fn costs(db: &TestStore, project: &Project, node: NodeId, alive: &Runner) 
         assert_eq!(store.runner_counts().await.unwrap(), BTreeMap::from([("pending", 1)]));
     };
     costs.insert("count the living", db.work(count).await.1);
-    let sessions = |store: Store| async move { store.session_list(Some(of), 10).await.unwrap() };
+    let filter = SessionFilter { project: Some(of), limit: Some(10), ..SessionFilter::default() };
+    let sessions = |store: Store| async move { store.session_list(&filter).await.unwrap() };
     costs.insert("list sessions", db.work(sessions).await.1);
     let events = |store: Store| async move {
         store.event_latest(&EventFilter::default(), 10).await.unwrap()

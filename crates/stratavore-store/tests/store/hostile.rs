@@ -73,6 +73,10 @@ on_both_databases! {
             let command = Command {
                 assistant: a_name(&mut chance),
                 argv: vec![text.clone(), text.clone()],
+                given: 0,
+                prompt: None,
+                bare: false,
+                headless: None,
                 env: BTreeMap::from([env(EnvValue::Literal), env(EnvValue::File)]),
                 directory: text.clone(),
                 ..given::command()

@@ -11,17 +11,19 @@ use stratavore_store::{RunnerFilter, Store, StoreError, on_both_databases};
 use crate::lease::{LONG, daemon};
 use crate::{given, raw};
 
-/// `table.column type null`, with the types by what they hold.
+/// `table.column type null`, with the types by what they hold. What begins with an underscore is one
+/// database's own, here and below.
 async fn columns(db: &TestStore) -> BTreeSet<String> {
     let sql = if db.file().is_some() {
         "SELECT t.name || '.' || c.name || ' ' || c.type || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN '' ELSE ' null' END
          FROM sqlite_schema AS t JOIN pragma_table_info(t.name) AS c
-         WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' AND t.name NOT LIKE '\\_%' ESCAPE '\\'"
+         WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' AND t.name NOT LIKE '\\_%' ESCAPE '\\'
+            AND c.name NOT LIKE '\\_%' ESCAPE '\\'"
     } else {
         "SELECT table_name || '.' || column_name || ' ' || data_type
             || CASE WHEN is_nullable = 'YES' THEN ' null' ELSE '' END
          FROM information_schema.columns
-         WHERE table_schema = 'public' AND table_name NOT LIKE '\\_%'"
+         WHERE table_schema = 'public' AND table_name NOT LIKE '\\_%' AND column_name NOT LIKE '\\_%'"
     };
     let same = [
         (" timestamp with time zone", " INTEGER"),
@@ -42,7 +44,7 @@ async fn indexes(db: &TestStore) -> BTreeSet<String> {
          FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
     } else {
         "SELECT tablename || ' ' || indexname || CASE WHEN indexdef LIKE 'CREATE UNIQUE%' THEN ' unique' ELSE '' END
-         FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT IN
+         FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '\\_%' AND indexname NOT IN
             (SELECT conname FROM pg_constraint)"
     };
     raw::texts(db, sql).await.into_iter().collect()

@@ -1,5 +1,5 @@
 use stratavore_core::SessionId;
-use stratavore_store::{StoreError, on_both_databases};
+use stratavore_store::{SessionFilter, StoreError, on_both_databases};
 
 use crate::given::{self, at};
 
@@ -33,9 +33,13 @@ on_both_databases! {
         given::runner(store, &beta, node, "three").await;
         given::end(store, &one).await;
 
-        let of_alpha = store.session_list(Some(alpha.id), 10).await.unwrap();
+        let list = |project, limit| {
+            let filter = SessionFilter { project, limit: Some(limit), ..SessionFilter::default() };
+            async move { store.session_list(&filter).await.unwrap() }
+        };
+        let of_alpha = list(Some(alpha.id), 10).await;
         assert_eq!(of_alpha.iter().map(|s| s.id).collect::<Vec<_>>(), [one.session.unwrap(), two.session.unwrap()]);
-        assert_eq!(store.session_list(None, 10).await.unwrap().len(), 3);
-        assert_eq!(store.session_list(None, 1).await.unwrap()[0].id, one.session.unwrap());
+        assert_eq!(list(None, 10).await.len(), 3);
+        assert_eq!(list(None, 1).await[0].id, one.session.unwrap());
     }
 }

@@ -257,7 +257,7 @@ impl Session<'_, '_> {
                 self.refresh_if_unfit().await;
             }
             Kind::Ended(ended) => return Some(Ending::Ended(read_cause(&ended.cause))),
-            Kind::Welcome(_) | Kind::Refused(_) | Kind::Done(_) => {}
+            Kind::Welcome(_) | Kind::Refused(_) | Kind::Done(_) | Kind::HookAnswer(_) => {}
         }
         None
     }

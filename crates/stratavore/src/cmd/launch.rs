@@ -27,6 +27,7 @@ Arguments after `--` go to the assistant; for `generic` they are the program and
 Examples:
   stratavore launch --assistant claude --attach
   stratavore launch --assistant claude -- --model opus
+  stratavore launch --assistant claude --prompt \"run the tests, and mend what fails\"
   stratavore launch --assistant generic --name tests --restart on-failure -- make test
   stratavore launch --count 3 --memory 2GiB --wall 2h
   stratavore launch --env GITHUB_TOKEN=file:/home/me/.github-token")]
@@ -62,6 +63,18 @@ pub(crate) struct Launch {
     /// A label that the node must have; may be given more than once
     #[arg(long = "label", value_name = "NAME=VALUE")]
     labels: Vec<String>,
+    /// The first prompt of the conversation
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    prompt: String,
+    /// Go on with this session: its id, the beginning of one, or the assistant's own id
+    #[arg(long, value_name = "SESSION", default_value = "", hide_default_value = true)]
+    resume: String,
+    /// With --resume: in a new session that begins as that one is now
+    #[arg(long, requires = "resume")]
+    fork: bool,
+    /// Observe nothing, and give the assistant nothing but what is asked for here
+    #[arg(long)]
+    bare: bool,
     #[command(flatten)]
     limits: LimitArgs,
     /// Arguments for the assistant
@@ -122,6 +135,10 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
             limits: args.limits.limits(),
             node: args.node,
             node_labels: args.labels,
+            prompt: args.prompt,
+            session: args.resume,
+            fork: args.fork,
+            bare: args.bare,
             directory: args
                 .directory
                 .as_deref()
@@ -176,7 +193,7 @@ pub(crate) async fn launch(
 }
 
 /// Tells what became of the launched. One that failed makes the command fail.
-fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
+pub(crate) fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
     let views: Vec<RunnerView> = launched.iter().map(RunnerView::from).collect();
     context.ui.show(&views, || {
         for runner in launched {

@@ -5,25 +5,31 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use stratavore_proto::v1::{SendInput, from_agent_socket, socket_hello};
+use stratavore_proto::client::Client;
+use stratavore_proto::v1::{GetRunner, PromptRunner, SendInput, from_agent_socket, socket_hello};
 
 use super::resolve;
 use crate::api::Api;
 use crate::attach::link::ANSWER;
+use crate::clock::fresh_key;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::units::parse_duration;
+use crate::view::PromptView;
 
-/// Type into a runner, without attaching
+/// Send a prompt to an assistant, or type into any runner, without attaching
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Enter is pressed after the text unless --no-enter is given. One line end at the end of a file or of
-the standard input is dropped when enter is pressed. Several lines are best sent with --paste, which
-programs that know pasting take as one piece.
+To an assistant that tells what it does, it is a prompt: nothing is typed while the assistant works or
+asks something, and it counts as delivered once the assistant says that it has it. Into any other
+runner, and with --raw, --paste or --no-enter, it is typed as it is, and enter is pressed after it unless
+--no-enter is given. One line end at the end of a file or of the standard input is dropped when enter is
+pressed. Several lines are best typed with --paste, which programs that know pasting take as one piece.
 
 Examples:
   stratavore send claude \"run the tests, please\"
-  stratavore send claude --file prompt.md --paste
-  git diff | stratavore send claude --stdin --paste
+  stratavore send claude --file prompt.md --wait 10m
+  git diff | stratavore send shell-1 --stdin --paste
   stratavore send shell-1 --no-enter \"$(printf '\\003')\"    Ctrl-C")]
 pub(crate) struct Send {
     /// The runner, by id, the beginning of one, or name
@@ -43,6 +49,15 @@ pub(crate) struct Send {
     /// Send it as a paste, where the program has asked for that
     #[arg(long)]
     paste: bool,
+    /// Type it as it is, without a proof that it was taken
+    #[arg(long, conflicts_with_all = ["wait", "into_turn"])]
+    raw: bool,
+    /// Wait so long for the assistant to be done with what it does
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["no_enter", "paste"])]
+    wait: Option<Duration>,
+    /// Type it although the assistant works
+    #[arg(long, conflicts_with_all = ["no_enter", "paste"])]
+    into_turn: bool,
     /// Narrows a name to one project
     #[arg(long, short, value_name = "PROJECT")]
     project: Option<String>,
@@ -54,13 +69,20 @@ const SEND_MAX: usize = 1 << 20;
 /// How long the daemon may take to say whether a runner is paused.
 const PAUSED: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(context: &Context, args: &Send) -> Result<Exit, Failure> {
+/// How long an assistant may take to say that it has a prompt, enter keys and all.
+const TAKEN: Duration = Duration::from_secs(60);
+
+pub(crate) fn run(context: &Context, args: Send) -> Result<Exit, Failure> {
     let enter = !args.no_enter;
-    let data = what_to_type(args, enter)?;
+    let data = what_to_type(&args, enter)?;
     if data.is_empty() && !enter {
         return Err(Failure::usage("there is nothing to type").next("stratavore send --help"));
     }
     context.block_on(async {
+        let is_prompt = enter && !args.raw && !args.paste && !data.is_empty();
+        if is_prompt && let Some(exit) = prompt(context, &args, &data).await? {
+            return Ok(exit);
+        }
         let target = resolve::target(context, &args.runner, args.project.as_deref()).await?;
         let name = target.name().to_owned();
         let bytes = data.len();
@@ -94,6 +116,55 @@ pub(crate) fn run(context: &Context, args: &Send) -> Result<Exit, Failure> {
         }
         Ok(Exit::Ok)
     })
+}
+
+/// Delivers it as a prompt. `None`: the runner is not one that tells whether it has a prompt.
+async fn prompt(context: &Context, args: &Send, data: &[u8]) -> Result<Option<Exit>, Failure> {
+    let insists = args.wait.is_some() || args.into_turn;
+    let api = if insists {
+        Some(Api::connect(context).await?)
+    } else {
+        Api::connect_if_running(context).await?
+    };
+    let Some(mut api) = api else { return Ok(None) };
+    let project = args.project.clone().unwrap_or_default();
+    let get = GetRunner { runner: args.runner.clone(), project };
+    let runner = api.call(async |client| client.runners().get(get.clone()).await).await?;
+    if !insists && !runner.tells_of_prompts {
+        return Ok(None);
+    }
+    let Ok(text) = String::from_utf8(data.to_vec()) else {
+        return Err(Failure::usage("a prompt has to be UTF-8 text")
+            .next("type it as it is: stratavore send --raw"));
+    };
+    let wait = args.wait.unwrap_or_default();
+    let request = PromptRunner {
+        idempotency_key: fresh_key(),
+        runner: runner.id.clone(),
+        project: String::new(),
+        text,
+        into_turn: args.into_turn,
+        wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+    };
+    let asked = async |client: Client| client.inbox().prompt(request.clone()).await;
+    let prompt = api.call_within(wait + TAKEN, asked).await?;
+    let name = runner.name;
+    match prompt.state.as_str() {
+        "taken" => {
+            context.ui.show(&PromptView::from(&prompt), || {
+                context.ui.line(format!("delivered to {name}"))
+            })?;
+            Ok(Some(Exit::Ok))
+        }
+        "failed" => Err(Failure::new(Exit::Conflict, "not_delivered", prompt.why)
+            .next(format!("see how it is: stratavore explain {name}"))),
+        _ => Err(Failure::new(
+            Exit::Timeout,
+            "not_confirmed",
+            format!("it was typed into {name}, which has not said that it has it"),
+        )
+        .next(format!("look at its screen: stratavore screen {name}"))),
+    }
 }
 
 /// Whether the daemon says so; without one nobody knows.

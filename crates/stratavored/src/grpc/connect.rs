@@ -238,7 +238,14 @@ async fn follow_output(
             Some(Kind::Lagged(gap)) => pass(sender, output_chunk::Kind::Gap(gap)).await?,
             Some(Kind::Ended(_) | Kind::Done(_)) => return Ok(()),
             Some(Kind::Refused(refused)) => return Err(Some(Status::unavailable(refused.why))),
-            Some(Kind::Welcome(_) | Kind::Screen(_) | Kind::Writer(_) | Kind::Size(_)) | None => {}
+            Some(
+                Kind::Welcome(_)
+                | Kind::Screen(_)
+                | Kind::Writer(_)
+                | Kind::Size(_)
+                | Kind::HookAnswer(_),
+            )
+            | None => {}
         }
     }
     Ok(())

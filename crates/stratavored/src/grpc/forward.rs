@@ -132,9 +132,12 @@ pub(super) fn passed_back<T: Send + 'static>(
 /// Passes a request about a runner on to the daemon of its node, and returns what that says.
 macro_rules! elsewhere {
     ($api:expr, $node:expr, $request:ident, $caller:expr, $method:ident) => {
+        elsewhere!($api, $node, $request, $caller, runners.$method)
+    };
+    ($api:expr, $node:expr, $request:ident, $caller:expr, $service:ident.$method:ident) => {
         if let Some(client) = $api.elsewhere($node, &$request).await? {
             let passed_on = $crate::grpc::forward::forwarded($request.into_inner(), $caller);
-            let answer = client.runners().$method(passed_on).await;
+            let answer = client.$service().$method(passed_on).await;
             return $api.answered($node, answer).await;
         }
     };

@@ -6,12 +6,17 @@ mod connect;
 mod daemon;
 mod event;
 mod forward;
+mod inbox;
 mod node;
 mod notify;
 mod outbox;
 pub(crate) mod problem;
 mod project;
 mod runner;
+mod search;
+mod session;
+mod usage;
+mod vault;
 mod view;
 
 use std::path::Path;
@@ -28,12 +33,17 @@ use stratavore_proto::v1::audit_server::AuditServer;
 use stratavore_proto::v1::budgets_server::BudgetsServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
+use stratavore_proto::v1::inbox_server::InboxServer;
+use stratavore_proto::v1::ledger_server::LedgerServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use stratavore_proto::v1::search_server::SearchServer;
+use stratavore_proto::v1::sessions_server::SessionsServer;
+use stratavore_proto::v1::vault_server::VaultServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
@@ -112,11 +122,16 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(InboxServer::new(api.clone()))
+        .add_service(SessionsServer::new(api.clone()))
+        .add_service(LedgerServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
         .add_service(BudgetsServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
+        .add_service(SearchServer::new(api.clone()))
+        .add_service(VaultServer::new(api.clone()))
         .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {
@@ -139,6 +154,7 @@ where
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(1024))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(InboxServer::new(api.clone()))
         .add_service(PeersServer::new(api))
         .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
         .await

@@ -48,7 +48,9 @@ fn grpc_code(code: &str) -> Code {
         | "no_node"
         | "disk_full"
         | "too_many_connections" => Code::ResourceExhausted,
-        "project_archived" | "live_runners" | "refused" => Code::FailedPrecondition,
+        "project_archived" | "live_runners" | "refused" | "busy" | "ask_over" => {
+            Code::FailedPrecondition
+        }
         "idempotency_key_reuse" => Code::InvalidArgument,
         "conflict" => Code::Aborted,
         "trimmed" => Code::OutOfRange,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use stratavore_control::{Error, Launch, WaitFor};
 use stratavore_core::caller::Caller;
 use stratavore_core::restart::RestartPolicy;
-use stratavore_core::runner::{Runner, RunnerState};
+use stratavore_core::runner::{Headless, Runner, RunnerState};
 use stratavore_core::{RunnerId, Timestamp};
 use stratavore_proto::client::Client;
 use stratavore_proto::v1;
@@ -71,6 +71,20 @@ impl Runners for Api {
             directory: given(&request.directory).map(Into::into),
             columns: request.columns.min(u32::from(u16::MAX)) as u16,
             rows: request.rows.min(u32::from(u16::MAX)) as u16,
+            prompt: given(&request.prompt).map(Into::into),
+            bare: request.bare,
+            headless: request.headless.then(|| Headless {
+                max_turns: (request.max_turns != 0).then_some(request.max_turns),
+                max_cost: (request.max_cost != 0).then_some(request.max_cost),
+            }),
+            resume: match given(&request.session) {
+                Some(wanted) => {
+                    let resume =
+                        self.control.session_to_resume(&caller, wanted, request.fork).await;
+                    Some(resume.map_err(status)?)
+                }
+                None => None,
+            },
         };
         let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
         let launched = async move { control.launch(&by, &request.project, launch, key).await };

@@ -97,7 +97,7 @@ pub(super) fn project(project: Project, live_runners: u32) -> v1::Project {
 }
 
 pub(super) fn runner(view: RunnerView) -> v1::Runner {
-    let RunnerView { runner, project, liveness, connected } = view;
+    let RunnerView { runner, project, liveness, connected, tells_of_prompts } = view;
     let ended = runner.state.ended().map(|(cause, at)| (cause.to_string(), at));
     let last_end = runner.last_end;
     let not_before = match &runner.state {
@@ -160,6 +160,18 @@ pub(super) fn runner(view: RunnerView) -> v1::Runner {
         last_cause: last_end.as_ref().map(|end| end.cause.to_string()).unwrap_or_default(),
         last_ended_at_us: micros(last_end.map(|end| end.at)),
         shortened: false,
+        doing: runner.doing.map(|doing| v1::Doing {
+            since_us: doing.since.as_microsecond(),
+            source: doing.source.as_str().into(),
+            confidence: doing.confidence.as_str().into(),
+            signal: doing.signal,
+            question: doing.question.unwrap_or_default(),
+            resets_at_us: micros(doing.resets_at),
+        }),
+        prompt: runner.command.prompt.unwrap_or_default(),
+        bare: runner.command.bare,
+        headless: runner.command.headless.is_some(),
+        tells_of_prompts,
     }
 }
 
@@ -191,6 +203,7 @@ pub(super) fn shortened(mut runners: Vec<v1::Runner>) -> Vec<v1::Runner> {
         let runner = &mut runners[i];
         bytes -= runner.encoded_len();
         (runner.argv, runner.env, runner.shortened) = (Vec::new(), Vec::new(), true);
+        runner.prompt = String::new();
         bytes += runner.encoded_len();
     }
     runners

@@ -1,0 +1,5 @@
+//! Claude Code.
+
+mod reads;
+mod starts;
+mod tells;

@@ -1,0 +1,5 @@
+//! Codex CLI.
+
+mod reads;
+mod starts;
+mod tells;

@@ -1,0 +1,176 @@
+//! The inbox: who waits for a person, and answers from there.
+//!
+//! Invariant: an ask is answered once. The answer is written down first, with who gave it, and then
+//! handed to the hook that waits; one that a crash kept back is handed over when the agent connects.
+
+use std::time::Duration;
+
+use stratavore_assistants as assistants;
+use stratavore_core::ask::{Ask, AskState};
+use stratavore_core::caller::Caller;
+use stratavore_core::runner::{Doing, Runner};
+use stratavore_core::{AskId, RunnerId, Timestamp};
+use stratavore_runtime::failpoint;
+use stratavore_runtime::socket::SocketError;
+use stratavore_store::RunnerFilter;
+
+use crate::control::Control;
+use crate::error::Error;
+use crate::runner::RunnerView;
+
+/// How many asks are listed at most, and how many of one runner are looked at.
+const LISTED_MAX: u32 = 1000;
+const OF_RUNNER_MAX: u32 = 50;
+/// The most characters of what the assistant is told with an answer.
+const MESSAGE_MAX: usize = 4000;
+/// How old an answer may be that is still handed over: what the assistant asked long ago it no longer asks.
+const LATE: Duration = Duration::from_secs(24 * 3600);
+
+/// A runner that waits for a person.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    pub runner: RunnerView,
+    pub since: Timestamp,
+    /// What it asks; `None`: only its screen says.
+    pub ask: Option<Ask>,
+    pub doing: Option<Doing>,
+}
+
+impl Control {
+    /// All that wait for a person, who has waited longest first.
+    pub async fn inbox(
+        &self,
+        caller: &Caller,
+        project: Option<&str>,
+    ) -> Result<Vec<Waiting>, Error> {
+        let project = match project {
+            Some(name) => Some(self.project(name).await?.id),
+            None => None,
+        };
+        let asks = self.inner.store.asks_open(LISTED_MAX).await?;
+        let filter = RunnerFilter { project, live_only: true, ..RunnerFilter::default() };
+        let mut waiting = Vec::new();
+        for view in self.runner_list(caller, &filter).await? {
+            let of_it = |ask: &&Ask| ask.runner == view.runner.id && ask.epoch == view.runner.epoch;
+            let mut asked = asks.iter().filter(of_it).peekable();
+            let doing = view.runner.doing.clone();
+            if asked.peek().is_none() && view.runner.activity.waits_for_person() {
+                let since = doing.as_ref().map_or(view.runner.updated_at, |doing| doing.since);
+                let (runner, doing) = (view.clone(), doing.clone());
+                waiting.push(Waiting { runner, since, ask: None, doing });
+            }
+            for ask in asked {
+                let (runner, since, doing) = (view.clone(), ask.asked_at, doing.clone());
+                waiting.push(Waiting { runner, since, ask: Some(ask.clone()), doing });
+            }
+        }
+        waiting.sort_by_key(|waiting| waiting.since);
+        Ok(waiting)
+    }
+
+    /// What a runner asks just now: the one thing, or an error that says what there is.
+    pub async fn ask_of(&self, runner: &Runner) -> Result<Ask, Error> {
+        let asks = self.inner.store.asks_of(runner.id, OF_RUNNER_MAX).await?;
+        let open = asks.into_iter().filter(|ask| ask.state == AskState::Open);
+        let mut open: Vec<Ask> = open.filter(|ask| ask.epoch == runner.epoch).collect();
+        match open.len() {
+            1 => Ok(open.remove(0)),
+            0 => Err(Error::invalid(
+                format!("runner {} asks nothing that can be answered from here", runner.name),
+                format!("look at its screen: stratavore attach {}", runner.name),
+            )),
+            several => Err(Error::invalid(
+                format!("runner {} asks {several} things", runner.name),
+                "answer one of them by its id: stratavore inbox",
+            )),
+        }
+    }
+
+    pub async fn ask(&self, id: AskId) -> Result<(Ask, Runner), Error> {
+        let ask = self.inner.store.ask_get(id).await?;
+        let runner = self.inner.store.runner_get(ask.runner).await?;
+        Ok((ask, runner))
+    }
+
+    /// Lets the assistant do what it asked for, or not; `message` is for the assistant.
+    pub async fn answer(
+        &self,
+        caller: &Caller,
+        ask: Ask,
+        allow: bool,
+        message: Option<String>,
+    ) -> Result<Ask, Error> {
+        self.may_change(caller, "answer what assistants ask")?;
+        let runner = self.live(ask.runner).await?;
+        if let Some(message) = &message
+            && message.chars().count() > MESSAGE_MAX
+        {
+            return Err(Error::invalid(
+                format!("the message is over the limit of {MESSAGE_MAX} characters"),
+                "say it shorter, or send it as a prompt: stratavore send",
+            ));
+        }
+        if output(&runner, &ask, allow, message.as_deref()).is_none() {
+            let what = if allow { "approve" } else { "deny" };
+            return Err(Error::invalid(
+                format!("{} takes this answer on its own screen only", runner.command.assistant),
+                format!("{what} it there: stratavore attach {}", runner.name),
+            ));
+        }
+        let who = caller.to_string();
+        let (by, now) = (self.by(caller, None), self.now());
+        let here = self.inner.node.id;
+        let answered = self
+            .inner
+            .store
+            .ask_answer(ask.id, allow, message.as_deref(), &who, here, &by, now)
+            .await?;
+        self.inner.relay_wake.notify_one();
+        failpoint("answer_committed");
+        self.hand_over(&runner, &answered).await?;
+        Ok(self.inner.store.ask_get(ask.id).await?)
+    }
+
+    /// Gives the waiting hook its answer.
+    async fn hand_over(&self, runner: &Runner, ask: &Ask) -> Result<(), Error> {
+        let AskState::Answered { allow, message, delivered: false, .. } = &ask.state else {
+            return Ok(());
+        };
+        let output = output(runner, ask, *allow, message.as_deref());
+        let (Some(output), Some(call)) = (output, &ask.call) else { return Ok(()) };
+        match self.inner.runtime.answer(runner.id, call.clone(), output).await {
+            Ok(()) => Ok(self.inner.store.ask_delivered(ask.id).await?),
+            Err(SocketError::Refused(_)) => Err(Error::invalid(
+                format!("runner {} no longer waits for this answer", runner.name),
+                format!("it was answered on its screen: stratavore attach {}", runner.name),
+            )),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hands over what was answered while the agent could not be reached.
+    pub(crate) async fn hand_over_answers(&self, id: RunnerId) {
+        let look = async {
+            let runner = self.inner.store.runner_get(id).await?;
+            for ask in self.inner.store.asks_of(id, OF_RUNNER_MAX).await? {
+                let late = matches!(&ask.state, AskState::Answered { at, delivered: false, .. }
+                    if self.now().duration_since(*at).unsigned_abs() < LATE);
+                if late && ask.epoch == runner.epoch {
+                    // Who waits no longer was answered on the screen.
+                    self.hand_over(&runner, &ask).await.ok();
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = look.await {
+            self.not_done(id, "could not look for answers that were not handed over", &error);
+        }
+    }
+}
+
+/// What the hook prints for an answer; `None`: no hook takes it.
+fn output(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option<String> {
+    ask.call.as_ref()?;
+    let adapter = assistants::adapter(&runner.command.assistant);
+    adapter.answer(ask.hook.as_ref()?, allow, message)
+}

@@ -1,0 +1,228 @@
+//! Prompts: what is typed into an assistant, and told as delivered only once the assistant has it.
+//!
+//! ```text
+//! queued ─▶ written ─▶ taken
+//!    └─────▶ failed
+//! ```
+//!
+//! It leaves the queue before a key is typed, so whatever dies meanwhile, it is typed once at most. That the
+//! assistant has it is told by its hook or its transcript; where neither comes, the enter key is pressed
+//! again, for assistants take a fast one for a part of the text.
+//!
+//! Invariant: nothing is typed into a turn unless that was asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use stratavore_assistants as assistants;
+use stratavore_core::activity::{Activity, Source};
+use stratavore_core::ask::{Prompt, PromptState};
+use stratavore_core::caller::Caller;
+use stratavore_core::idempotency::Idempotency;
+use stratavore_core::runner::Runner;
+use stratavore_core::{PromptId, RunnerId};
+use stratavore_runtime::failpoint;
+use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::time::Instant;
+
+use crate::bounds;
+use crate::control::Control;
+use crate::error::Error;
+
+/// How long an assistant may take to say that it has a prompt, before the enter key is pressed again.
+const TAKEN_AFTER: Duration = Duration::from_secs(3);
+/// How often that is done.
+const ENTERS: u32 = 3;
+/// The longest that is waited for the end of a turn.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How a prompt is to be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delivery {
+    /// Type it although the assistant works.
+    pub into_turn: bool,
+    /// How long the end of a turn is waited for.
+    pub wait: Duration,
+}
+
+impl Control {
+    /// True if the runner's assistant tells that it has a prompt.
+    pub fn tells_of_prompts(&self, runner: &Runner) -> bool {
+        let proves = assistants::adapter(&runner.command.assistant).proves();
+        !runner.command.bare
+            && runner.command.headless.is_none()
+            && proves.activity == Some(Source::Events)
+    }
+
+    /// Delivers a prompt. Answers once the assistant has it, or says how far it came.
+    ///
+    /// With a key that was used before nothing is typed again: it answers what has become of it.
+    pub async fn prompt(
+        &self,
+        caller: &Caller,
+        id: RunnerId,
+        text: String,
+        delivery: Delivery,
+        key: Option<Idempotency>,
+    ) -> Result<Prompt, Error> {
+        self.may_change(caller, "send prompts")?;
+        bounds::prompt(&text)?;
+        if text.trim().is_empty() {
+            return Err(Error::invalid("the prompt is empty", "say what is to be done"));
+        }
+        let runner = self.live(id).await?;
+        if !self.tells_of_prompts(&runner) {
+            return Err(Error::invalid(
+                format!("{} does not tell that it has a prompt", runner.command.assistant),
+                "type it without a proof: stratavore send --raw",
+            ));
+        }
+        let prompt = Prompt {
+            id: self.prompt_id(id, key.as_ref()),
+            runner: id,
+            epoch: runner.epoch,
+            text,
+            by: caller.to_string(),
+            made_at: self.now(),
+            state: PromptState::Queued,
+        };
+        let kept = self.inner.store.prompt_queue(&prompt).await?;
+        if kept.state != PromptState::Queued {
+            return self.until_taken(&kept).await;
+        }
+        // Held until the assistant has it: the next one must not be typed into its turn.
+        let _turn = self.inner.prompting.turn(id).await;
+        self.deliver(caller, &kept, delivery).await?;
+        for _ in 0..ENTERS {
+            let now = self.until_taken(&kept).await?;
+            if !matches!(now.state, PromptState::Written { .. })
+                || !self.may_press_enter(id).await?
+            {
+                return Ok(now);
+            }
+            self.inner.runtime.send(id, Vec::new(), false, true).await?;
+        }
+        self.until_taken(&kept).await
+    }
+
+    /// Enter may be pressed once more only where it answers no question.
+    async fn may_press_enter(&self, id: RunnerId) -> Result<bool, Error> {
+        let runner = self.inner.store.runner_get(id).await?;
+        Ok(!runner.is_terminal() && runner.activity == Activity::Idle)
+    }
+
+    /// Of one key there is one prompt.
+    fn prompt_id(&self, runner: RunnerId, key: Option<&Idempotency>) -> PromptId {
+        let Some(key) = key else { return PromptId::from_entropy(self.entropy()) };
+        let digest = Sha256::digest(format!("prompt {runner} {}", key.key()));
+        let mut entropy = [0; 16];
+        entropy.copy_from_slice(&digest[..16]);
+        PromptId::from_entropy(entropy)
+    }
+
+    async fn deliver(
+        &self,
+        caller: &Caller,
+        prompt: &Prompt,
+        delivery: Delivery,
+    ) -> Result<(), Error> {
+        if let Err(error) = self.until_idle(prompt, delivery).await {
+            let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
+            self.inner.store.prompt_leave_queue(prompt.id, failed).await?;
+            return Err(error);
+        }
+        let about = serde_json::json!({
+            "runner": prompt.runner, "prompt": prompt.id, "bytes": prompt.text.len(),
+        });
+        self.record(caller, "request.sent", about).await?;
+        let written = PromptState::Written { at: self.now() };
+        if !self.inner.store.prompt_leave_queue(prompt.id, written).await? {
+            return Ok(());
+        }
+        failpoint("prompt_written");
+        let data = prompt.text.clone().into_bytes();
+        Ok(self.inner.runtime.send(prompt.runner, data, true, true).await?)
+    }
+
+    /// Waits until the assistant may be asked.
+    async fn until_idle(&self, prompt: &Prompt, delivery: Delivery) -> Result<(), Error> {
+        let until = Instant::now() + delivery.wait.min(WAIT_MAX);
+        let mut events = self.inner.bus.subscribe();
+        loop {
+            let runner = self.live(prompt.runner).await?;
+            let busy = match runner.activity {
+                Activity::Idle => false,
+                // It may show a dialog of its start, which a key would answer.
+                Activity::Unknown
+                | Activity::Working
+                | Activity::NeedsInput
+                | Activity::NeedsPermission
+                | Activity::RateLimited => !delivery.into_turn,
+            };
+            if !busy {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let activity = runner.activity.as_str();
+                return Err(Error::Busy {
+                    message: format!("runner {} is {activity}: nothing was typed", runner.name),
+                    hint: "wait for it: --wait 10m; or type it all the same: --into-turn".into(),
+                });
+            }
+            let stopping = self.inner.supervisor.stopping();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return Err(Error::Stopping),
+                _ = events.recv() => {}
+                () = tokio::time::sleep_until(until) => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Waits a while for the assistant to say that it has it.
+    async fn until_taken(&self, prompt: &Prompt) -> Result<Prompt, Error> {
+        let until = Instant::now() + TAKEN_AFTER;
+        loop {
+            let taken = self.inner.prompting.taken.notified();
+            let now = self.inner.store.prompt_get(prompt.id).await?;
+            let over = Instant::now() >= until;
+            match now.state {
+                PromptState::Queued | PromptState::Written { .. } if !over => {}
+                PromptState::Queued
+                | PromptState::Written { .. }
+                | PromptState::Taken { .. }
+                | PromptState::Failed { .. } => return Ok(now),
+            }
+            tokio::select! {
+                () = taken => {}
+                () = tokio::time::sleep_until(until) => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+}
+
+/// Who types prompts just now, and that some have arrived.
+#[derive(Default)]
+pub(crate) struct Prompting {
+    turns: Mutex<HashMap<RunnerId, Weak<tokio::sync::Mutex<()>>>>,
+    pub(crate) taken: Notify,
+}
+
+impl Prompting {
+    /// Takes the turn to type into a runner.
+    async fn turn(&self, runner: RunnerId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let turn = turns.get(&runner).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(runner, Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
+    }
+}

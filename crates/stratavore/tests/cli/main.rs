@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_days;
+mod budget;
 mod compose;
 mod config;
 mod crash;

@@ -388,7 +388,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 32] = [
+const REFUSED: [(&str, &str); 38] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -420,6 +420,12 @@ const REFUSED: [(&str, &str); 32] = [
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("budget set b --tokens 5", "budget.set"),
+    ("budget rm theirs", "budget.remove"),
+    ("budget allow other --budget theirs", "budget.allow"),
+    ("budget list -p spare", "budget.list"),
+    ("budget show theirs", "budget.show"),
+    ("budget history theirs", "budget.history"),
     ("sessions rm ses_", "sessions.remove"),
     ("sessions show ses_", "sessions.get"),
     ("usage explain other", "ledger.explain"),
@@ -431,6 +437,7 @@ fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
     let world = World::new();
     world.project("demo");
     world.run(["new", "spare", "--directory", "/"]).ok();
+    world.run(["budget", "set", "theirs", "-p", "spare", "--tokens", "1M"]).ok();
     world.launch("demo", "other", &["cat"]);
     let program = World::program("stratavore").display().to_string();
     let home = world.path("").display().to_string();

@@ -8,8 +8,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello, ToAgentSocket,
-    from_agent_socket, socket_hello, to_agent_socket,
+    AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello,
+    ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;

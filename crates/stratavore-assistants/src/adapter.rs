@@ -123,6 +123,8 @@ pub struct Started {
     pub transcript: Option<PathBuf>,
     /// The terminal's title tells something.
     pub watch_title: bool,
+    /// The prompt could not be given with the command: it is to be sent once the assistant is idle.
+    pub unsaid: bool,
     /// A log record of its telemetry that has none of these attributes tells nothing, and need not be kept.
     /// Empty: all are kept.
     pub telemetry: &'static [&'static str],
@@ -138,6 +140,20 @@ pub struct Memory {
     /// Whatever else it needs, by names of its own. Small.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub more: BTreeMap<String, String>,
+}
+
+impl Memory {
+    /// Signals are those of this start of the runner: of an earlier one nothing is open any more. What is
+    /// kept has names that begin with `kept`.
+    pub(crate) fn at_epoch(&mut self, epoch: i64, kept: Option<&str>) {
+        const EPOCH: &str = "epoch";
+        let epoch = epoch.to_string();
+        if self.more.get(EPOCH) != Some(&epoch) {
+            self.session = None;
+            self.more.retain(|name, _| kept.is_some_and(|kept| name.starts_with(kept)));
+            self.more.insert(EPOCH.into(), epoch);
+        }
+    }
 }
 
 /// How conversations are had from an assistant that keeps them in no files of lines: what its own

@@ -21,7 +21,8 @@ use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 use crate::adapter::{
     Adapter, Conversation, Memory, Mode, Observed, Outcome, Proves, Start, Started, Step,
 };
-use crate::told::{count, has_option, is_rate_limit, micros, text};
+use crate::told::{count, is_rate_limit, micros, text};
+use crate::words::Options;
 use crate::{Assistant, AssistantError, no_flags};
 
 pub(crate) const ASSISTANT: Assistant = Assistant {
@@ -33,6 +34,16 @@ pub(crate) const ASSISTANT: Assistant = Assistant {
     env: &[("AIDER_CHECK_UPDATE", "false")],
     adapter: &Aider,
 };
+
+/// Those of its many options that we have to know.
+const OPTIONS: Options = Options {
+    alone: &["--stream", "--git", "--no-git"],
+    one: &["--message", "--msg", "-m", "--message-file", "-f", "--notifications-command"],
+    maybe: &[],
+    many: &[],
+};
+/// With one of these it ends after its answer.
+const MESSAGE: [&str; 5] = ["--message", "--msg", "-m", "--message-file", "-f"];
 
 const EXACT: &str = "aider-exact-";
 const ESTIMATED: &str = "aider-estimated-";
@@ -65,6 +76,9 @@ impl Adapter for Aider {
 
     fn start(&self, start: &Start<'_>) -> Result<Started, AssistantError> {
         let (ours, given) = start.argv.split_at(start.given.min(start.argv.len()));
+        let is_headless = matches!(start.mode, Mode::Headless(_));
+        let is_resumed = matches!(start.conversation, Conversation::Resume { .. });
+        let given = OPTIONS.without(given, |word| (is_headless || is_resumed) && word.is(&MESSAGE));
         let mut argv = ours.to_vec();
         let session = match start.conversation {
             Conversation::Fresh { preset } => preset,
@@ -76,31 +90,30 @@ impl Adapter for Aider {
                 return Err(AssistantError::CannotFork { assistant: ASSISTANT.title });
             }
         };
-        match (start.mode, start.prompt) {
-            (Mode::Headless(_), _) => {
-                let flags = ["--yes-always", "--no-pretty", "--no-gitignore", "--message-file"];
-                argv.extend(flags.map(Into::into));
-                argv.push("/dev/stdin".into());
-                let has_git = start.directory.ancestors().any(|up| up.join(".git").exists());
-                if !has_git && !has_option(given, &["--git", "--no-git"]) {
-                    // Else it makes a repository, with every question answered yes.
-                    argv.push("--no-git".into());
-                }
+        if is_headless {
+            let flags = ["--yes-always", "--no-pretty", "--no-gitignore", "--message-file"];
+            argv.extend(flags.map(Into::into));
+            argv.push("/dev/stdin".into());
+            let has_git = start.directory.ancestors().any(|up| up.join(".git").exists());
+            if !has_git && !has(&given, &["--git", "--no-git"]) {
+                // Else it makes a repository, with every question answered yes.
+                argv.push("--no-git".into());
             }
-            // It has no way to be given a prompt and to stay; whoever started it sends it.
-            (Mode::Interactive, _) => {}
         }
-        let mut started = Started::default();
+        // It has no way to be given a prompt and to stay.
+        let unsaid = start.prompt.is_some() && !is_headless;
+        let mut started = Started { unsaid, ..Started::default() };
         if let Some(observed) = start.observed {
             started.session = Some(session.into());
-            observe(&mut argv, &mut started, observed, session, given);
+            observe(&mut argv, &mut started, observed, session, &given);
         }
-        argv.extend(given.iter().cloned());
+        argv.extend(given);
         started.argv = argv;
         Ok(started)
     }
 
     fn signal(&self, memory: &mut Memory, signal: &Signal, _: &Place) -> Vec<Observation> {
+        memory.at_epoch(signal.epoch, None);
         match &signal.what {
             What::Hook { body, .. } => waits(memory, body, signal.at),
             What::HookOver { call } => vec![Observation::AskOver { call: call.clone() }],
@@ -181,6 +194,10 @@ impl Adapter for Aider {
     }
 }
 
+fn has(given: &[String], options: &[&str]) -> bool {
+    OPTIONS.read(given).iter().any(|word| word.is(options))
+}
+
 fn observe(
     argv: &mut Vec<String>,
     started: &mut Started,
@@ -188,7 +205,7 @@ fn observe(
     session: &str,
     given: &[String],
 ) {
-    let is_streamed = has_option(given, &["--stream"]);
+    let is_streamed = has(given, &["--stream"]);
     if !is_streamed {
         argv.push("--no-stream".into());
     }
@@ -199,7 +216,7 @@ fn observe(
     argv.extend(["--no-show-release-notes".into(), "--no-analytics".into()]);
     argv.extend(["--analytics-log".into(), log.to_string_lossy().into_owned()]);
     started.transcript = Some(log);
-    if !has_option(given, &["--notifications-command"]) {
+    if !has(given, &["--notifications-command"]) {
         let body = json!({"hook_event_name": "waits", "session_id": session});
         // A shell runs it. Neither has a quote in it.
         let command = format!("{} --body '{body}'", observed.hook.join(" "));

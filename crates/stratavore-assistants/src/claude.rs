@@ -3,7 +3,6 @@
 //! It is observed by hooks and telemetry that are given to one run, and by its transcripts. A request
 //! has the same key in both, so that the ledger counts it once.
 
-mod content;
 mod headless;
 mod home;
 mod line;

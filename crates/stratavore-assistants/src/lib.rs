@@ -11,6 +11,8 @@ pub mod adapter;
 mod aider;
 mod claude;
 mod codex;
+mod content;
+mod covered;
 mod directory;
 mod environment;
 mod error;
@@ -28,6 +30,7 @@ mod words;
 use stratavore_core::name::Name;
 
 pub use adapter::Adapter;
+pub use covered::not_covered;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
 pub use reset::reset_time;

@@ -55,58 +55,11 @@ pub(crate) fn is_rate_limit(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// Arguments without the options named: `plain` ones, and `valued` ones with their value, whichever
-/// way that was given. What comes after two dashes stays.
-pub(crate) fn without(args: &[String], plain: &[&str], valued: &[&str]) -> Vec<String> {
-    let mut kept = Vec::with_capacity(args.len());
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        if arg == "--" {
-            kept.push(arg.clone());
-            kept.extend(args.by_ref().cloned());
-        } else if valued.contains(&arg.as_str()) {
-            args.next();
-        } else if !plain.contains(&arg.as_str()) && !has_value_of(arg, valued) {
-            kept.push(arg.clone());
-        }
-    }
-    kept
-}
-
-fn has_value_of(arg: &str, valued: &[&str]) -> bool {
-    arg.split_once('=').is_some_and(|(name, _)| valued.contains(&name))
-}
-
-/// True if one of these options is among the arguments.
-pub(crate) fn has_option(args: &[String], options: &[&str]) -> bool {
-    args.iter()
-        .take_while(|arg| *arg != "--")
-        .any(|arg| options.contains(&arg.as_str()) || has_value_of(arg, options))
-}
-
-/// The value of the last of these options among the arguments.
-pub(crate) fn option_value<'a>(args: &'a [String], options: &[&str]) -> Option<&'a str> {
-    let mut value = None;
-    let mut args = args.iter().take_while(|arg| *arg != "--");
-    while let Some(arg) = args.next() {
-        if options.contains(&arg.as_str()) {
-            value = args.next().map(String::as_str);
-        } else if has_value_of(arg, options) {
-            value = arg.split_once('=').map(|(_, value)| value);
-        }
-    }
-    value
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn strings(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(ToString::to_string).collect()
-    }
 
     #[test]
     fn numbers_are_read_however_they_were_written() {
@@ -127,14 +80,5 @@ mod tests {
         assert_eq!(cut("Grüße", 3), "Gr");
         assert_eq!(cut("Grüße", 4), "Grü");
         assert_eq!(cut("ab", 9), "ab");
-    }
-
-    #[test]
-    fn options_are_found_and_left_out_with_their_values() {
-        let args = strings(&["-c", "--session", "a", "-m", "x", "--session=b", "--", "-c"]);
-        assert_eq!(without(&args, &["-c"], &["--session", "-s"]), ["-m", "x", "--", "-c"]);
-        assert!(has_option(&args, &["--session"]) && !has_option(&strings(&["--", "-c"]), &["-c"]));
-        assert_eq!(option_value(&args, &["-s", "--session"]), Some("b"));
-        assert_eq!(option_value(&args, &["-x"]), None);
     }
 }

@@ -73,6 +73,21 @@ impl Options {
         words
     }
 
+    /// The command without some of its words.
+    pub(crate) fn without(
+        &self,
+        args: &[String],
+        is_out: impl Fn(&Word<'_>) -> bool,
+    ) -> Vec<String> {
+        let mut kept = vec![true; args.len()];
+        for word in self.read(args).iter().filter(|word| is_out(word)) {
+            // A value may be missing at the end.
+            word.at()
+                .for_each(|at| kept.iter_mut().skip(at).take(1).for_each(|kept| *kept = false));
+        }
+        args.iter().zip(kept).filter(|(_, kept)| *kept).map(|(arg, _)| arg.clone()).collect()
+    }
+
     fn knows(&self, name: &str) -> bool {
         [self.alone, self.one, self.maybe, self.many].into_iter().any(|names| names.contains(&name))
     }
@@ -120,6 +135,21 @@ impl<'a> Word<'a> {
         match self {
             Word::Option { name, .. } => names.contains(name),
             Word::Text { .. } | Word::End { .. } => false,
+        }
+    }
+
+    fn at(&self) -> Range<usize> {
+        match self {
+            Word::Option { at, .. } => at.clone(),
+            Word::Text { at, .. } | Word::End { at } => *at..*at + 1,
+        }
+    }
+
+    /// True for a text that is no option's value, as far as the options are known.
+    pub(crate) fn is_text(&self) -> bool {
+        match self {
+            Word::Text { sure, .. } => *sure,
+            Word::Option { .. } | Word::End { .. } => false,
         }
     }
 

@@ -4,15 +4,16 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, HostPort, LogFormat, LogLevel, Recording, Resize, SslMode,
-    StoreUrl, Switch,
+    AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
+    Recording, Resize, SslMode, StoreUrl, Switch, keep_of_project,
 };
 use crate::value::{
-    Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, duration, labels, list,
-    program, shown_if_set, size, text, variables,
+    Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,
+    labels, list, program, show_dollars, shown_if_set, size, text, variables,
 };
 
-/// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
+/// One key. `assistants.NAME.…` and `prices.MODEL.…` are not here, since their names are free: see
+/// [`AssistantKey`] and [`PriceKey`].
 pub(crate) struct Key {
     pub name: &'static str,
     pub read: fn(&mut Config, &Given) -> Result<(), Wanted>,
@@ -74,6 +75,15 @@ keys! {
     "notify.root_cert": notify.root_cert = |g| absolute(g).map(Some), Shown::shown;
     "notify.timeout": notify.timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
 
+    "vault.keep": vault.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
+    "vault.keep_projects": vault.keep_projects = keep_projects, Shown::shown;
+
+    "search.embeddings": search.embeddings = Embeddings::read, displayed;
+    "search.url": search.url = |g| http_url(g).map(Some), Shown::shown;
+    "search.model": search.model = |g| text(g, "a model's name").map(Some), Shown::shown;
+    "search.key_file": search.key_file = |g| absolute(g).map(Some), Shown::shown;
+    "search.timeout": search.timeout = |g| duration(g, "100ms", "10m"), Shown::shown;
+
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
     "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
@@ -123,6 +133,26 @@ fn queues(given: &Given) -> Result<Vec<String>, Wanted> {
     Ok(names)
 }
 
+/// Projects with how long their conversations are kept.
+fn keep_projects(given: &Given) -> Result<Vec<String>, Wanted> {
+    const WHAT: &str = "projects with how long each is kept, at least a day, such as `shop=90d`";
+    let pairs = list(given, WHAT)?;
+    match pairs.iter().find(|pair| keep_of_project(pair).is_none()) {
+        None => Ok(pairs),
+        Some(wrong) => Err(format!("a list of {WHAT}, and `{}` is none", wrong.escape_debug())),
+    }
+}
+
+fn http_url(given: &Given) -> Result<String, Wanted> {
+    let what = "an http or https URL without a user, a password or a question mark";
+    let url = text(given, what)?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_good = rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['@', '?', '#', ' '])
+    });
+    if is_good { Ok(url) } else { Err(what.into()) }
+}
+
 fn detach_key(given: &Given) -> Result<crate::DetachKey, Wanted> {
     let keys = text(given, "keys such as `ctrl-q` or `ctrl-a d`")?;
     keys.parse().map_err(|error| format!("keys such as `ctrl-q` or `ctrl-a d`: {error}"))
@@ -162,16 +192,49 @@ pub(crate) const ASSISTANT_KEYS: &[AssistantKey] = &[
     },
 ];
 
+/// One price of a model, below `prices.MODEL`.
+pub(crate) struct PriceKey {
+    pub name: &'static str,
+    pub read: fn(&mut PriceSettings, &Given) -> Result<(), Wanted>,
+    pub show: fn(&PriceSettings) -> Option<String>,
+}
+
+macro_rules! price_keys {
+    ($($name:literal: $field:ident),+ $(,)?) => {
+        pub(crate) const PRICE_KEYS: &[PriceKey] = &[$(PriceKey {
+            name: $name,
+            read: |price, given| {
+                price.$field = Some(dollars(given)?);
+                Ok(())
+            },
+            show: |price| price.$field.map(show_dollars),
+        }),+];
+    };
+}
+
+price_keys! {
+    "input": input,
+    "output": output,
+    "cache_read": cache_read,
+    "cache_write": cache_write,
+    "cache_write_1h": cache_write_1h,
+}
+
 /// The section that holds assistants by name.
 pub(crate) const ASSISTANTS: &str = "assistants";
+/// The section that holds prices by models.
+pub(crate) const PRICES: &str = "prices";
 
 /// True for a section below the section `above`: what stands before a `.` in some key.
 pub(crate) fn is_section(above: &str, path: &str) -> bool {
     if above == ASSISTANTS || is_assistant(above) {
         return above == ASSISTANTS && is_assistant(path);
     }
+    if above == PRICES || is_price(above) {
+        return above == PRICES && is_price(path);
+    }
     let below = |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-    path == ASSISTANTS || KEYS.iter().any(|key| below(key.name))
+    path == ASSISTANTS || path == PRICES || KEYS.iter().any(|key| below(key.name))
 }
 
 /// True for `assistants.NAME`, where the name may be one.
@@ -189,6 +252,24 @@ pub(crate) fn assistant_key(path: &str) -> Option<(&str, &'static AssistantKey)>
     let (assistant, name) = path.rsplit_once('.')?;
     let key = ASSISTANT_KEYS.iter().find(|key| key.name == name)?;
     is_assistant(assistant).then(|| (&assistant[ASSISTANTS.len() + 1..], key))
+}
+
+/// True for `prices.MODEL`, where the model may be one, or the beginning of one and a `*`.
+pub(crate) fn is_price(path: &str) -> bool {
+    let model = path.strip_prefix(PRICES).and_then(|rest| rest.strip_prefix('.'));
+    model.is_some_and(|model| {
+        let name = model.strip_suffix('*').unwrap_or(model);
+        !name.is_empty()
+            && model.len() <= 128
+            && name.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
+    })
+}
+
+/// Takes `prices.MODEL.KEY` apart.
+pub(crate) fn price_key(path: &str) -> Option<(&str, &'static PriceKey)> {
+    let (price, name) = path.rsplit_once('.')?;
+    let key = PRICE_KEYS.iter().find(|key| key.name == name)?;
+    is_price(price).then(|| (&price[PRICES.len() + 1..], key))
 }
 
 pub(crate) fn key(path: &str) -> Option<&'static Key> {
@@ -211,15 +292,21 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "attach",
         "daemon",
         ASSISTANTS,
+        PRICES,
     ];
     let assistant = path.rsplit_once('.').map_or("", |(assistant, _)| assistant);
     let assistants = ASSISTANT_KEYS
         .iter()
         .filter(|_| is_assistant(assistant))
         .map(|k| format!("{assistant}.{}", k.name));
+    let prices = PRICE_KEYS
+        .iter()
+        .filter(|_| is_price(assistant))
+        .map(|k| format!("{assistant}.{}", k.name));
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
     candidates
         .chain(assistants)
+        .chain(prices)
         .chain(sections.into_iter().map(String::from))
         .map(|candidate| {
             let whole = strsim::damerau_levenshtein(path, &candidate);
@@ -260,6 +347,8 @@ mod tests {
             ("runer.grace", Some("runner.grace")),
             ("stor", Some("store")),
             ("assistants.claude.programm", Some("assistants.claude.program")),
+            ("prices.gpt-5.9.inptu", Some("prices.gpt-5.9.input")),
+            ("price", Some("prices")),
             ("something.entirely.different", None),
         ] {
             assert_eq!(nearest(typed).as_deref(), meant, "{typed}");

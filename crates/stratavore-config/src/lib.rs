@@ -27,8 +27,9 @@ pub use merge::{Loaded, Row, Source};
 pub use paths::{Paths, PathsError};
 pub use private::{PrivateError, ensure_private_dir, read_key, read_secret};
 pub use settings::{
-    Agent, AssistantSettings, Attach, Bus, BusUrl, Config, Daemon, HostPort, LogFormat, LogLevel,
-    Node, Pool, Postgres, Rabbitmq, Recording, Resize, Runner, SslMode, Store, StoreUrl, Switch,
+    Agent, AssistantSettings, Attach, Bus, BusUrl, Config, Daemon, Embeddings, HostPort, LogFormat,
+    LogLevel, Node, Pool, Postgres, PriceSettings, Rabbitmq, Recording, Resize, Runner, Search,
+    SslMode, Store, StoreUrl, Switch, Vault,
 };
 pub use value::{parse_duration, parse_size};
 pub use yaml::Place;

@@ -16,6 +16,8 @@ pub struct Config {
     pub bus: Bus,
     pub events: Events,
     pub notify: Notify,
+    pub vault: Vault,
+    pub search: Search,
     pub agent: Agent,
     pub runner: Runner,
     pub node: Node,
@@ -23,6 +25,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// By name.
     pub assistants: BTreeMap<String, AssistantSettings>,
+    /// By names of models, or beginnings of them that end in `*`.
+    pub prices: BTreeMap<String, PriceSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,6 +383,59 @@ impl Default for Notify {
     }
 }
 
+/// Conversations as they are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Vault {
+    /// How long transcripts and messages are kept after their conversation was used last; `None`: for
+    /// ever.
+    pub keep: Option<Duration>,
+    /// The same for single projects, as `name=duration`.
+    pub keep_projects: Vec<String>,
+}
+
+impl Vault {
+    /// How long those of single projects are kept, by the projects' names.
+    pub fn keep_of(&self) -> BTreeMap<String, Duration> {
+        let pairs = self.keep_projects.iter().filter_map(|text| keep_of_project(text));
+        pairs.collect()
+    }
+}
+
+/// Reads `name=duration`.
+pub(crate) fn keep_of_project(text: &str) -> Option<(String, Duration)> {
+    let (name, keep) = text.split_once('=')?;
+    let is_name = !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control());
+    let keep = crate::value::parse_duration(keep).filter(|keep| *keep >= KEEP_LEAST)?;
+    is_name.then(|| (name.to_owned(), keep))
+}
+
+/// The shortest that conversations are kept.
+const KEEP_LEAST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How messages are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    pub embeddings: Embeddings,
+    /// Of the service; `None`: its usual one on this host, if it has one.
+    pub url: Option<String>,
+    pub model: Option<String>,
+    pub key_file: Option<PathBuf>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            embeddings: Embeddings::default(),
+            url: None,
+            model: None,
+            key_file: None,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attach {
     pub detach_key: DetachKey,
@@ -411,6 +468,19 @@ pub struct AssistantSettings {
     pub args: Vec<String>,
     /// Variables of the daemon's environment that this assistant gets too.
     pub env_pass: Vec<String>,
+}
+
+/// What a million tokens of one model cost, in millionths of a US dollar.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PriceSettings {
+    /// There, and so is `output`, once the configuration is loaded.
+    pub input: Option<u64>,
+    pub output: Option<u64>,
+    /// `None`, as of the next: it costs what input does.
+    pub cache_read: Option<u64>,
+    pub cache_write: Option<u64>,
+    /// `None`: it costs what `cache_write` does.
+    pub cache_write_1h: Option<u64>,
 }
 
 macro_rules! choices {
@@ -466,6 +536,17 @@ choices! {
         Info = "info",
         Debug = "debug",
         Trace = "trace",
+    }
+    /// What makes vectors of messages, by which they are found by meaning.
+    Embeddings {
+        /// The words and parts of words; nothing is asked.
+        #[default]
+        Builtin = "builtin",
+        /// A service that speaks as OpenAI's does.
+        OpenAi = "openai",
+        Ollama = "ollama",
+        /// Nothing: words are all that is found by.
+        Off = "off",
     }
     Switch {
         #[default]

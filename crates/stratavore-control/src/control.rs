@@ -17,14 +17,18 @@ use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
 use stratavore_core::node::{Profile, Scheduling};
+use stratavore_core::price::Prices;
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
 use stratavore_runtime::Runtime;
 use stratavore_store::{Store, StoreError};
+use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
+use crate::budget::Counted;
+use crate::embedding::{Embedder, Patience};
 use crate::error::Error;
 use crate::follow::Following;
 use crate::host::Host;
@@ -36,6 +40,7 @@ use crate::prompt::Prompting;
 use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
+use crate::vault::VaultSettings;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -77,6 +82,11 @@ pub struct Settings {
     pub notify: NotifySettings,
     /// What this node is for, and how much it holds.
     pub profile: Profile,
+    pub vault: VaultSettings,
+    /// What makes vectors of messages.
+    pub embedder: Embedder,
+    /// What models cost.
+    pub prices: Prices,
 }
 
 /// What control is built from.
@@ -97,6 +107,8 @@ pub struct Parts {
     pub seat: DaemonId,
     /// Gives this daemon's events their codes, and knows them again.
     pub writer: Arc<Writer>,
+    /// Where this host's transcripts are kept.
+    pub vault: Vault,
 }
 
 /// Carries out use cases; cheap to clone.
@@ -132,6 +144,9 @@ pub(crate) struct Inner {
     /// A destination was changed.
     pub(crate) notify_wake: Arc<Notify>,
     pub(crate) notify_running: Destinations,
+    /// Something was counted in a budget, or one was changed.
+    pub(crate) budget_wake: Arc<Notify>,
+    pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
@@ -147,6 +162,10 @@ pub(crate) struct Inner {
     pub(crate) scheduling: Mutex<Scheduling>,
     /// A queue has changed, or a runner has ended.
     pub(crate) queue_wake: Arc<Notify>,
+    pub(crate) vault: Vault,
+    /// There are messages without a vector.
+    pub(crate) embed_wake: Arc<Notify>,
+    pub(crate) embed_patience: Patience,
 }
 
 impl Control {
@@ -176,6 +195,8 @@ impl Control {
             outbox_wake: Arc::default(),
             notify_wake: Arc::default(),
             notify_running: Destinations::default(),
+            budget_wake: Arc::default(),
+            budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,
@@ -187,6 +208,9 @@ impl Control {
             prompting: Prompting::default(),
             scheduling: Mutex::default(),
             queue_wake: Arc::default(),
+            vault: parts.vault,
+            embed_wake: Arc::default(),
+            embed_patience: Patience::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -209,6 +233,11 @@ impl Control {
         let (wall, monotonic) = self.inner.began;
         let passed = self.inner.clock.monotonic().saturating_sub(monotonic);
         self.now().min(wall.checked_add(passed).unwrap_or(Timestamp::MAX))
+    }
+
+    /// What models cost, as this daemon knows it.
+    pub fn prices(&self) -> &Prices {
+        &self.inner.settings.prices
     }
 
     pub(crate) fn entropy(&self) -> [u8; 16] {

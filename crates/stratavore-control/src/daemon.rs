@@ -8,8 +8,10 @@ use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_store::{OldTransaction, PoolStatus};
 
+use crate::budget;
 use crate::control::Control;
 use crate::disk;
+use crate::embedding;
 use crate::error::Error;
 use crate::follow;
 use crate::host;
@@ -19,6 +21,7 @@ use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
+use crate::vault;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -148,6 +151,12 @@ impl Control {
             let control = control.clone();
             async move { control.look_after_destinations().await }
         });
+        let (control, wake) = (task(self), self.inner.budget_wake.clone());
+        let budgets_every = if shared { budget::EVERY_SHARED } else { budget::EVERY };
+        supervisor.spawn_task("budgets", budgets_every, wake, move || {
+            let control = control.clone();
+            async move { control.enforce_budgets().await }
+        });
         let control = task(self);
         supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {
             let control = control.clone();
@@ -180,6 +189,16 @@ impl Control {
         supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
             let control = control.clone();
             async move { control.work_off_queues().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.tidy_vault().await }
+        });
+        let (control, wake) = (task(self), self.inner.embed_wake.clone());
+        supervisor.spawn_task("embeddings", embedding::EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.embed_messages().await }
         });
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {

@@ -10,6 +10,7 @@ use stratavore_core::runner::Refusal;
 use stratavore_runtime::program::ProgramError;
 use stratavore_runtime::socket::SocketError;
 use stratavore_store::StoreError;
+use stratavore_vault::VaultError;
 
 /// A failure of a use case. Its text is for whoever asked; causes stand in `source`.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub enum Error {
     Item(ItemRefusal),
     Store(StoreError),
     Agent(SocketError),
+    Vault(VaultError),
     /// No node fits what was asked for.
     NoNode(NoNode),
     /// The daemon of a runner's node does not answer.
@@ -92,6 +94,14 @@ impl Error {
             Self::TooMany { .. } => "too_many_connections",
             Self::Refused(_) | Self::Item(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
+            Self::Vault(VaultError::Full { .. }) => "disk_full",
+            Self::Vault(VaultError::TooLong(_)) => "invalid",
+            Self::Vault(
+                VaultError::Missing(_)
+                | VaultError::Damaged { .. }
+                | VaultError::Disk { .. }
+                | VaultError::CutOff(_),
+            ) => "vault_unavailable",
             Self::NoNode(_) => "no_node",
             Self::NodeUnreachable { .. } => "node_unreachable",
             Self::Busy { .. } => "busy",
@@ -106,6 +116,7 @@ impl Error {
                 StoreError::LiveRunners(_) => "live_runners",
                 StoreError::NodeFull { .. } => "node_full",
                 StoreError::Quota(_) => "quota_exceeded",
+                StoreError::Budget(_) => "budget_exceeded",
                 StoreError::AlreadySucceeded { .. } => "already_succeeded",
                 StoreError::SessionBusy { .. } => "session_busy",
                 StoreError::IdempotencyReuse { .. } => "idempotency_key_reuse",
@@ -136,6 +147,7 @@ impl Error {
                     "list what there is: stratavore runners list --all".into()
                 }
                 [] if *noun == "destination" => "list what there is: stratavore notify".into(),
+                [] if *noun == "budget" => "list what there is: stratavore budget".into(),
                 [] => format!("list what there is: stratavore {noun}s list"),
                 [one] => format!("did you mean {one}?"),
                 several => format!("did you mean one of {}?", several.join(", ")),
@@ -155,6 +167,12 @@ impl Error {
             Self::Timeout { .. } => "look again later: stratavore runners".into(),
             Self::Agent(_) => {
                 "see how it is: stratavore runners show; then stratavore doctor".into()
+            }
+            Self::Vault(VaultError::Full { .. }) => {
+                "free some space, then try again; what is in the vault is whole".into()
+            }
+            Self::Vault(_) => {
+                "look at the disk of the state directory; the vault is below it".into()
             }
             Self::NoNode(_) => "see how they are: stratavore nodes".into(),
             Self::NodeUnreachable { .. } => {
@@ -181,6 +199,7 @@ impl Error {
                     "stop a runner, or raise the quota: stratavore projects edit PROJECT --quota-…"
                         .into()
                 }
+                StoreError::Budget(exceeded) => exceeded.hint(),
                 StoreError::AlreadySucceeded { by, .. } => format!("use {by}"),
                 StoreError::SessionBusy { runner, .. } => {
                     format!("attach to it: stratavore attach {runner}")
@@ -218,6 +237,9 @@ impl Error {
             Self::Store(StoreError::Quota(exceeded)) => {
                 exceeded.holders.iter().map(|holder| holder.runner.to_string()).collect()
             }
+            Self::Store(StoreError::Budget(exceeded)) => {
+                exceeded.holders.iter().map(|holder| holder.runner.to_string()).collect()
+            }
             Self::Store(StoreError::LiveRunners(holders)) => {
                 holders.iter().map(|holder| holder.runner.to_string()).collect()
             }
@@ -231,6 +253,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Item(_)
             | Self::Agent(_)
+            | Self::Vault(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
             | Self::Busy { .. }
@@ -263,6 +286,7 @@ impl fmt::Display for Error {
             Self::Item(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
+            Self::Vault(error) => error.fmt(f),
             Self::NoNode(none) => none.fmt(f),
             Self::NodeUnreachable { node, why } => write!(f, "{node} cannot be reached: {why}"),
             Self::Stopping => f.write_str("the daemon is stopping"),
@@ -277,6 +301,7 @@ impl std::error::Error for Error {
         match self {
             Self::Store(error) => std::error::Error::source(error),
             Self::Agent(error) => std::error::Error::source(error),
+            Self::Vault(error) => std::error::Error::source(error),
             Self::Internal(source) => Some(source.as_ref()),
             Self::Invalid { .. }
             | Self::NotFound { .. }
@@ -299,6 +324,12 @@ impl std::error::Error for Error {
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<VaultError> for Error {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
     }
 }
 

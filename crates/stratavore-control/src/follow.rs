@@ -26,10 +26,11 @@ use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, Timestamp};
+use stratavore_core::{AskId, RunnerId, SessionId};
 use stratavore_runtime::{Watch, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
@@ -77,13 +78,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What one piece of a file says.
 #[derive(Default)]
-struct Told {
-    observations: Vec<Observation>,
+pub(crate) struct Told {
+    pub(crate) observations: Vec<Observation>,
     /// What the hooks that wait were given, by their calls.
     hooks: BTreeMap<String, Value>,
     /// Where the piece ends.
-    read_to: u64,
-    memory: Memory,
+    pub(crate) read_to: u64,
+    pub(crate) memory: Memory,
 }
 
 impl Control {
@@ -179,7 +180,8 @@ impl Control {
         }
         for path in files {
             self.watch_file(&path, id);
-            self.read_file(&runner, adapter, &path).await?;
+            let session = self.read_file(&runner, adapter, &path).await?;
+            self.keep_transcript(&runner, &path, session).await?;
         }
         if runner.is_terminal() {
             self.no_longer_followed(id);
@@ -285,23 +287,26 @@ impl Control {
         }
     }
 
-    /// Reads a transcript to its end, as far as its lines are whole.
+    /// Reads a transcript to its end, as far as its lines are whole. Answers whose it is, if it said
+    /// so.
     async fn read_file(
         &self,
         runner: &Runner,
         adapter: &'static dyn Adapter,
         path: &Path,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<SessionId>, Error> {
         let name = path.display().to_string();
+        let mut session = None;
         loop {
             let seen = self.inner.store.follow_get(self.inner.node.id, &name).await?;
             let (of, file, known) = (path.to_path_buf(), name.clone(), seen.clone());
             let read = tokio::task::spawn_blocking(move || read_piece(adapter, &of, &file, known));
             let piece = read.await.map_err(Error::internal)?;
             let Some((told, identity)) = piece.map_err(|error| unreadable(&name, &error))? else {
-                return Ok(());
+                return Ok(session);
             };
-            self.take_in(runner, runner.epoch, &name, identity, seen, told).await?;
+            let told = self.take_in(runner, runner.epoch, &name, identity, seen, told).await?;
+            session = told.or(session);
         }
     }
 
@@ -313,13 +318,14 @@ impl Control {
         identity: FileIdentity,
         seen: Option<Follow>,
         told: Told,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<SessionId>, Error> {
         let Told { observations, hooks, read_to, memory } = told;
+        let session = memory.session.clone();
         self.heed(runner, epoch, &observations, &hooks).await?;
         let memory = serde_json::to_string(&memory).map_err(Error::internal)?;
         let follow =
             FollowStep { path, seen: seen.as_ref(), read_to, memory: &memory, identity: &identity };
-        let price = |model: &str, tokens: &Tokens, at| self.price(model, tokens, at);
+        let price = |model: &str, tokens: &Tokens, _| self.price(model, tokens);
         let batch = Observed {
             assistant: &runner.command.assistant,
             node: self.inner.node.id,
@@ -334,10 +340,10 @@ impl Control {
         match self.inner.store.observed(&batch, by).await {
             Ok(recorded) => {
                 self.recorded(runner, &recorded);
-                Ok(())
+                Ok(session.and_then(|session| recorded.sessions.get(&session).copied()))
             }
             // Another daemon was faster; the next look begins where it has ended.
-            Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -350,11 +356,18 @@ impl Control {
         if recorded.now_holds.is_some() || !recorded.deltas.is_empty() {
             self.inner.relay_wake.notify_one();
         }
+        if !recorded.deltas.is_empty() {
+            self.budgets_changed();
+        }
+        if !recorded.sessions.is_empty() {
+            self.messages_told();
+        }
     }
 
     /// What a message costs by our table, if it has the model.
-    fn price(&self, _model: &str, _tokens: &Tokens, _at: Timestamp) -> Option<Priced> {
-        None
+    pub(crate) fn price(&self, model: &str, tokens: &Tokens) -> Option<Priced> {
+        let cost = self.prices().cost(model, tokens)?;
+        Some(Priced { cost, version: price::VERSION.into() })
     }
 
     /// What a person waits for.
@@ -497,7 +510,7 @@ fn unreadable(path: &str, error: &io::Error) -> Error {
 }
 
 /// The files of a directory with this ending. A directory that is not there has none.
-fn files_in(dir: &Path, ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files_in(dir: &Path, ending: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let paths = entries.flatten().map(|entry| entry.path());
     let is_one = |path: &PathBuf| {
@@ -510,7 +523,7 @@ fn files_in(dir: &Path, ending: &str) -> Vec<PathBuf> {
 ///
 /// A file that is another one by now, or shorter than what was read of it, is read anew: what it says
 /// again counts once.
-fn read_piece(
+pub(crate) fn read_piece(
     adapter: &dyn Adapter,
     path: &Path,
     name: &str,

@@ -11,10 +11,12 @@ mod agent;
 mod audit;
 mod audit_file;
 mod bounds;
+mod budget;
 mod command;
 mod control;
 mod daemon;
 mod disk;
+mod embedding;
 mod error;
 mod event;
 mod explain;
@@ -35,19 +37,27 @@ mod reboot;
 mod reconcile;
 mod refusal;
 mod retention;
+#[cfg(test)]
+mod rig;
 mod run;
 mod runner;
 mod seal;
+mod search;
+mod session;
 mod start;
 mod supervisor;
 mod trim;
 mod upgrade;
+mod usage;
+mod vault;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
 pub use audit::RecordExport;
+pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};
 pub use daemon::{DaemonStatus, TaskStatus};
+pub use embedding::Embedder;
 pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
@@ -61,4 +71,11 @@ pub use queue::QueueEdit;
 pub use reconcile::ReconcileReport;
 pub use run::{RunProgress, RunResult, RunWatch};
 pub use runner::{RunnerView, WaitFor, known_states};
+pub use search::{Search, SearchBy, SearchPage};
+pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
+pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
+pub use vault::{
+    ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
+    SessionExport, SessionImport, Taken, VaultSettings,
+};

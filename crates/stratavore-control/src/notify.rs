@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use define::NewDestination;
+pub(crate) use define::find_zone;
 
 use crate::control::Control;
 use crate::error::Error;

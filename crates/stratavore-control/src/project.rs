@@ -169,7 +169,7 @@ impl Control {
     }
 
     /// An assistant that we know, or that the configuration names.
-    fn parse_assistant(&self, name: &str) -> Result<Name, Error> {
+    pub(crate) fn parse_assistant(&self, name: &str) -> Result<Name, Error> {
         let name = parse_name(name)?;
         if !self.inner.settings.assistants.contains_key(name.as_str()) {
             stratavore_assistants::check(&name)?;

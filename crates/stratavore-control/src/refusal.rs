@@ -186,6 +186,7 @@ fn is_refusal(error: &Error) -> bool {
         | Error::Denied { .. }
         | Error::Agent(_)
         | Error::Busy { .. }
+        | Error::Vault(_)
         | Error::Stopping
         | Error::Timeout { .. }
         | Error::Internal(_) => false,

@@ -129,6 +129,7 @@ macro_rules! id {
     };
 }
 
+id!(BudgetId, "bud", "budget");
 id!(
     /// Something that an assistant asks its person.
     AskId, "ask", "ask");

@@ -7,10 +7,12 @@
 
 pub mod activity;
 pub mod ask;
+pub mod budget;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
 pub mod destination;
+pub mod embedding;
 pub mod envelope;
 pub mod event;
 pub mod id;
@@ -24,6 +26,7 @@ pub mod name;
 pub mod node;
 pub mod notify;
 pub mod observation;
+pub mod price;
 pub mod project;
 pub mod queue;
 pub mod quota;
@@ -40,7 +43,7 @@ pub mod usage;
 pub mod words;
 
 pub use id::{
-    AskId, DaemonId, DeadLetterId, EventId, ItemId, NodeId, NotificationId, ProjectId, PromptId,
-    RequestId, RunnerId, SessionId, TranscriptId,
+    AskId, BudgetId, DaemonId, DeadLetterId, EventId, ItemId, NodeId, NotificationId, ProjectId,
+    PromptId, RequestId, RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

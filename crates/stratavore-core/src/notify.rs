@@ -58,14 +58,17 @@ impl Severity {
             "runner.failed"
             | "runner.lost"
             | "project.item_failed"
-            | "node.destination_disabled" => Self::Error,
+            | "node.destination_disabled"
+            | "budget.exhausted" => Self::Error,
             // Asked for, it has no cause.
             "runner.restarting" if event.data["cause"].is_string() => Self::Warning,
             "runner.unresponsive"
             | "runner.output_gap"
             | "runner.limits_not_enforced"
             | "request.refused"
-            | "node.removed" => Self::Warning,
+            | "node.removed"
+            | "budget.threshold"
+            | "budget.ask" => Self::Warning,
             "runner.activity" => match event.data["activity"].as_str() {
                 Some("needs_input" | "needs_permission") => Self::Warning,
                 _ => Self::Info,

@@ -92,6 +92,23 @@ impl Query {
         }
     }
 
+    /// Whether a text has something that is not wanted.
+    pub fn forbids(&self, text: &str) -> bool {
+        if self.unwanted.is_empty() {
+            return false;
+        }
+        let words = words(text);
+        self.unwanted.iter().any(|term| {
+            let last = term.words.len() - 1;
+            words.windows(term.words.len()).any(|window| {
+                window.iter().zip(&term.words).enumerate().all(|(at, (found, unwanted))| {
+                    found == unwanted
+                        || (term.is_prefix && at == last && found.starts_with(&**unwanted))
+                })
+            })
+        })
+    }
+
     /// Whether a folded word is one that is looked for.
     fn wants(&self, word: &str) -> bool {
         self.wanted.iter().any(|term| {

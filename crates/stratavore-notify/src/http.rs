@@ -57,6 +57,18 @@ pub(crate) async fn post(
     body: Vec<u8>,
     now: Timestamp,
 ) -> Result<Response, Failure> {
+    post_for(dialer, url, headers, body, now, ANSWER_MAX).await
+}
+
+/// The same, for an answer of at most so many bytes.
+pub(crate) async fn post_for(
+    dialer: &Dialer,
+    url: &PlainUrl,
+    headers: &[(&'static str, String)],
+    body: Vec<u8>,
+    now: Timestamp,
+    answer_max: usize,
+) -> Result<Response, Failure> {
     let mut request = Request::post(&url.path)
         .header(HOST, url.authority())
         .header(USER_AGENT, AGENT)
@@ -89,7 +101,7 @@ pub(crate) async fn post(
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, body) = response.into_parts();
         // The status is what counts: an answer that is cut off or too long has one as well.
-        let body = Limited::new(body, ANSWER_MAX).collect().await;
+        let body = Limited::new(body, answer_max).collect().await;
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         Ok(Response {
             status: head.status.as_u16(),

@@ -11,6 +11,7 @@ mod address;
 mod desktop;
 mod dial;
 mod email;
+mod embeddings;
 mod http;
 mod ntfy;
 mod slack;
@@ -30,6 +31,7 @@ use stratavore_core::{NotificationId, Timestamp};
 
 pub use address::{Range, judge};
 pub use dial::{Resolve, Resolving, SystemResolver, roots};
+pub use embeddings::{EmbeddingSettings, Embeddings, Interface, ReadKey};
 
 /// The longest that is kept of what a receiver says.
 const SAID_MAX: usize = 200;

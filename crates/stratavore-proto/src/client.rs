@@ -9,10 +9,12 @@ use tower::service_fn;
 
 use crate::v1::Problem;
 use crate::v1::audit_client::AuditClient;
+use crate::v1::budgets_client::BudgetsClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
 use crate::v1::inbox_client::InboxClient;
 use crate::v1::joining_client::JoiningClient;
+use crate::v1::ledger_client::LedgerClient;
 use crate::v1::nodes_client::NodesClient;
 use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
@@ -21,6 +23,9 @@ use crate::v1::projects_client::ProjectsClient;
 use crate::v1::queue_client::QueueClient;
 use crate::v1::runners_client::RunnersClient;
 use crate::v1::runs_client::RunsClient;
+use crate::v1::search_client::SearchClient;
+use crate::v1::sessions_client::SessionsClient;
+use crate::v1::vault_client::VaultClient;
 
 /// A connection to a daemon; cheap to clone.
 #[derive(Clone)]
@@ -59,6 +64,12 @@ impl Client {
     pub fn queue(&self) -> QueueClient<Channel> {
         QueueClient::new(self.channel.clone())
     }
+    pub fn sessions(&self) -> SessionsClient<Channel> {
+        SessionsClient::new(self.channel.clone())
+    }
+    pub fn ledger(&self) -> LedgerClient<Channel> {
+        LedgerClient::new(self.channel.clone())
+    }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
     }
@@ -71,6 +82,9 @@ impl Client {
     pub fn notify(&self) -> NotifyClient<Channel> {
         NotifyClient::new(self.channel.clone())
     }
+    pub fn budgets(&self) -> BudgetsClient<Channel> {
+        BudgetsClient::new(self.channel.clone())
+    }
     pub fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel.clone())
     }
@@ -82,6 +96,12 @@ impl Client {
     }
     pub fn peers(&self) -> PeersClient<Channel> {
         PeersClient::new(self.channel.clone())
+    }
+    pub fn search(&self) -> SearchClient<Channel> {
+        SearchClient::new(self.channel.clone())
+    }
+    pub fn vault(&self) -> VaultClient<Channel> {
+        VaultClient::new(self.channel.clone())
     }
     pub fn daemon(&self) -> DaemonClient<Channel> {
         DaemonClient::new(self.channel.clone())

@@ -24,7 +24,7 @@ use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, to_json};
-use crate::{Store, StoreError, event, idempotency, node, project, runner, session};
+use crate::{Store, StoreError, event, idempotency, node, project, reserve, runner, session};
 
 const INSERT: &str =
     "INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation,
@@ -131,6 +131,7 @@ impl Store {
                 return Err(StoreError::ProjectArchived(project.name));
             }
             let admitted = admit_within(&mut tx, &project, &new, by, now).await?;
+            reserve::reserve(&mut tx, project.id, &admitted, now, self.locks()).await?;
             idempotency::record(&mut tx, idempotency, &admitted).await?;
             passing("L3");
             tx.commit().await?;
@@ -150,13 +151,23 @@ impl Store {
         Ok(successor.map(|found| found.0))
     }
 
+    #[cfg(not(feature = "testing"))]
+    pub(crate) fn locks(&self) -> bool {
+        true
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn locks(&self) -> bool {
+        self.admission_lock
+    }
+
     async fn project_for_admission(
         &self,
         tx: &mut Tx,
         id: ProjectId,
     ) -> Result<Project, StoreError> {
         #[cfg(feature = "testing")]
-        if !self.admission_lock {
+        if !self.locks() {
             return project::read_unlocked(tx, id).await;
         }
         project::lock(tx, id).await
@@ -401,7 +412,7 @@ pub(crate) fn refused(runner: &Runner, error: sqlx::Error) -> StoreError {
         Some(Unique::RunnerSession | Unique::RunnerSuccessor) => {
             StoreError::Conflict { what: format!("what runner {} carries on", runner.name) }
         }
-        Some(Unique::Other | Unique::ProjectName) => {
+        Some(Unique::Other | Unique::ProjectName | Unique::BudgetName) => {
             StoreError::invalid(runner.id.to_string(), "a runner with this id exists already")
         }
         None if error.as_database_error().is_some_and(|e| e.is_foreign_key_violation()) => {

@@ -24,11 +24,14 @@ use std::sync::{Arc, OnceLock};
 #[macro_use]
 mod statement;
 
+mod account;
 mod admit;
 mod alone;
 mod ask;
 mod audit;
 mod audit_key;
+mod budget;
+mod budget_hold;
 mod daemon;
 mod deadline;
 mod destination;
@@ -42,6 +45,7 @@ mod join;
 mod lease;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;
@@ -50,6 +54,7 @@ mod outbox;
 mod postgres;
 mod project;
 mod queue;
+mod reserve;
 mod retry;
 mod runner;
 mod schema;
@@ -71,6 +76,8 @@ mod value;
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
+pub use budget::{BudgetPeriod, BudgetShare, definition as budget_definition};
+pub use budget_hold::{BudgetAllowance, BudgetClock, BudgetHold, BudgetTime, NewAllowance};
 pub use daemon::Started;
 pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
@@ -106,6 +113,7 @@ struct Inner {
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
+    nearby: nearby::Nearby,
 }
 
 enum Engine {

@@ -71,7 +71,9 @@ const INSERT: &str = "INSERT INTO sessions (id, project_id, assistant, created_a
 
 const FORK: &str = "UPDATE sessions SET parent_id = $2, lineage = 'forked' WHERE id = $1";
 
-const TOUCH: &str = "UPDATE sessions SET updated_at = $1 WHERE id = $2 AND updated_at < $1";
+/// A runner that goes on with one that was removed brings it back.
+const TOUCH: &str = "UPDATE sessions SET updated_at = $1, removed_at = NULL
+    WHERE id = $2 AND updated_at < $1";
 
 statements! { BY_ID, LIST, CHILDREN, BY_PREFIX, BY_EXTERNAL, BY_EXTERNAL_PREFIX_POSTGRES, BY_EXTERNAL_PREFIX_SQLITE, HELD, HELD_BY, INSERT, FORK, TOUCH }
 

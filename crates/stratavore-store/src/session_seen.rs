@@ -1,18 +1,21 @@
 //! What is told of sessions, written down: what they are called, how they came to be, what was said.
 
 use sqlx::types::Text;
+use stratavore_core::caller::By;
 use stratavore_core::event::{Entity, NewEvent};
+use stratavore_core::idempotency::Idempotency;
 use stratavore_core::name::Name;
 use stratavore_core::observation::LineageKind;
-use stratavore_core::session::{FIRST_PROMPT_MAX, MODELS_MAX, MessageCounts, TITLE_MAX};
+use stratavore_core::session::{FIRST_PROMPT_MAX, MODELS_MAX, MessageCounts, Session, TITLE_MAX};
 use stratavore_core::usage::bounded_text;
 use stratavore_core::{NodeId, ProjectId, RunnerId, SessionId, Timestamp};
 
 use crate::error::{doing, violated};
 use crate::observed::Seen;
+use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, count, from_json, random, to_json};
-use crate::{Observed, Store, StoreError, event, hold, message, session, transcript};
+use crate::{Observed, Store, StoreError, event, hold, idempotency, message, session, transcript};
 
 /// A session without a name gets the one that its runner's assistant gave to the conversation.
 const BIND: &str = "UPDATE sessions SET external_id = $1
@@ -105,12 +108,16 @@ impl Store {
     pub async fn session_remove(
         &self,
         id: SessionId,
-        by: impl Into<stratavore_core::caller::By>,
+        by: impl Into<By>,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
+        idempotency: Option<&Idempotency>,
+    ) -> Result<Session, StoreError> {
         let by = &self.author(by)?;
-        crate::retry::retried!({
+        retried!({
             let mut tx = self.begin().await?;
+            if let Some(answer) = idempotency::claim(&mut tx, idempotency, now).await? {
+                return Ok(answer);
+            }
             let row = by_id(&mut tx, id).await?.filter(|row| row.removed_at.is_none());
             let Some(row) = row else {
                 return Err(StoreError::NotFound { noun: session::NOUN, wanted: id.to_string() });
@@ -132,7 +139,10 @@ impl Store {
             data["kept"] = forget(&mut tx, id).await?;
             let removed = NewEvent::new("session.removed", data);
             event::append(&mut tx, next.about(now, by), &removed).await?;
-            tx.commit().await
+            let session = session::read(&mut tx, id).await?;
+            idempotency::record(&mut tx, idempotency, &session).await?;
+            tx.commit().await?;
+            Ok(session)
         })
     }
 }
@@ -368,11 +378,12 @@ impl Found {
         Ok(next)
     }
 
+    /// Nothing of what was said: a title is made of that, and the record can forget nothing.
     fn data(&self) -> serde_json::Value {
         serde_json::json!({
             "assistant": self.assistant.0,
             "external_id": self.external_id,
-            "title": self.title,
+            "is_titled": self.title.is_some(),
             "directory": self.directory,
             "parent": self.parent_id.map(|id| id.0),
             "lineage": self.lineage,
@@ -383,7 +394,7 @@ impl Found {
         event::About {
             entity: Entity::Session,
             entity_id: self.id.0.to_string(),
-            name: self.title.as_deref().or(self.external_id.as_deref()).unwrap_or_default(),
+            name: self.external_id.as_deref().unwrap_or_default(),
             project: Some(self.project_id.0),
             seq: self.generation,
             at: now,

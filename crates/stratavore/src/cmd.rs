@@ -2,12 +2,14 @@
 
 mod attach;
 mod audit;
+mod budget;
 mod completions;
 mod config;
 mod daemon;
 mod doctor;
 mod event;
 mod explain;
+mod import;
 mod inbox;
 mod launch;
 mod limits;
@@ -22,10 +24,13 @@ mod recover;
 mod resolve;
 mod run;
 mod runner;
+mod search;
 mod send;
+mod session;
 mod status;
 mod stop;
 mod upgrade;
+mod usage;
 mod version;
 mod watch;
 
@@ -94,9 +99,16 @@ enum Command {
     Unpause(Named<stop::Unpause>),
     Recover(Named<recover::Recover>),
     Status(Named<status::Status>),
+    #[command(visible_alias = "session")]
+    Sessions(Named<session::Sessions>),
+    Usage(Named<usage::Usage>),
     Events(Named<event::Events>),
+    Search(Named<search::Search>),
+    Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
+    #[command(visible_alias = "budgets")]
+    Budget(Named<budget::Budget>),
     Audit(Named<audit::Audit>),
     #[command(visible_alias = "node")]
     Nodes(Named<node::Nodes>),
@@ -213,9 +225,14 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Unpause(Named(args)) => stop::pause(&load(ui)?, args.which, false),
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
+        Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
+        Command::Search(Named(args)) => search::run(&load(ui)?, args),
+        Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
+        Command::Budget(Named(args)) => budget::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
         Command::Nodes(Named(args)) => node::run(&load(ui)?, args),
         Command::Ca(Named(args)) => node::ca(&load(ui)?, args),

@@ -78,16 +78,6 @@ pub(crate) fn parse_usd(text: &str) -> Result<i64, String> {
     micros.ok_or_else(|| format!("`{}` is no amount: write 2 or 0.50", text.escape_debug()))
 }
 
-/// Millionths of a US dollar as people read them: to the cent, and what is less than ten of them further.
-pub(crate) fn usd(micros: i64) -> String {
-    let (sign, micros) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
-    let digits = if micros != 0 && micros < 100_000 { 4 } else { 2 };
-    let step = 10_u64.pow(6 - digits);
-    let rounded = (micros + step / 2) / step;
-    let (whole, rest) = (rounded / 10_u64.pow(digits), rounded % 10_u64.pow(digits));
-    format!("{sign}${whole}.{rest:0width$}", width = digits as usize)
-}
-
 /// `number` times `factor` without floating point, rounded down. `None` if it is no number or too
 /// large.
 fn decimal(number: &str, factor: u64) -> Option<u64> {
@@ -137,6 +127,35 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
+/// A number with its thousands apart: `1,234,567`.
+pub(crate) fn grouped(n: i64) -> String {
+    let digits = n.unsigned_abs().to_string();
+    let mut text = String::from(if n < 0 { "-" } else { "" });
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Millionths of a dollar: `$12.34`, and with more places where it is less than that shows.
+pub(crate) fn money(micros: i64) -> String {
+    let (sign, micros) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
+    let rounded = |unit: u64| (micros + unit / 2) / unit;
+    if micros == 0 || micros >= 1_000_000 {
+        let cents = rounded(10_000);
+        let dollars = i64::try_from(cents / 100).unwrap_or(i64::MAX);
+        return format!("{sign}${}.{:02}", grouped(dollars), cents % 100);
+    }
+    if micros < 100 {
+        return format!("{sign}$0.{micros:06}");
+    }
+    let parts = rounded(100);
+    format!("{sign}${}.{:04}", parts / 10_000, parts % 10_000)
+}
+
 /// Thousandths of a core as a number of cores.
 pub(crate) fn cores(millis: u64) -> String {
     let text = format!("{}.{:03}", millis / 1000, millis % 1000);
@@ -148,21 +167,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_is_exact_and_shown_as_far_as_it_matters() {
+    fn an_amount_of_money_is_read_exactly() {
         for (text, micros) in [("2", 2_000_000), ("$1.50", 1_500_000), ("0.000001", 1)] {
             assert_eq!(parse_usd(text), Ok(micros), "{text}");
         }
         for wrong in ["", "0", "-1", "1e3", "two", "99999999999999999999"] {
             assert!(parse_usd(wrong).is_err(), "{wrong}");
-        }
-        for (micros, text) in [
-            (0, "$0.00"),
-            (1_234_567, "$1.23"),
-            (12_345, "$0.0123"),
-            (-1_500_000, "-$1.50"),
-            (995_000, "$1.00"),
-        ] {
-            assert_eq!(usd(micros), text);
         }
     }
 
@@ -217,6 +227,26 @@ mod tests {
             (cores(1500).as_str(), cores(2000).as_str(), cores(1).as_str()),
             ("1.5", "2", "0.001")
         );
+    }
+
+    #[test]
+    fn counts_and_money_are_read_at_a_glance() {
+        let shown = [0, 7, 999, 1000, 1_234_567, -1000].map(grouped);
+        assert_eq!(shown, ["0", "7", "999", "1,000", "1,234,567", "-1,000"]);
+        let shown =
+            [0, 1, 99, 150, 4_249, 999_960, 1_000_000, 12_345_678_901, -2_500_000].map(money);
+        let expected = [
+            "$0.00",
+            "$0.000001",
+            "$0.000099",
+            "$0.0002",
+            "$0.0042",
+            "$1.0000",
+            "$1.00",
+            "$12,345.68",
+            "-$2.50",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

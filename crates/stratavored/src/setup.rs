@@ -13,21 +13,24 @@ use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    AssistantSettings, Control, NotifySettings, Parts, RabbitSettings, Settings, chain,
+    AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings, Settings,
+    VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::node::{Label, Profile};
 use stratavore_core::notify::SecretRef;
+use stratavore_core::price::{Price, Prices, Tariff};
 use stratavore_core::restart::Backoff;
 use stratavore_core::{DaemonId, NodeId, Timestamp};
-use stratavore_notify::{Sender, SystemResolver};
+use stratavore_notify::{EmbeddingSettings, Embeddings, Interface, Sender, SystemResolver};
 use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
 use stratavore_proto::version::VERSION;
 use stratavore_runtime::Runtime;
 use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, Store, StoreError, TlsMode,
 };
+use stratavore_vault::{Vault, VaultError};
 use tokio::net::TcpListener;
 
 use crate::agents::Pace;
@@ -78,6 +81,10 @@ pub(crate) enum SetupError {
     NobodyElse,
     #[error("listen on {address}")]
     Listen { address: String, source: io::Error },
+    #[error("the embeddings of search cannot be used: {why}")]
+    Embeddings { why: String },
+    #[error("open the vault")]
+    Vault(#[source] VaultError),
     #[error("read notify.root_cert, {path}: {why}")]
     Roots { path: String, why: String },
     #[error("read this node's key and certificate in {path}")]
@@ -88,10 +95,15 @@ impl SetupError {
     /// As in docs/errors.md.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Paths(_) | Self::NobodyElse | Self::Roots { .. } => 7,
+            Self::Config(_)
+            | Self::Paths(_)
+            | Self::NobodyElse
+            | Self::Embeddings { .. }
+            | Self::Roots { .. } => 7,
             Self::Directory(_)
             | Self::NodeId { .. }
             | Self::Record(_)
+            | Self::Vault(_)
             | Self::Listen { .. }
             | Self::Identity { .. } => 8,
             Self::NoAgent => 3,
@@ -110,6 +122,10 @@ impl SetupError {
             Self::Listen { .. } => {
                 "see that the address is this host's and the port is free, or change node.listen"
             }
+            Self::Embeddings { .. } => {
+                "set search.model, search.url and search.key_file, or search.embeddings to builtin"
+            }
+            Self::Vault(_) => "look at the disk and the rights of the state directory",
             Self::Roots { .. } => "give a PEM file of certificates, or take notify.root_cert out",
             Self::Identity { .. } => {
                 "restore the files; or remove the directory, and join again: stratavore nodes join"
@@ -283,17 +299,7 @@ impl Setup {
     /// How people and programs are told.
     fn notify(&self) -> Result<NotifySettings, SetupError> {
         let own = &self.config.notify;
-        let read = |path| std::fs::read(path).map_err(|error| (path, error.to_string()));
-        let further = own.root_cert.as_ref().map(read);
-        let roots = match further.transpose() {
-            Ok(pem) => {
-                let path = own.root_cert.clone().unwrap_or_default();
-                stratavore_notify::roots(pem.as_deref()).map_err(|why| (path, why))
-            }
-            Err((path, why)) => Err((path.clone(), why)),
-        };
-        let roots = roots
-            .map_err(|(path, why)| SetupError::Roots { path: path.display().to_string(), why })?;
+        let roots = self.roots()?;
         let credentials = self.env.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         #[cfg(debug_assertions)]
         let haste = self.env.get(HASTE).and_then(|haste| haste.parse().ok()).unwrap_or(1).max(1);
@@ -312,6 +318,51 @@ impl Setup {
         })
     }
 
+    /// What makes vectors of messages.
+    fn embedder(&self) -> Result<Embedder, SetupError> {
+        let own = &self.config.search;
+        let (interface, usual, kind) = match own.embeddings {
+            config::Embeddings::Off => return Ok(Embedder::Off),
+            config::Embeddings::Builtin => return Ok(Embedder::Builtin),
+            config::Embeddings::OpenAi => {
+                (Interface::OpenAi, "https://api.openai.com/v1", "openai")
+            }
+            config::Embeddings::Ollama => (Interface::Ollama, "http://127.0.0.1:11434", "ollama"),
+        };
+        let wrong = |why: String| SetupError::Embeddings { why };
+        let model = own.model.clone().ok_or_else(|| wrong("search.model is not set".into()))?;
+        let url = own.url.as_deref().unwrap_or(usual);
+        let key_file = own.key_file.clone();
+        let service = Embeddings::new(EmbeddingSettings {
+            interface,
+            url: url.parse().map_err(|why| wrong(format!("search.url is no URL: {why}")))?,
+            model: model.clone(),
+            key: Arc::new(move || match &key_file {
+                Some(path) => config::read_secret(path).map(Some).map_err(|error| chain(&error)),
+                None => Ok(None),
+            }),
+            resolver: Arc::new(SystemResolver),
+            roots: self.roots()?,
+            timeout: own.timeout,
+        });
+        Ok(Embedder::Service { service, name: format!("{kind}/{model}") })
+    }
+
+    /// Whom to trust of those that are dialled.
+    fn roots(&self) -> Result<rustls::RootCertStore, SetupError> {
+        let own = &self.config.notify;
+        let read = |path| std::fs::read(path).map_err(|error| (path, error.to_string()));
+        let further = own.root_cert.as_ref().map(read);
+        let roots = match further.transpose() {
+            Ok(pem) => {
+                let path = own.root_cert.clone().unwrap_or_default();
+                stratavore_notify::roots(pem.as_deref()).map_err(|why| (path, why))
+            }
+            Err((path, why)) => Err((path.clone(), why)),
+        };
+        roots.map_err(|(path, why)| SetupError::Roots { path: path.display().to_string(), why })
+    }
+
     fn control_settings(&self, profile: Profile) -> Result<Settings, SetupError> {
         let runner = &self.config.runner;
         let assistants = self.config.assistants.iter().map(|(name, own)| {
@@ -322,7 +373,21 @@ impl Setup {
             };
             (name.clone(), settings)
         });
+        let prices = self.config.prices.iter().filter_map(|(model, own)| {
+            // Both are there, and the name is one, or the configuration was refused.
+            let (input, output) = (own.input?, own.output?);
+            let cache_write = own.cache_write.unwrap_or(input);
+            let price = Price {
+                input,
+                output,
+                cache_read: own.cache_read.unwrap_or(input),
+                cache_write,
+                cache_write_1h: own.cache_write_1h.unwrap_or(cache_write),
+            };
+            Some((model.parse().ok()?, Tariff::flat(price)))
+        });
         Ok(Settings {
+            prices: Prices::new(prices.collect()),
             grace: runner.grace,
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
@@ -343,6 +408,11 @@ impl Setup {
             rabbit: rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,
+            vault: VaultSettings {
+                keep: self.config.vault.keep,
+                keep_of: self.config.vault.keep_of(),
+            },
+            embedder: self.embedder()?,
         })
     }
 }
@@ -453,8 +523,11 @@ pub(crate) async fn control(
     let seat = seat(&node.boot_id, &setup.paths.daemon_lock())?;
     tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
     let state_dir = setup.paths.state_dir().to_owned();
+    let vault = Vault::open(state_dir.join("vault")).map_err(SetupError::Vault)?;
+    vault.tidy().await.map_err(SetupError::Vault)?;
     let control = Control::new(Parts {
         store,
+        vault,
         bus: Bus::new(BUS_CAPACITY),
         runtime,
         clock: clock.clone(),

@@ -155,6 +155,21 @@ async fn nobody_else_tells_of_a_runner_or_answers_for_its_person() {
 }
 
 #[tokio::test]
+async fn the_receivers_address_is_put_into_the_words_that_are_named_and_no_others() {
+    let script = r#"case $1 in http://127.0.0.1:*/v1/logs) echo "ours is filled";; esac
+        [ "$2" = '{stratavore:otlp}/v1/logs' ] && echo "theirs is not"; read x"#;
+    let word = format!("{OTLP}/v1/logs");
+    let observe = Observe { words: vec![4], ..Observe::default() };
+    let world = World::new(&["/bin/bash", "-c", script, "bash", &word, &word]);
+    let mut world = world.with(|spec| spec.observe = Some(observe));
+    let mut line = world.launch().await;
+    world.until_recorded("ours is filled").await;
+    world.until_recorded("theirs is not").await;
+    line.kill().await;
+    line.exited().await;
+}
+
+#[tokio::test]
 async fn telemetry_is_taken_of_the_runners_own_processes_only_and_outlives_upgrades() {
     let record = json!({ "resourceLogs": [{ "scopeLogs": [{ "logRecords": [{
         "timeUnixNano": "1000000", "body": { "stringValue": "x.api_request" },
@@ -183,7 +198,7 @@ async fn telemetry_is_taken_of_the_runners_own_processes_only_and_outlives_upgra
     };
     let expected =
         json!({ "body": "x.api_request", "time": 1000, "attributes": { "n": 1 }, "resource": {} });
-    assert_eq!(records(&world), [expected.clone()]);
+    assert_eq!(records(&world), std::slice::from_ref(&expected));
     // We are no process of the runner: the connection is closed without an answer.
     let text = world.recorded_text();
     let port: u16 = text.split('=').nth(1).unwrap().parse().unwrap();

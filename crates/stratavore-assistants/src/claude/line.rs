@@ -1,17 +1,10 @@
 //! What is read of a line of a transcript of Claude Code. All else in it is passed over.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde::Deserialize;
 use stratavore_core::usage::Tokens;
 
-use super::content::Content;
-
-/// Text that is not copied unless it has escapes in it. `Cow` alone is not borrowed within an `Option`.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+use crate::content::{Content, Text};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,17 +85,14 @@ struct Written {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Attachment<'a> {
     #[serde(borrow, rename = "type")]
     pub(super) kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) command_mode: Option<Text<'a>>,
     #[serde(borrow, default)]
     pub(super) prompt: Content<'a>,
-}
-
-impl Text<'_> {
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl Billed {

@@ -13,10 +13,10 @@ use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::content::{Content, Part, Said};
-use super::line::{Billed, Line, Reply, Text};
+use super::line::{Billed, Line, Reply};
 use super::plain_model;
 use crate::adapter::Memory;
+use crate::content::{Content, Part, Text};
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::final_record::says_limit;
 use crate::reset::reset_time;
@@ -32,7 +32,9 @@ const ENDED: &str = "ended";
 const SYNTHETIC: &str = "<synthetic>";
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
-    let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };
+    // Looked through at once it need not be for each of its texts.
+    let Ok(line) = str::from_utf8(line) else { return Vec::new() };
+    let Ok(line) = serde_json::from_str::<Line<'_>>(line) else { return Vec::new() };
     let mut seen = Vec::new();
     if !line.is_sidechain {
         seen.extend(session(memory, &line, place));
@@ -163,6 +165,11 @@ impl Reader<'_> {
     ) -> Option<UsageRecord> {
         let request = self.line.request_id.as_ref().map(|id| clipped(id.as_str(), NAME_MAX));
         let message = id.map(|id| clipped(id, NAME_MAX));
+        let tokens = billed.tokens();
+        // A fork of what was compacted has replies with their figures blotted out.
+        if tokens.is_zero() {
+            return None;
+        }
         let origin = self.line.forked_from.as_ref().and_then(|from| from.session_id.as_ref());
         Some(UsageRecord {
             key: request.clone().or_else(|| message.clone())?,
@@ -172,7 +179,7 @@ impl Reader<'_> {
             message_id: message,
             model: clipped(model.unwrap_or_default(), NAME_MAX),
             purpose: self.purpose(),
-            tokens: billed.tokens(),
+            tokens,
             reported_cost: None,
             // A reply that was broken off has what was read, and one token of what was written.
             quality: if whole { Quality::Exact } else { Quality::Estimated },
@@ -231,12 +238,14 @@ impl Reader<'_> {
         }
     }
 
-    /// A prompt that was typed while it worked, and taken in the middle of the turn.
+    /// A prompt that was typed while it worked, and taken in the middle of the turn: no hook tells of it.
     fn queued(&self, seen: &mut Vec<Observation>) {
         let Some(attachment) = &self.line.attachment else { return };
-        if attachment.kind.as_ref().is_none_or(|kind| kind.as_str() != "queued_command")
-            || self.line.is_meta
-        {
+        let is = |text: &Option<Text<'_>>, what: &str| {
+            text.as_ref().is_some_and(|text| text.as_str() == what)
+        };
+        let typed = attachment.command_mode.is_none() || is(&attachment.command_mode, "prompt");
+        if !is(&attachment.kind, "queued_command") || !typed || self.line.is_meta {
             return;
         }
         self.messages(&attachment.prompt, None, seen);

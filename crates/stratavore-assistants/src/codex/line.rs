@@ -1,18 +1,11 @@
 //! What is read of a line of a rollout. All else in it is passed over.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use stratavore_core::usage::Tokens;
 
-use crate::excerpt::{NAME_MAX, clipped};
-
-/// Text that is not copied unless it has escapes in it.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+use crate::content::{Content, Text};
 
 #[derive(Deserialize)]
 pub(super) struct Line<'a> {
@@ -23,7 +16,7 @@ pub(super) struct Line<'a> {
     pub(super) payload: Payload<'a>,
 }
 
-/// What is read of the payloads of all kinds. Names that mean different things are kept unread.
+/// What is read of the payloads of all kinds. What a name means depends on the kind.
 #[derive(Deserialize)]
 pub(super) struct Payload<'a> {
     #[serde(borrow, rename = "type")]
@@ -64,18 +57,18 @@ pub(super) struct Payload<'a> {
     pub(super) name: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) call_id: Option<Text<'a>>,
-    #[serde(borrow)]
-    pub(super) arguments: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) input: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) arguments: Content<'a>,
+    #[serde(borrow, default)]
+    pub(super) input: Content<'a>,
     #[serde(borrow)]
     pub(super) action: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) output: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    pub(super) output: Content<'a>,
+    #[serde(borrow, default)]
+    pub(super) content: Content<'a>,
+    #[serde(borrow, default)]
+    pub(super) message: Content<'a>,
     #[serde(borrow)]
     pub(super) internal_chat_message_metadata_passthrough: Option<Passthrough<'a>>,
 }
@@ -132,22 +125,6 @@ pub(super) struct Window {
     pub(super) resets_in_seconds: Option<i64>,
 }
 
-#[derive(Deserialize)]
-struct Piece<'a> {
-    #[serde(borrow)]
-    text: Option<Text<'a>>,
-}
-
-impl Text<'_> {
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    pub(super) fn name(&self) -> String {
-        clipped(&self.0, NAME_MAX)
-    }
-}
-
 impl Billed {
     /// Codex counts what was cached with the input, and reasoning with the output.
     pub(super) fn tokens(self) -> Tokens {
@@ -163,21 +140,4 @@ impl Billed {
             reasoning,
         }
     }
-}
-
-pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
-}
-
-/// A text, or the texts of a list of pieces.
-pub(super) fn texts(raw: &RawValue) -> Cow<'_, str> {
-    if let Some(text) = string(raw) {
-        return text;
-    }
-    let Ok(pieces) = serde_json::from_str::<Vec<Piece<'_>>>(raw.get()) else {
-        return Cow::Borrowed("");
-    };
-    let mut texts = pieces.into_iter().filter_map(|piece| piece.text);
-    let first = texts.next().map(|text| text.0).unwrap_or_default();
-    texts.fold(first, |all, text| Cow::Owned(format!("{all}\n{}", text.as_str())))
 }

@@ -13,8 +13,9 @@ use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, RateWindow, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::line::{Limits, Line, Payload, Text, Totals, string, texts};
+use super::line::{Limits, Line, Payload, Totals};
 use crate::adapter::Memory;
+use crate::content::Text;
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::final_record::says_limit;
 
@@ -30,7 +31,9 @@ const AWAITED: &str = "awaited";
 const RESETS: &str = "resets";
 
 pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
-    let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else { return Vec::new() };
+    // Looked through at once it need not be for each of its texts.
+    let Ok(line) = str::from_utf8(line) else { return Vec::new() };
+    let Ok(line) = serde_json::from_str::<Line<'_>>(line) else { return Vec::new() };
     let mut reader =
         Reader { memory, payload: &line.payload, at: line.timestamp, place, seen: Vec::new() };
     match line.kind.as_str() {
@@ -193,7 +196,7 @@ impl Reader<'_> {
                 }
             }
             Some("error") => {
-                self.failed(&payload.message.and_then(string).unwrap_or_default());
+                self.failed(&payload.message.text().unwrap_or_default());
             }
             Some("thread_name_updated") => {
                 let title = payload.thread_name.as_ref().map(Text::name);
@@ -276,13 +279,13 @@ impl Reader<'_> {
             Some("function_call" | "custom_tool_call" | "local_shell_call" | "web_search_call") => {
                 let kind = payload.kind.as_ref().map_or("", Text::as_str);
                 let name = payload.name.as_ref().map_or(kind, Text::as_str);
-                let given = payload.arguments.or(payload.input).or(payload.action);
-                let given = given.map(|raw| string(raw).unwrap_or(Cow::Borrowed(raw.get())));
-                let text = format!("{name} {}", given.unwrap_or_default());
+                let action = || payload.action.map(|raw| Cow::Borrowed(raw.get()));
+                let given = payload.arguments.text().or_else(|| payload.input.text());
+                let text = format!("{name} {}", given.or_else(action).unwrap_or_default());
                 self.said(Role::Tool, &text, "");
             }
             Some("function_call_output" | "custom_tool_call_output") => {
-                let text = payload.output.map(texts).unwrap_or_default();
+                let text = payload.output.text().unwrap_or_default();
                 // The next request goes out with it, unless the turn is about to be aborted.
                 if !text.starts_with("aborted") && !text.ends_with("aborted by user") {
                     let turn = self.memory.more.get(AWAITED).cloned();
@@ -297,7 +300,7 @@ impl Reader<'_> {
 
     fn message(&mut self) {
         let payload = self.payload;
-        let text = payload.content.map(texts).unwrap_or_default();
+        let text = payload.content.text().unwrap_or_default();
         match payload.role.as_ref().map(Text::as_str) {
             Some("assistant") => self.said(Role::Assistant, &text, ""),
             Some("user") if self.is_typed(&text) => {

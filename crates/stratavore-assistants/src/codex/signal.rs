@@ -34,7 +34,7 @@ pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<O
             let usage = telemetry(memory, LogRecord::new(record), signal.at, place);
             usage.map(Observation::Usage).into_iter().collect()
         }
-        What::Title { title } => title_tells(memory, title, signal.at).into_iter().collect(),
+        What::Title { title } => title_tells(memory, title, signal.at),
         What::Sent { .. } => Vec::new(),
     }
 }
@@ -164,19 +164,26 @@ fn telemetry(
 }
 
 /// `⠏ dir` while it works, `[ ! ] Action Required | dir` when it asks, `dir` otherwise.
-fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observation> {
-    let activity = match title.chars().next()? {
-        '\u{2800}'..='\u{28ff}' => Activity::Working,
-        '[' if title.contains("Action Required") => Activity::NeedsPermission,
-        _ => Activity::Idle,
+fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
+    let activity = match title.chars().next() {
+        None => return Vec::new(),
+        Some('\u{2800}'..='\u{28ff}') => Activity::Working,
+        // It blinks: `[ . ]`.
+        Some('[') if title.contains("] Action Required") => Activity::NeedsPermission,
+        Some(_) => Activity::Idle,
     };
     let before = memory.more.insert(TITLE.into(), activity.as_str().into());
     if before.as_deref() == Some(activity.as_str()) {
-        return None;
+        return Vec::new();
     }
-    Some(Observation::Doing(Doing {
-        source: Source::Screen,
+    // That the dialog was answered no hook tells before the tool has run, which may take long.
+    let asked = before.as_deref() == Some(Activity::NeedsPermission.as_str());
+    let answered = asked && hooks::is_asking(memory);
+    let mut seen = if answered { hooks::all_over(memory) } else { Vec::new() };
+    seen.push(Observation::Doing(Doing {
+        source: if answered { Source::Events } else { Source::Screen },
         confidence: Confidence::Likely,
         ..Doing::told(activity, at, "title")
-    }))
+    }));
+    seen
 }

@@ -116,6 +116,17 @@ fn asked(body: &Value, session: &str, at: Timestamp) -> Asked {
     }
 }
 
+/// The first choice of its question for a permission is to allow it once. Other questions have others.
+pub(super) fn answer_keys(body: &Value, allow: bool) -> Option<&'static str> {
+    let is_ask = text(body, "/notification_type") == Some("ToolPermission");
+    let is_question = matches!(text(body, "/details/type"), Some("ask_user" | "exit_plan_mode"));
+    match (is_ask, is_question, allow) {
+        (true, false, true) => Some("\r"),
+        (true, _, false) => Some("\u{1b}"),
+        (false, _, _) | (true, true, true) => None,
+    }
+}
+
 /// Gemini keeps its title at what it does: `✦  Working…`, `◇  Ready`, `✋  Action Required`.
 pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
     let activity = match title.trim_start().chars().next() {

@@ -32,6 +32,7 @@ const IDS_MAX: usize = 16;
 const CHILDREN_MAX: usize = 64;
 
 pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
+    memory.at_epoch(signal.epoch, Some(CHILD));
     let mut seen = Vec::new();
     match &signal.what {
         What::Hook { call, body } => {

@@ -74,6 +74,12 @@ fn runs_are_started_as_aider_wants_it() {
             "aider|--restore-chat-history|--yes-always|--no-pretty|--no-gitignore|--message-file|/dev/stdin|--no-git|--no-show-release-notes|--no-analytics|--analytics-log|{log}|--stream|--notifications-command|mine"
         )
     );
+    // Not said again, and the prompt of one with a screen is somebody's to send.
+    let asked = Asked::new(&["aider", "-m", "old", "a.txt", "--msg=older"]).prompt("new");
+    let resumed = asked.resumed(aider, "s1");
+    assert_eq!(resumed.argv, ["aider", "--restore-chat-history", "a.txt"]);
+    assert!(resumed.unsaid && !started.unsaid);
+
     let fork = Conversation::Fork { session: "s", preset: PRESET };
     assert!(Asked::new(&["aider"]).start(aider, fork).is_err());
 }

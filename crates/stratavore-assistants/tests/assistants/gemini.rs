@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stratavore_assistants::adapter::Memory;
 use stratavore_core::activity::{Activity, Source};
 use stratavore_core::observation::{AskKind, LineageKind, Observation};
-use stratavore_core::signal::What;
+use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality, Tokens};
 
 use crate::sample::*;
@@ -244,8 +244,38 @@ fn a_gemini_that_a_tool_starts_is_billed_and_not_followed() {
             "resource": {"process.pid": pid},
         }),
     };
-    let seen = told(gemini, &mut Memory::default(), [of(7), of(8)]);
+    let mut memory = Memory::default();
+    let seen = told(gemini, &mut memory, [of(7), of(8)]);
     assert_eq!((sessions(&seen).len(), ledger(&seen).len()), (1, 1));
+    // After a restart it is a new process, and tells again which conversation it holds.
+    let restarted = Signal { at: at(9), epoch: 2, what: of(8) };
+    let seen = gemini.signal(&mut memory, &restarted, &place(9));
+    assert_eq!((sessions(&seen).len(), ledger(&seen).len()), (1, 0));
+}
+
+#[test]
+fn what_is_kept_of_telemetry_is_all_that_tells() {
+    let gemini = adapter("gemini");
+    let kept = Asked::new(&["gemini"]).observed("/tmp/r1").fresh(gemini).telemetry;
+    let is_kept = |what: &&What| {
+        let What::Telemetry { record } = what else { return false };
+        kept.iter().any(|name| !record["attributes"][*name].is_null())
+    };
+    for name in ["gemini/telemetry.jsonl", "gemini/billed/telemetry.jsonl"] {
+        let sample = sample(name);
+        let all: Vec<_> = sample
+            .lines()
+            .map(|line| What::Telemetry { record: serde_json::from_str(line).unwrap() })
+            .collect();
+        let some = all.iter().filter(is_kept).cloned().collect::<Vec<_>>();
+        let seen = |signals: Vec<What>| {
+            let mut ledger = ledger(&told(gemini, &mut Memory::default(), signals));
+            ledger.values_mut().for_each(|usage| usage.place = place(0));
+            ledger
+        };
+        assert!(some.len() > 3);
+        assert_eq!(seen(some), seen(all));
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stratavore_assistants::adapter::Memory;
 use stratavore_core::activity::Activity;
 use stratavore_core::observation::{AskKind, LineageKind, Observation};
-use stratavore_core::signal::What;
+use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality};
 
 use crate::sample::*;
@@ -225,6 +225,13 @@ fn what_it_asks_waits_until_it_is_answered() {
     assert_eq!(seen, [Observation::AskOver { call: "c1".into() }]);
 
     let seen = told(opencode, &mut memory, [plugin(&[replied("per_1")])]);
+    assert_eq!(activities(&seen), [Activity::Working]);
+    // What was asked before a restart is asked no more.
+    let mut restarted = memory.clone();
+    told(opencode, &mut restarted, [call(asked("per_9"))]);
+    let what = plugin(&[status(SESSION, "busy")]);
+    let signal = Signal { at: at(9), epoch: 2, what };
+    let seen = opencode.signal(&mut restarted, &signal, &place(9));
     assert_eq!(activities(&seen), [Activity::Working]);
     // A call that was written down late.
     assert_eq!(told(opencode, &mut memory, [call(asked("per_1"))]), []);

@@ -216,7 +216,7 @@ fn quiet(new: &NewDestination) -> Result<Option<Quiet>, Error> {
 }
 
 /// A time zone by its name.
-pub(super) fn find_zone(name: &str) -> Result<TimeZone, Error> {
+pub(crate) fn find_zone(name: &str) -> Result<TimeZone, Error> {
     if name == "UTC" {
         return Ok(TimeZone::UTC);
     }

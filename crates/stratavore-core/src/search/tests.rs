@@ -32,6 +32,18 @@ fn a_query_says_words_phrases_and_what_is_not_wanted() {
     assert_eq!(Query::parse(&"x ".repeat(40)), Err(QueryError::TooMuch(40)));
 }
 
+#[test]
+fn what_is_not_wanted_is_noticed() {
+    let query = Query::parse("x -flaky -\"race condition\" -auto*").unwrap();
+    for text in ["a Flaky test", "the race, condition", "automatic"] {
+        assert!(query.forbids(text), "{text}");
+    }
+    for text in ["", "condition race", "an auction", "flak y"] {
+        assert!(!query.forbids(text), "{text}");
+    }
+    assert!(!Query::parse("x").unwrap().forbids("x"));
+}
+
 fn marked(text: &str, query: &str) -> String {
     let pieces = snippet(text, &Query::parse(query).unwrap());
     pieces

@@ -4,6 +4,8 @@
 mod admit;
 mod alone;
 mod bloat;
+mod budget;
+mod budget_exact;
 mod cancel;
 mod daemon;
 mod destination;
@@ -16,6 +18,7 @@ mod lease;
 mod ledger;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;

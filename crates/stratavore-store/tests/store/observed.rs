@@ -246,11 +246,11 @@ on_both_databases! {
         let (teller, runner) = Teller::new(store).await;
         teller.tell(&[current("c1"), said("c1", Role::User, "secret", 5), Observation::Usage(usage("c1", "k1", 5))]).await;
         let id = runner.session.unwrap();
-        let busy = store.session_remove(id, "ada", at(2000)).await;
+        let busy = store.session_remove(id, "ada", at(2000), None).await;
         assert!(matches!(busy, Err(StoreError::SessionBusy { .. })), "{busy:?}");
         given::end(store, &runner).await;
-        store.session_remove(id, "ada", at(2000)).await.unwrap();
-        let gone = store.session_remove(id, "ada", at(2000)).await;
+        store.session_remove(id, "ada", at(2000), None).await.unwrap();
+        let gone = store.session_remove(id, "ada", at(2000), None).await;
         assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
         assert_eq!(store.session_list(&SessionFilter::default()).await.unwrap(), []);
         assert!(store.session_find("c1").await.is_err());
@@ -261,7 +261,7 @@ on_both_databases! {
         assert_eq!(store.session_get(id).await.unwrap().first_prompt, None);
         teller.tell(&[current("c1"), said("c1", Role::User, "again", 7)]).await;
         assert_eq!(store.session_find("c1").await.unwrap().first_prompt.as_deref(), Some("again"));
-        let unknown = store.session_remove(SessionId::from_entropy([1; 16]), "ada", at(1)).await;
+        let unknown = store.session_remove(SessionId::from_entropy([1; 16]), "ada", at(1), None).await;
         assert!(matches!(unknown, Err(StoreError::NotFound { .. })), "{unknown:?}");
     }
 }

@@ -178,7 +178,7 @@ on_both_databases! {
         store.transcript_append(&new, &blob(1, 100), &identity(1), at(2)).await.unwrap();
         let runner = store.session_get(new.session).await.unwrap().runner.unwrap();
         given::end(store, &store.runner_get(runner).await.unwrap()).await;
-        store.session_remove(new.session, "ada", at(20)).await.unwrap();
+        store.session_remove(new.session, "ada", at(20), None).await.unwrap();
         assert_eq!(store.transcript_list(new.session).await.unwrap(), []);
     }
 }

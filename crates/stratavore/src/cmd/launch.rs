@@ -193,7 +193,7 @@ pub(crate) async fn launch(
 }
 
 /// Tells what became of the launched. One that failed makes the command fail.
-fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
+pub(crate) fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
     let views: Vec<RunnerView> = launched.iter().map(RunnerView::from).collect();
     context.ui.show(&views, || {
         for runner in launched {

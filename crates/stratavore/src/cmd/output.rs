@@ -276,7 +276,7 @@ impl<'c> Printer<'c> {
     }
 }
 
-fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+pub(crate) fn parse_since(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }

@@ -11,6 +11,7 @@ mod events;
 mod help;
 mod input;
 mod journey;
+mod ledger;
 mod many;
 mod nobody_home;
 mod nodes;

@@ -35,7 +35,7 @@ fn told<T>(answer: Result<T, tonic::Status>) -> Told {
     match answer {
         Ok(_) => Told::Done,
         Err(status) => match problem(&status).code.as_str() {
-            "quota_exceeded" => Told::Refused,
+            "quota_exceeded" | "budget_exceeded" => Told::Refused,
             "unavailable" | "internal" | "cancelled" => Told::Nothing,
             other => panic!("{other}: {}", status.message()),
         },
@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 48] = [
+const REQUESTS: [(&str, Option<&str>); 54] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -252,6 +252,11 @@ const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Runners.ReadOutput", None),
     ("Runners.Connect", Some("request.attach")),
     ("Runners.UpgradeAgent", Some("request.upgrade")),
+    ("Sessions.Get", None),
+    ("Sessions.List", None),
+    ("Sessions.Remove", Some("session.removed")),
+    ("Ledger.Explain", None),
+    ("Ledger.Report", None),
     ("Events.List", None),
     ("Events.Subscribe", None),
     ("Audit.Export", Some("request.export")),
@@ -267,6 +272,12 @@ const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Notify.Show", None),
     ("Notify.Switch", Some("node.destination_disabled")),
     ("Notify.Test", Some("request.notify_test")),
+    ("Search.Find", None),
+    ("Search.Messages", None),
+    ("Vault.Import", Some("request.import")),
+    ("Vault.ExportSession", Some("request.session_export")),
+    ("Vault.ImportSession", Some("request.session_import")),
+    ("Vault.Status", None),
     ("Daemon.Status", None),
     ("Daemon.Reconcile", Some("request.reconcile")),
     ("Daemon.Shutdown", Some("request.shutdown")),
@@ -311,6 +322,7 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["projects", "delete", "spare"],
         &["audit", "verify"],
     ];
+    let session = world.runner("cat")["session_id"].as_str().unwrap().to_owned();
     on_runtime(async {
         use stratavore_proto::v1::{
             ConnectFrame, GetRunner, RetryDeadLetters, SendToRunner, connect_frame,
@@ -329,10 +341,17 @@ fn every_request_that_changes_something_is_on_the_record() {
     for command in done {
         world.run(*command).ok();
     }
+    let session =
+        world.json(&["runners", "show", "cat"])["session_id"].as_str().unwrap().to_owned();
+    let exported = world.path("exported").display().to_string();
+    world.run(["import"]).ok();
+    world.run(["sessions", "export", &session, &exported]).ok();
+    world.run(["sessions", "import", &exported]).ok();
     // There is no such host.
     world.run(["notify", "test", "n"]).fails(1);
     world.run(["notify", "remove", "n"]).ok();
     world.until_state("cat", &["exited", "failed"]);
+    world.run(["sessions", "rm", &session]).ok();
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
     world.run(["daemon", "restart"]).ok();
@@ -369,7 +388,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 28] = [
+const REFUSED: [(&str, &str); 32] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -393,11 +412,18 @@ const REFUSED: [(&str, &str); 28] = [
     ("nodes revoke 000000000000", "nodes.revoke_token"),
     ("nodes join --token-file /dev/null", "nodes.join"),
     ("ca init", "nodes.init_ca"),
+    ("import", "import"),
+    ("sessions export ses_ stolen", "sessions.export"),
+    ("search --project spare words", "search"),
     ("notify add n ntfy --topic n", "notify.add"),
     ("notify remove n", "notify.remove"),
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("sessions rm ses_", "sessions.remove"),
+    ("sessions show ses_", "sessions.get"),
+    ("usage explain other", "ledger.explain"),
+    ("usage --runner other", "ledger.report"),
 ];
 
 #[test]

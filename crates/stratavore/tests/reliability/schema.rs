@@ -37,7 +37,7 @@ fn emitted() -> BTreeSet<String> {
 }
 
 fn is_kind(word: &str) -> bool {
-    let nouns = ["project.", "runner.", "session.", "node.", "request."];
+    let nouns = ["project.", "runner.", "session.", "node.", "budget.", "request."];
     let deed = nouns.iter().find_map(|noun| word.strip_prefix(noun));
     deed.is_some_and(|deed| {
         !deed.is_empty() && deed.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')

@@ -1,6 +1,7 @@
 //! The gRPC services: one file per noun; each handler translates, calls one use case, translates.
 
 mod audit;
+mod budget;
 mod connect;
 mod daemon;
 mod event;
@@ -14,6 +15,10 @@ mod project;
 mod queue;
 mod run;
 mod runner;
+mod search;
+mod session;
+mod usage;
+mod vault;
 mod view;
 
 use std::path::Path;
@@ -27,9 +32,11 @@ use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1::audit_server::AuditServer;
+use stratavore_proto::v1::budgets_server::BudgetsServer;
 use stratavore_proto::v1::daemon_server::DaemonServer;
 use stratavore_proto::v1::events_server::EventsServer;
 use stratavore_proto::v1::inbox_server::InboxServer;
+use stratavore_proto::v1::ledger_server::LedgerServer;
 use stratavore_proto::v1::nodes_server::NodesServer;
 use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
@@ -38,6 +45,9 @@ use stratavore_proto::v1::projects_server::ProjectsServer;
 use stratavore_proto::v1::queue_server::QueueServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
 use stratavore_proto::v1::runs_server::RunsServer;
+use stratavore_proto::v1::search_server::SearchServer;
+use stratavore_proto::v1::sessions_server::SessionsServer;
+use stratavore_proto::v1::vault_server::VaultServer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tonic::transport::Server;
@@ -119,10 +129,15 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(RunsServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))
         .add_service(QueueServer::new(api.clone()))
+        .add_service(SessionsServer::new(api.clone()))
+        .add_service(LedgerServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
+        .add_service(BudgetsServer::new(api.clone()))
         .add_service(AuditServer::new(api.clone()))
+        .add_service(SearchServer::new(api.clone()))
+        .add_service(VaultServer::new(api.clone()))
         .add_service(NodesServer::new(api.clone()))
         .add_service(DaemonServer::new(api))
         .serve_with_incoming_shutdown(incoming, async move {

@@ -127,7 +127,8 @@ impl Queue for Api {
         let (project, session) = (request.project.clone(), request.session.clone());
         let mut wish = wish(request).map_err(status)?;
         if let Some(wanted) = given(&session) {
-            let resume = self.control.session_to_resume(wanted, false).await.map_err(status)?;
+            let resume =
+                self.control.session_to_resume(&caller, wanted, false).await.map_err(status)?;
             wish.session = Some(resume.session);
         }
         let (control, by, on) = (self.control.clone(), caller.clone(), project.clone());

@@ -80,7 +80,8 @@ impl Runners for Api {
             }),
             resume: match given(&request.session) {
                 Some(wanted) => {
-                    let resume = self.control.session_to_resume(wanted, request.fork).await;
+                    let resume =
+                        self.control.session_to_resume(&caller, wanted, request.fork).await;
                     Some(resume.map_err(status)?)
                 }
                 None => None,

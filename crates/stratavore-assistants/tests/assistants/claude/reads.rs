@@ -91,6 +91,19 @@ fn a_reply_that_was_broken_off_is_no_exact_figure() {
 }
 
 #[test]
+fn a_copy_without_its_figures_does_not_take_the_place_of_the_original() {
+    let line = |session: &str, tokens: u64| {
+        format!(
+            r#"{{"type":"assistant","uuid":"u","sessionId":"{session}","timestamp":"2026-11-29T14:27:00Z","requestId":"req_2","message":{{"id":"msg_2","model":"m","stop_reason":"end_turn","content":[],"usage":{{"input_tokens":{tokens},"output_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0}}}}}}"#
+        )
+    };
+    let original = read(of("claude"), "f", line("a", 102).as_bytes());
+    let copy = read(of("claude"), "g", line("b", 0).as_bytes());
+    assert!(ledger(&copy).is_empty());
+    assert_eq!(ledger(&[original, copy].concat())["req_2"].tokens.input, 102);
+}
+
+#[test]
 fn without_a_request_the_message_is_the_key() {
     let line = br#"{"type":"assistant","sessionId":"s","timestamp":"2026-11-21T04:16:53Z","message":{"id":"msg_1","model":"m","stop_reason":"end_turn","usage":{"input_tokens":7}}}"#;
     assert!(ledger(&read(of("claude"), "f", line)).contains_key("msg_1"));
@@ -174,6 +187,22 @@ fn what_the_program_put_where_a_user_speaks_is_not_said_by_the_user() {
     assert!(!messages(&seen).is_empty());
     assert!(messages(&seen).iter().all(|message| message.role == Role::Tool));
     assert!(doings(&seen).is_empty());
+}
+
+#[test]
+fn a_prompt_that_was_typed_while_it_worked_is_told() {
+    let line = |mode: &str| {
+        format!(
+            r#"{{"type":"attachment","uuid":"u","sessionId":"s","timestamp":"2026-11-29T14:25:18.571Z","attachment":{{"type":"queued_command","prompt":"typed while busy","commandMode":"{mode}","origin":{{"kind":"human"}}}}}}"#
+        )
+    };
+    let seen = read(of("claude"), "f", line("prompt").as_bytes());
+    assert_eq!(messages(&seen)[0].text, "typed while busy");
+    let prompts =
+        seen.iter().filter(|seen| matches!(seen, Observation::PromptTaken { .. })).count();
+    assert_eq!(prompts, 1);
+    let seen = read(of("claude"), "f", line("task-notification").as_bytes());
+    assert!(messages(&seen).is_empty());
 }
 
 #[test]

@@ -182,6 +182,26 @@ fn the_title_tells_little_and_that_once() {
 }
 
 #[test]
+fn an_answer_at_the_screen_is_known_before_the_tool_has_run() {
+    let mut log = Log::of("codex");
+    let ask = json!({ "tool_name": "Bash", "tool_input": { "command": "sleep 600" } });
+    let mut known = log.hook(1, None, hook_of("PermissionRequest", ROOT, ask));
+    let mut title = |second: i64, title: &str| {
+        known.extend(log.tell(second, What::Title { title: title.into() }));
+        activity(&known)
+    };
+    // The spinner of a moment before.
+    assert_eq!(title(2, "⠿ p1"), Some(Activity::NeedsPermission));
+    for (second, blink) in [(3, "!"), (4, "."), (5, "!")] {
+        let asks = format!("[ {blink} ] Action Required | p1");
+        assert_eq!(title(second, &asks), Some(Activity::NeedsPermission));
+    }
+    assert_eq!(title(6, "⠿ p1"), Some(Activity::Working));
+    // From here on the title is no more than a guess again.
+    assert_eq!(title(7, "p1"), Some(Activity::Working));
+}
+
+#[test]
 fn rollouts_are_found_where_the_environment_says() {
     let home = tempfile::tempdir().unwrap();
     let write = |path: &str| {

@@ -7,11 +7,26 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::line::Text;
+use crate::excerpt::{NAME_MAX, clipped};
+
+/// Text that is not copied unless it has escapes in it. `Cow` alone is not borrowed within an `Option`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Text<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn name(&self) -> String {
+        clipped(&self.0, NAME_MAX)
+    }
+}
 
 /// Content of a form that is not known has no parts.
 #[derive(Default)]
-pub(super) enum Content<'a> {
+pub(crate) enum Content<'a> {
     #[default]
     None,
     Text(Cow<'a, str>),
@@ -19,7 +34,7 @@ pub(super) enum Content<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Block<'a> {
+pub(crate) struct Block<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Text<'a>>,
     #[serde(borrow)]
@@ -33,18 +48,14 @@ pub(super) struct Block<'a> {
 }
 
 /// One part of what was said, in the order of saying it.
-pub(super) enum Part<'a> {
+pub(crate) enum Part<'a> {
     Said(Cow<'a, str>),
     Tool(Cow<'a, str>),
 }
 
-pub(super) trait Said {
-    fn text(&self) -> Option<Cow<'_, str>>;
-}
-
-impl Said for Content<'_> {
+impl Content<'_> {
     /// What is text in it.
-    fn text(&self) -> Option<Cow<'_, str>> {
+    pub(crate) fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Content::None => None,
             Content::Text(text) => Some(Cow::Borrowed(text)),
@@ -55,11 +66,9 @@ impl Said for Content<'_> {
             }
         }
     }
-}
 
-impl<'a> Content<'a> {
     /// Texts that follow one another are one part.
-    pub(super) fn parts(&self) -> Vec<Part<'_>> {
+    pub(crate) fn parts(&self) -> Vec<Part<'_>> {
         let blocks = match self {
             Content::None => return Vec::new(),
             Content::Text(text) => return vec![Part::Said(Cow::Borrowed(text))],
@@ -85,8 +94,10 @@ impl<'a> Content<'a> {
 
 impl Block<'_> {
     fn said(&self) -> Option<&str> {
-        let is_text = self.kind.as_ref().is_some_and(|kind| kind.as_str() == "text");
-        self.text.as_ref().filter(|_| is_text).map(Text::as_str)
+        match self.kind.as_ref()?.as_str() {
+            "text" | "input_text" | "output_text" => self.text.as_ref().map(Text::as_str),
+            _ => None,
+        }
     }
 
     fn tool(&self) -> Option<Cow<'_, str>> {

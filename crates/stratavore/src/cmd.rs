@@ -88,7 +88,7 @@ enum Command {
     Status(Named<status::Status>),
     #[command(visible_alias = "session")]
     Sessions(Named<session::Sessions>),
-    Usage(Named<usage::Usage>),
+    Usage(Named<Box<usage::Usage>>),
     Events(Named<event::Events>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
@@ -203,7 +203,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
-        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, *args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),

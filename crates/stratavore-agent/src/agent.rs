@@ -201,9 +201,9 @@ impl Agent {
             }
         };
         let (slave, cgroups) = (master.slave(), &runner.cgroups);
-        let observed = observe::environment(runner);
+        let filled = observe::filled(runner);
         let (spec, inherited) = (&runner.spec, &self.environment);
-        child::start(spec, inherited, observed, &runner.dir, slave, cgroups, self.oom_score)
+        child::start(spec, inherited, filled, &runner.dir, slave, cgroups, self.oom_score)
     }
 
     fn run_terminal(&self, tasks: &mut JoinSet<()>) {

@@ -20,6 +20,7 @@ use stratavore_proto::runner_dir::{RunnerDir, Spec};
 
 use crate::cgroup::Cgroups;
 use crate::identity;
+use crate::observe::Filled;
 use crate::procfs::MARKER;
 use crate::program;
 
@@ -136,13 +137,13 @@ fn c_strings(texts: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Ex
 pub(crate) fn start(
     spec: &Spec,
     inherited: &BTreeMap<String, String>,
-    observed: BTreeMap<String, String>,
+    Filled { argv, env: observed }: Filled,
     dir: &RunnerDir,
     slave: BorrowedFd<'_>,
     cgroups: &Cgroups,
     oom_score: i32,
 ) -> Result<ProcessIdentity, ExecError> {
-    let Command { argv, directory, .. } = &spec.command;
+    let Command { directory, .. } = &spec.command;
     let name = argv.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| ExecError::new("the command is empty: say what to run"))?;
     let env = environment(spec, inherited, observed)?;
@@ -153,7 +154,7 @@ pub(crate) fn start(
     let environment = env.into_iter().map(|(key, value)| format!("{key}={value}"));
     let plan = fork::Plan {
         program: c_strings([path.to_string_lossy().into_owned()])?.remove(0),
-        argv: c_strings(argv.iter().cloned())?,
+        argv: c_strings(argv)?,
         environment: c_strings(environment)?,
         directory: directory_fd,
         slave,

@@ -112,13 +112,25 @@ pub(crate) async fn run(runner: Rc<Runner>) {
     tokio::join!(titles, telemetry);
 }
 
-/// The variables that the assistant has besides, with the address of the receiver in its place.
-pub(crate) fn environment(runner: &Runner) -> BTreeMap<String, String> {
-    let Some(observe) = &runner.spec.observe else { return BTreeMap::new() };
+/// The command, and the variables that the assistant has besides.
+pub(crate) struct Filled {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+}
+
+/// Both with the address of the receiver in its place.
+pub(crate) fn filled(runner: &Runner) -> Filled {
+    let mut argv = runner.spec.command.argv.clone();
+    let Some(observe) = &runner.spec.observe else { return Filled { argv, env: BTreeMap::new() } };
     let address = runner.observing.listener().and_then(|listener| listener.local_addr().ok());
     let address = address.map_or_else(String::new, |address| format!("http://{address}"));
-    let filled = |(key, value): (&String, &String)| (key.clone(), value.replace(OTLP, &address));
-    observe.env.iter().map(filled).collect()
+    for place in &observe.words {
+        if let Some(word) = argv.get_mut(*place) {
+            *word = word.replace(OTLP, &address);
+        }
+    }
+    let fill = |(key, value): (&String, &String)| (key.clone(), value.replace(OTLP, &address));
+    Filled { argv, env: observe.env.iter().map(fill).collect() }
 }
 
 /// The frames of a spinner are one picture.

@@ -4,15 +4,16 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, Recording,
-    Resize, SslMode, StoreUrl, Switch, keep_of_project,
+    AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
+    Recording, Resize, SslMode, StoreUrl, Switch, keep_of_project,
 };
 use crate::value::{
-    Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, duration, labels, list,
-    program, shown_if_set, size, text, variables,
+    Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,
+    labels, list, program, show_dollars, shown_if_set, size, text, variables,
 };
 
-/// One key. `assistants.NAME.…` are not here, since their names are free: see [`AssistantKey`].
+/// One key. `assistants.NAME.…` and `prices.MODEL.…` are not here, since their names are free: see
+/// [`AssistantKey`] and [`PriceKey`].
 pub(crate) struct Key {
     pub name: &'static str,
     pub read: fn(&mut Config, &Given) -> Result<(), Wanted>,
@@ -191,16 +192,49 @@ pub(crate) const ASSISTANT_KEYS: &[AssistantKey] = &[
     },
 ];
 
+/// One price of a model, below `prices.MODEL`.
+pub(crate) struct PriceKey {
+    pub name: &'static str,
+    pub read: fn(&mut PriceSettings, &Given) -> Result<(), Wanted>,
+    pub show: fn(&PriceSettings) -> Option<String>,
+}
+
+macro_rules! price_keys {
+    ($($name:literal: $field:ident),+ $(,)?) => {
+        pub(crate) const PRICE_KEYS: &[PriceKey] = &[$(PriceKey {
+            name: $name,
+            read: |price, given| {
+                price.$field = Some(dollars(given)?);
+                Ok(())
+            },
+            show: |price| price.$field.map(show_dollars),
+        }),+];
+    };
+}
+
+price_keys! {
+    "input": input,
+    "output": output,
+    "cache_read": cache_read,
+    "cache_write": cache_write,
+    "cache_write_1h": cache_write_1h,
+}
+
 /// The section that holds assistants by name.
 pub(crate) const ASSISTANTS: &str = "assistants";
+/// The section that holds prices by models.
+pub(crate) const PRICES: &str = "prices";
 
 /// True for a section below the section `above`: what stands before a `.` in some key.
 pub(crate) fn is_section(above: &str, path: &str) -> bool {
     if above == ASSISTANTS || is_assistant(above) {
         return above == ASSISTANTS && is_assistant(path);
     }
+    if above == PRICES || is_price(above) {
+        return above == PRICES && is_price(path);
+    }
     let below = |name: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-    path == ASSISTANTS || KEYS.iter().any(|key| below(key.name))
+    path == ASSISTANTS || path == PRICES || KEYS.iter().any(|key| below(key.name))
 }
 
 /// True for `assistants.NAME`, where the name may be one.
@@ -218,6 +252,24 @@ pub(crate) fn assistant_key(path: &str) -> Option<(&str, &'static AssistantKey)>
     let (assistant, name) = path.rsplit_once('.')?;
     let key = ASSISTANT_KEYS.iter().find(|key| key.name == name)?;
     is_assistant(assistant).then(|| (&assistant[ASSISTANTS.len() + 1..], key))
+}
+
+/// True for `prices.MODEL`, where the model may be one, or the beginning of one and a `*`.
+pub(crate) fn is_price(path: &str) -> bool {
+    let model = path.strip_prefix(PRICES).and_then(|rest| rest.strip_prefix('.'));
+    model.is_some_and(|model| {
+        let name = model.strip_suffix('*').unwrap_or(model);
+        !name.is_empty()
+            && model.len() <= 128
+            && name.bytes().all(|b| b.is_ascii_graphic() && b != b'*')
+    })
+}
+
+/// Takes `prices.MODEL.KEY` apart.
+pub(crate) fn price_key(path: &str) -> Option<(&str, &'static PriceKey)> {
+    let (price, name) = path.rsplit_once('.')?;
+    let key = PRICE_KEYS.iter().find(|key| key.name == name)?;
+    is_price(price).then(|| (&price[PRICES.len() + 1..], key))
 }
 
 pub(crate) fn key(path: &str) -> Option<&'static Key> {
@@ -240,15 +292,21 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "attach",
         "daemon",
         ASSISTANTS,
+        PRICES,
     ];
     let assistant = path.rsplit_once('.').map_or("", |(assistant, _)| assistant);
     let assistants = ASSISTANT_KEYS
         .iter()
         .filter(|_| is_assistant(assistant))
         .map(|k| format!("{assistant}.{}", k.name));
+    let prices = PRICE_KEYS
+        .iter()
+        .filter(|_| is_price(assistant))
+        .map(|k| format!("{assistant}.{}", k.name));
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
     candidates
         .chain(assistants)
+        .chain(prices)
         .chain(sections.into_iter().map(String::from))
         .map(|candidate| {
             let whole = strsim::damerau_levenshtein(path, &candidate);
@@ -289,6 +347,8 @@ mod tests {
             ("runer.grace", Some("runner.grace")),
             ("stor", Some("store")),
             ("assistants.claude.programm", Some("assistants.claude.program")),
+            ("prices.gpt-5.9.inptu", Some("prices.gpt-5.9.input")),
+            ("price", Some("prices")),
             ("something.entirely.different", None),
         ] {
             assert_eq!(nearest(typed).as_deref(), meant, "{typed}");

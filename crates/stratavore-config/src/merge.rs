@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::error::{ConfigError, Conflict};
-use crate::keys::{self, ASSISTANT_KEYS, ASSISTANTS, KEYS};
+use crate::keys::{self, ASSISTANT_KEYS, ASSISTANTS, KEYS, PRICE_KEYS, PRICES};
 use crate::secret;
 use crate::settings::{BusUrl, Config};
 use crate::value::Given;
@@ -78,7 +78,11 @@ impl Loaded {
                 row(format!("{ASSISTANTS}.{name}.{}", key.name), (key.show)(assistant))
             })
         });
-        fixed.chain(assistants).collect()
+        let prices = self.config.prices.iter().flat_map(|(model, price)| {
+            let key = move |key: &str| format!("{PRICES}.{model}.{key}");
+            PRICE_KEYS.iter().map(move |known| row(key(known.name), (known.show)(price)))
+        });
+        fixed.chain(assistants).chain(prices).collect()
     }
 
     /// Where the value of a key came from.
@@ -187,7 +191,8 @@ fn scalar(node: &Node) -> Option<String> {
 }
 
 fn known(key: &str, origin: &Source) -> Result<(), ConfigError> {
-    if keys::key(key).is_some() || keys::assistant_key(key).is_some() {
+    let is_price = keys::price_key(key).is_some();
+    if keys::key(key).is_some() || keys::assistant_key(key).is_some() || is_price {
         return Ok(());
     }
     if secret::is_secret_name(key) {
@@ -204,6 +209,8 @@ fn set(key: &str, given: Given, origin: Source, loaded: &mut Loaded) -> Result<(
     known(key, &origin)?;
     let read = if let Some((name, field)) = keys::assistant_key(key) {
         (field.read)(loaded.config.assistants.entry(name.into()).or_default(), &given)
+    } else if let Some((model, field)) = keys::price_key(key) {
+        (field.read)(loaded.config.prices.entry(model.into()).or_default(), &given)
     } else if let Some(known) = keys::key(key) {
         (known.read)(&mut loaded.config, &given)
     } else {
@@ -287,6 +294,26 @@ fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
                 other_origin: loaded.origin(other),
             })));
         }
+    }
+    whole_prices(loaded)
+}
+
+/// A price with one half of it would make the other half free.
+fn whole_prices(loaded: &Loaded) -> Result<(), ConfigError> {
+    for (model, price) in &loaded.config.prices {
+        let missing = match (price.input, price.output) {
+            (Some(_), Some(_)) => continue,
+            (None, _) => "input",
+            (Some(_), None) => "output",
+        };
+        let given = PRICE_KEYS.iter().find(|key| (key.show)(price).is_some());
+        let given = given.map_or_else(String::new, |key| format!("{PRICES}.{model}.{}", key.name));
+        return Err(ConfigError::Value {
+            origin: loaded.origin(&given),
+            key: format!("{PRICES}.{model}.{missing}"),
+            value: "not set".into(),
+            wanted: "given wherever the model has a price: `input` and `output` both".into(),
+        });
     }
     Ok(())
 }

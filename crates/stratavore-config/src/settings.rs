@@ -25,6 +25,8 @@ pub struct Config {
     pub daemon: Daemon,
     /// By name.
     pub assistants: BTreeMap<String, AssistantSettings>,
+    /// By names of models, or beginnings of them that end in `*`.
+    pub prices: BTreeMap<String, PriceSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -466,6 +468,19 @@ pub struct AssistantSettings {
     pub args: Vec<String>,
     /// Variables of the daemon's environment that this assistant gets too.
     pub env_pass: Vec<String>,
+}
+
+/// What a million tokens of one model cost, in millionths of a US dollar.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PriceSettings {
+    /// There, and so is `output`, once the configuration is loaded.
+    pub input: Option<u64>,
+    pub output: Option<u64>,
+    /// `None`, as of the next: it costs what input does.
+    pub cache_read: Option<u64>,
+    pub cache_write: Option<u64>,
+    /// `None`: it costs what `cache_write` does.
+    pub cache_write_1h: Option<u64>,
 }
 
 macro_rules! choices {

@@ -52,6 +52,31 @@ pub(crate) fn duration(given: &Given, least: &str, most: &str) -> Result<Duratio
         .ok_or_else(|| format!("a duration from {least} to {most}, such as `500ms`, `10s` or `5m`"))
 }
 
+/// Dollars with up to six decimals, in millionths of one.
+pub(crate) fn dollars(given: &Given) -> Result<u64, Wanted> {
+    let read = |text: &str| {
+        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || part.len() > 6 || !digits(whole) || !digits(part) {
+            return None;
+        }
+        let part: u64 = format!("{part:0<6}").parse().ok()?;
+        whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(part)
+    };
+    let most = 1_000_000_000_000;
+    given
+        .text()
+        .and_then(read)
+        .filter(|micros| *micros <= most)
+        .ok_or_else(|| "US dollars for a million tokens, from 0 to 1000000, such as `1.25`".into())
+}
+
+/// The same as a file would have it.
+pub(crate) fn show_dollars(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').into()
+}
+
 pub(crate) fn size(given: &Given, least: &str, most: &str) -> Result<u64, Wanted> {
     let limit = |text| parse_size(text).expect("limits are sizes");
     let value = given.text().and_then(parse_size);

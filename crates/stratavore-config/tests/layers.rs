@@ -438,6 +438,41 @@ fn a_secret_in_a_file_that_others_can_read_is_refused_and_never_shown() {
     assert_eq!(row.value.as_deref(), Some("[--api-key, (hidden)]"));
 }
 
+#[test]
+fn a_model_has_the_prices_that_are_given() {
+    let files = Files::new();
+    files.write(
+        "user.yaml",
+        "prices:\n  gpt-5.9:\n    input: 1.25\n    output: 10\n    cache_read: 0.125\n  \"corp/claude-*\": {input: 0, output: much}\n",
+    );
+    assert_eq!(
+        files.said(files.load(&[], &[])),
+        "user.yaml:6:41: `prices.corp/claude-*.output` is `much`, and must be US dollars for a million tokens, from 0 to 1000000, such as `1.25`"
+    );
+    files.write(
+        "user.yaml",
+        "prices:\n  gpt-5.9:\n    input: 1.25\n    output: 10\n    cache_read: 0.125\n",
+    );
+    let loaded = files.load(&[], &[("prices.gpt-5.9.output", "12")]).unwrap();
+    let price = &loaded.config.prices["gpt-5.9"];
+    assert_eq!(
+        (price.input, price.output, price.cache_write),
+        (Some(1_250_000), Some(12_000_000), None)
+    );
+    let rows = loaded.rows();
+    let row = rows.iter().find(|row| row.key == "prices.gpt-5.9.cache_read").unwrap();
+    assert_eq!(row.value.as_deref(), Some("0.125"));
+
+    assert_eq!(
+        files.complaint("prices:\n  mine:\n    input: 1\n"),
+        "user.yaml:3:12: `prices.mine.output` is `not set`, and must be given wherever the model has a price: `input` and `output` both"
+    );
+    let said = files.complaint("prices:\n  mine:\n    inptu: 1\n");
+    assert!(said.contains("prices.mine.input"), "{said}");
+    let said = files.complaint("prices:\n  \"a*b\":\n    input: 1\n");
+    assert!(said.contains("a*b"), "{said}");
+}
+
 /// The document is the reference of the keys: every key is in it with its default, and no other.
 #[test]
 fn the_documentation_has_every_key_with_its_default() {
@@ -453,9 +488,16 @@ fn the_documentation_has_every_key_with_its_default() {
         .collect();
 
     let files = Files::new();
-    let rows = files.load(&[], &[("assistants.NAME.args", "")]).unwrap().rows();
+    let free =
+        [("assistants.NAME.args", ""), ("prices.MODEL.input", "1"), ("prices.MODEL.output", "1")];
+    let rows = files.load(&[], &free).unwrap().rows();
+    let value = |key: &str, value: Option<String>| match value {
+        // A model has no price before it is given.
+        Some(_) if key.starts_with("prices.") => "none".into(),
+        value => value.unwrap_or_else(|| "none".into()),
+    };
     let real: Vec<(String, String)> =
-        rows.into_iter().map(|row| (row.key, row.value.unwrap_or_else(|| "none".into()))).collect();
+        rows.into_iter().map(|row| (row.key.clone(), value(&row.key, row.value))).collect();
     assert_eq!(documented, real);
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use stratavore_assistants as assistants;
-use stratavore_assistants::adapter::{Conversation, Mode, Observed, Start, Started};
+use stratavore_assistants::adapter::{Conversation, Mode, OTLP, Observed, Start, Started};
 use stratavore_core::runner::{Command, EnvValue, Runner};
 use stratavore_core::session::Session;
 use stratavore_runtime::{Observe, RunnerDir};
@@ -64,7 +64,9 @@ impl Control {
         let dir = self.inner.runtime.dir(runner.id);
         let hook = self.hook(&dir);
         let begins = matches!(conversation, Conversation::Fresh { .. } | Conversation::Fork { .. });
-        let prompt = command.prompt.as_deref().filter(|_| begins);
+        // One that is started again, or carries another one on, has it in its conversation.
+        let is_asked = runner.epoch == 1 && runner.successor_of.is_none();
+        let prompt = command.prompt.as_deref().filter(|_| begins || is_asked);
         let title = runner.name.to_string();
         // What the program will see, values of files apart: those are secrets, and no adapter asks for them.
         let mut seen = env.clone();
@@ -95,8 +97,12 @@ impl Control {
             (None, _) | (_, None) => None,
         };
         let Started { argv, env: own, watch_title: title, transcript, telemetry, .. } = started;
+        // Ours: in a word or a prompt of the caller's it is a text like any.
+        let is_ours = |word: &String| !command.argv.contains(word) && prompt != Some(word.as_str());
+        let places = argv.iter().enumerate().filter(|(_, word)| word.contains(OTLP));
+        let words = places.filter(|(_, word)| is_ours(word)).map(|(place, _)| place).collect();
         let telemetry = telemetry.iter().map(ToString::to_string).collect();
-        let observe = Observe { env: own, title, telemetry, transcript, input };
+        let observe = Observe { env: own, words, title, telemetry, transcript, input };
         Ok(CommandOfStart { argv, env, observe: Some(observe), files })
     }
 

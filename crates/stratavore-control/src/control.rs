@@ -17,6 +17,7 @@ use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::liveness::Liveness;
 use stratavore_core::node::{Profile, Scheduling};
+use stratavore_core::price::Prices;
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
@@ -26,6 +27,7 @@ use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit_file::AuditFiles;
+use crate::budget::Counted;
 use crate::embedding::{Embedder, Patience};
 use crate::error::Error;
 use crate::follow::Following;
@@ -83,6 +85,8 @@ pub struct Settings {
     pub vault: VaultSettings,
     /// What makes vectors of messages.
     pub embedder: Embedder,
+    /// What models cost.
+    pub prices: Prices,
 }
 
 /// What control is built from.
@@ -140,6 +144,9 @@ pub(crate) struct Inner {
     /// A destination was changed.
     pub(crate) notify_wake: Arc<Notify>,
     pub(crate) notify_running: Destinations,
+    /// Something was counted in a budget, or one was changed.
+    pub(crate) budget_wake: Arc<Notify>,
+    pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
@@ -157,6 +164,8 @@ pub(crate) struct Inner {
     /// There are messages without a vector.
     pub(crate) embed_wake: Arc<Notify>,
     pub(crate) embed_patience: Patience,
+    /// A queue has changed, or a runner has ended.
+    pub(crate) queue_wake: Arc<Notify>,
 }
 
 impl Control {
@@ -186,6 +195,8 @@ impl Control {
             outbox_wake: Arc::default(),
             notify_wake: Arc::default(),
             notify_running: Destinations::default(),
+            budget_wake: Arc::default(),
+            budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,
@@ -199,6 +210,7 @@ impl Control {
             vault: parts.vault,
             embed_wake: Arc::default(),
             embed_patience: Patience::default(),
+            queue_wake: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -221,6 +233,11 @@ impl Control {
         let (wall, monotonic) = self.inner.began;
         let passed = self.inner.clock.monotonic().saturating_sub(monotonic);
         self.now().min(wall.checked_add(passed).unwrap_or(Timestamp::MAX))
+    }
+
+    /// What models cost, as this daemon knows it.
+    pub fn prices(&self) -> &Prices {
+        &self.inner.settings.prices
     }
 
     pub(crate) fn entropy(&self) -> [u8; 16] {
@@ -415,6 +432,7 @@ impl Control {
                 self.inner.links.forget_seen(id);
                 // What it told last.
                 self.signals_grown(id);
+                self.inner.queue_wake.notify_one();
             }
             RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
         }

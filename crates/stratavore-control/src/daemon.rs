@@ -8,6 +8,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_store::{OldTransaction, PoolStatus};
 
+use crate::budget;
 use crate::control::Control;
 use crate::disk;
 use crate::embedding;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::follow;
 use crate::host;
 use crate::notify;
+use crate::queue;
 use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
@@ -149,6 +151,12 @@ impl Control {
             let control = control.clone();
             async move { control.look_after_destinations().await }
         });
+        let (control, wake) = (task(self), self.inner.budget_wake.clone());
+        let budgets_every = if shared { budget::EVERY_SHARED } else { budget::EVERY };
+        supervisor.spawn_task("budgets", budgets_every, wake, move || {
+            let control = control.clone();
+            async move { control.enforce_budgets().await }
+        });
         let control = task(self);
         supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {
             let control = control.clone();
@@ -176,6 +184,11 @@ impl Control {
         supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.look_at_levels().await }
+        });
+        let (control, wake) = (task(self), self.inner.queue_wake.clone());
+        supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.work_off_queues().await }
         });
         let control = task(self);
         supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {

@@ -128,6 +128,7 @@ impl Control {
         let purged = self.inner.store.idempotency_purge(self.now_for_expiry()).await?;
         self.purge_join_tokens().await?;
         self.purge_notifications().await?;
+        self.purge_budgets().await?;
         Ok(format!("{purged} idempotency records expired"))
     }
 }

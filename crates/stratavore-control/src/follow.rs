@@ -26,6 +26,7 @@ use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
+use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
@@ -79,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) observations: Vec<Observation>,
-    /// What the hooks that wait were given, by their calls.
+    /// What hooks that asked something were given, by [`hook_of`].
     hooks: BTreeMap<String, Value>,
     /// Where the piece ends.
     pub(crate) read_to: u64,
@@ -155,7 +156,7 @@ impl Control {
         }
     }
 
-    async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
+    pub(crate) async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
         let runner = match self.inner.store.runner_get(id).await {
             Ok(runner) if runner.node == self.inner.node.id => runner,
             Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(()),
@@ -268,9 +269,12 @@ impl Control {
                 let place = Place { file: path.clone(), offset: *offset };
                 let observations = adapter.signal(&mut told.memory, &signal, &place);
                 epoch = signal.epoch;
+                let asks = observations.iter().any(|told| matches!(told, Observation::Asked(_)));
                 told.observations.extend(observations);
-                if let What::Hook { call: Some(call), body } = signal.what {
-                    told.hooks.insert(call, body);
+                if let What::Hook { call, body } = signal.what
+                    && asks
+                {
+                    told.hooks.insert(hook_of(call.as_deref(), signal.at), body);
                 }
             }
             for observation in &told.observations {
@@ -324,7 +328,7 @@ impl Control {
         let memory = serde_json::to_string(&memory).map_err(Error::internal)?;
         let follow =
             FollowStep { path, seen: seen.as_ref(), read_to, memory: &memory, identity: &identity };
-        let price = |model: &str, tokens: &Tokens, at| self.price(model, tokens, at);
+        let price = |model: &str, tokens: &Tokens, _| self.price(model, tokens);
         let batch = Observed {
             assistant: &runner.command.assistant,
             node: self.inner.node.id,
@@ -355,14 +359,18 @@ impl Control {
         if recorded.now_holds.is_some() || !recorded.deltas.is_empty() {
             self.inner.relay_wake.notify_one();
         }
+        if !recorded.deltas.is_empty() {
+            self.budgets_changed();
+        }
         if !recorded.sessions.is_empty() {
             self.messages_told();
         }
     }
 
     /// What a message costs by our table, if it has the model.
-    pub(crate) fn price(&self, _model: &str, _tokens: &Tokens, _at: Timestamp) -> Option<Priced> {
-        None
+    pub(crate) fn price(&self, model: &str, tokens: &Tokens) -> Option<Priced> {
+        let cost = self.prices().cost(model, tokens)?;
+        Some(Priced { cost, version: price::VERSION.into() })
     }
 
     /// What a person waits for.
@@ -374,9 +382,12 @@ impl Control {
         hooks: &BTreeMap<String, Value>,
     ) -> Result<(), Error> {
         let store = &self.inner.store;
+        let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let mut doing = None;
         for observation in observations {
             match observation {
+                Observation::Doing(told)
+                    if starts && doing.is_none() && told.activity == Activity::Idle => {}
                 Observation::Doing(told) if epoch == runner.epoch && is_of_now(runner, told) => {
                     doing = Some(match doing {
                         Some(before) => Doing::followed_by(before, told.clone()),
@@ -385,7 +396,7 @@ impl Control {
                 }
                 Observation::Asked(asked) => {
                     let id = AskId::from_entropy(self.entropy());
-                    let hook = asked.call.as_ref().and_then(|call| hooks.get(call)).cloned();
+                    let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
                     store.ask_open(&Ask::new(id, runner.id, epoch, asked.clone(), hook)).await?;
                 }
                 Observation::AskOver { call } => {
@@ -409,6 +420,18 @@ impl Control {
             self.does(runner, epoch, doing).await?;
         }
         Ok(())
+    }
+
+    /// True for as long as it has not begun with the prompt that it was started with: it may look idle, and
+    /// what is typed then is lost.
+    async fn is_to_be_prompted(&self, runner: &Runner) -> Result<bool, Error> {
+        let command = &runner.command;
+        let prompted = command.prompt.is_some() && command.headless.is_none();
+        let Some(session) = runner.session.filter(|_| prompted) else { return Ok(false) };
+        if runner.activity != Activity::Unknown {
+            return Ok(false);
+        }
+        Ok(!self.inner.store.session_get(session).await?.has_begun())
     }
 
     /// Takes down what the assistant does.
@@ -489,6 +512,11 @@ impl Control {
         }
         env
     }
+}
+
+/// Names what the hook was given that asked something: the one of this call, or of this time.
+fn hook_of(call: Option<&str>, at: Timestamp) -> String {
+    call.map_or_else(|| at.as_microsecond().to_string(), String::from)
 }
 
 /// Old lines tell of old days: what a transcript says was so before the runner has started is no news.

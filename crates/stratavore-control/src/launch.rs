@@ -51,6 +51,9 @@ pub struct Launch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
     pub session: SessionId,
+    pub assistant: Name,
+    /// Where it was held: most assistants find it again only there.
+    pub directory: Option<String>,
     /// In a new conversation that begins as that one is now.
     pub fork: bool,
 }
@@ -105,7 +108,7 @@ impl Control {
                 limits: launch.limits,
                 restart: launch.restart,
                 session: match resume {
-                    Some(Resume { session, fork: false }) => *session,
+                    Some(Resume { session, fork: false, .. }) => *session,
                     Some(Resume { fork: true, .. }) | None => {
                         SessionId::from_entropy(self.entropy())
                     }
@@ -118,10 +121,32 @@ impl Control {
         self.admit(new, caller, key.as_ref()).await
     }
 
-    /// The conversation that a person wants to go on with.
-    pub async fn session_to_resume(&self, wanted: &str, fork: bool) -> Result<Resume, Error> {
-        let session = self.inner.store.session_find(wanted).await?;
-        Ok(Resume { session: session.id, fork })
+    /// The conversation that a person wants to go on with, if its assistant can do that.
+    pub async fn session_to_resume(
+        &self,
+        caller: &Caller,
+        wanted: &str,
+        fork: bool,
+    ) -> Result<Resume, Error> {
+        let session = self.session(caller, wanted).await?;
+        let proves = assistants::adapter(&session.assistant).proves();
+        let (can, what) = if fork { (proves.fork, "fork") } else { (proves.resume, "resume") };
+        if !can {
+            let message = format!("{} cannot {what} a conversation", session.assistant);
+            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
+        }
+        let begun = session.has_begun() && session.external_id.is_some();
+        if fork && !begun {
+            let message =
+                format!("nothing was said in {} yet, so there is nothing to fork", session.id);
+            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
+        }
+        Ok(Resume {
+            session: session.id,
+            fork,
+            assistant: session.assistant,
+            directory: session.directory,
+        })
     }
 
     /// The common end of launching, restarting and recovering.
@@ -147,10 +172,17 @@ impl Control {
         Ok(runners)
     }
 
-    fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
-        let assistant = match &launch.assistant {
-            Some(name) => parse_name(name)?,
-            None => match project.assistant.clone() {
+    pub(crate) fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
+        let resumed = launch.resume.as_ref();
+        let assistant = match (&launch.assistant, resumed) {
+            (Some(name), Some(resume)) if *name != resume.assistant.as_str() => {
+                let message =
+                    format!("{} is a conversation of {}", resume.session, resume.assistant);
+                return Err(Error::invalid(message, "leave the assistant out"));
+            }
+            (_, Some(resume)) => resume.assistant.clone(),
+            (Some(name), None) => parse_name(name)?,
+            (None, None) => match project.assistant.clone() {
                 Some(name) => name,
                 None if !launch.args.is_empty() => parse_name("generic")?,
                 None => {
@@ -172,7 +204,8 @@ impl Control {
             let (key, value) = self.env_variable(text)?;
             env.insert(key, value);
         }
-        let directory = match launch.directory.as_deref().map(Path::new) {
+        let held_in = resumed.and_then(|resume| resume.directory.as_deref());
+        let directory = match launch.directory.as_deref().or(held_in).map(Path::new) {
             Some(directory) if directory.is_absolute() => resolve_directory(directory)?,
             Some(directory) => resolve_directory(&own_directory(project)?.join(directory))?,
             None => own_directory(project)?.display().to_string(),
@@ -277,7 +310,7 @@ impl Control {
 }
 
 /// A runner is named after its assistant, and one of any command after its program.
-fn usual_name(command: &Command) -> Name {
+pub(crate) fn usual_name(command: &Command) -> Name {
     let program = command.argv.first().and_then(|program| Path::new(program).file_name());
     let program = program.and_then(|name| name.to_str()?.parse().ok());
     match program {

@@ -14,10 +14,12 @@ pub enum Entity {
     Runner,
     Session,
     Node,
+    Budget,
 }
 
 impl Entity {
-    pub const ALL: [Entity; 4] = [Self::Project, Self::Runner, Self::Session, Self::Node];
+    pub const ALL: [Entity; 5] =
+        [Self::Project, Self::Runner, Self::Session, Self::Node, Self::Budget];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -25,6 +27,7 @@ impl Entity {
             Self::Runner => "runner",
             Self::Session => "session",
             Self::Node => "node",
+            Self::Budget => "budget",
         }
     }
 
@@ -112,7 +115,7 @@ impl NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventFilter {
     pub project: Option<ProjectId>,
-    /// The id of a runner, session, project or node.
+    /// The id of a runner, session, project, node or budget.
     pub entity_id: Option<String>,
     /// A kind, or the beginning of one that ends in a dot (`runner.`).
     pub kinds: Vec<String>,

@@ -129,6 +129,7 @@ macro_rules! id {
     };
 }
 
+id!(BudgetId, "bud", "budget");
 id!(
     /// Something that an assistant asks its person.
     AskId, "ask", "ask");
@@ -141,6 +142,9 @@ id!(
 id!(
     /// One fact; consumers recognise a repeated one by it.
     EventId, "evt", "event");
+id!(
+    /// Something that is to be done in a project, when its turn comes.
+    ItemId, "item", "item");
 id!(
     /// A host that can start runners; kept in its state directory.
     NodeId, "node", "node");

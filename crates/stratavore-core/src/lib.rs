@@ -7,6 +7,7 @@
 
 pub mod activity;
 pub mod ask;
+pub mod budget;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
@@ -25,10 +26,13 @@ pub mod name;
 pub mod node;
 pub mod notify;
 pub mod observation;
+pub mod price;
 pub mod project;
+pub mod queue;
 pub mod quota;
 pub mod reconcile;
 pub mod restart;
+pub mod run;
 pub mod runner;
 pub mod search;
 pub mod session;
@@ -39,7 +43,7 @@ pub mod usage;
 pub mod words;
 
 pub use id::{
-    AskId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId, RequestId,
-    RunnerId, SessionId, TranscriptId,
+    AskId, BudgetId, DaemonId, DeadLetterId, EventId, ItemId, NodeId, NotificationId, ProjectId,
+    PromptId, RequestId, RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

@@ -55,14 +55,20 @@ impl Severity {
     pub fn of(event: &Event) -> Self {
         match event.kind.as_str() {
             "node.token_stolen" => Self::Critical,
-            "runner.failed" | "runner.lost" | "node.destination_disabled" => Self::Error,
+            "runner.failed"
+            | "runner.lost"
+            | "project.item_failed"
+            | "budget.exhausted"
+            | "node.destination_disabled" => Self::Error,
             // Asked for, it has no cause.
             "runner.restarting" if event.data["cause"].is_string() => Self::Warning,
             "runner.unresponsive"
             | "runner.output_gap"
             | "runner.limits_not_enforced"
             | "request.refused"
-            | "node.removed" => Self::Warning,
+            | "node.removed"
+            | "budget.threshold"
+            | "budget.ask" => Self::Warning,
             "runner.activity" => match event.data["activity"].as_str() {
                 Some("needs_input" | "needs_permission") => Self::Warning,
                 _ => Self::Info,

@@ -9,6 +9,7 @@ use tower::service_fn;
 
 use crate::v1::Problem;
 use crate::v1::audit_client::AuditClient;
+use crate::v1::budgets_client::BudgetsClient;
 use crate::v1::daemon_client::DaemonClient;
 use crate::v1::events_client::EventsClient;
 use crate::v1::inbox_client::InboxClient;
@@ -19,7 +20,9 @@ use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
+use crate::v1::queue_client::QueueClient;
 use crate::v1::runners_client::RunnersClient;
+use crate::v1::runs_client::RunsClient;
 use crate::v1::search_client::SearchClient;
 use crate::v1::sessions_client::SessionsClient;
 use crate::v1::vault_client::VaultClient;
@@ -61,6 +64,12 @@ impl Client {
     pub fn ledger(&self) -> LedgerClient<Channel> {
         LedgerClient::new(self.channel.clone())
     }
+    pub fn runs(&self) -> RunsClient<Channel> {
+        RunsClient::new(self.channel.clone())
+    }
+    pub fn queue(&self) -> QueueClient<Channel> {
+        QueueClient::new(self.channel.clone())
+    }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())
     }
@@ -72,6 +81,9 @@ impl Client {
     }
     pub fn notify(&self) -> NotifyClient<Channel> {
         NotifyClient::new(self.channel.clone())
+    }
+    pub fn budgets(&self) -> BudgetsClient<Channel> {
+        BudgetsClient::new(self.channel.clone())
     }
     pub fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel.clone())

@@ -95,6 +95,9 @@ pub struct Observe {
     /// Variables that the assistant has unless it has others of these names. [`OTLP`] in a value stands
     /// for the address of the receiver of telemetry, which is opened if a value has it.
     pub env: BTreeMap<String, String>,
+    /// Which words of the command have [`OTLP`] in them for the same. In others it is a text like any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<usize>,
     /// The terminal's title tells something.
     pub title: bool,
     /// Records of telemetry that have none of these attributes are not taken down. Empty: all are.
@@ -112,11 +115,11 @@ pub struct Observe {
 impl Observe {
     /// True if it needs a receiver of telemetry.
     pub fn hears_telemetry(&self) -> bool {
-        self.env.values().any(|value| value.contains(OTLP))
+        !self.words.is_empty() || self.env.values().any(|value| value.contains(OTLP))
     }
 }
 
-/// Stands for `http://127.0.0.1:PORT` in the variables of [`Observe`].
+/// Stands for `http://127.0.0.1:PORT` in the variables and words of [`Observe`].
 pub const OTLP: &str = "{stratavore:otlp}";
 
 /// `agent.json`.

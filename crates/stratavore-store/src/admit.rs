@@ -24,7 +24,7 @@ use crate::error::{Unique, doing, violated};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, to_json};
-use crate::{Store, StoreError, event, idempotency, node, project, runner, session};
+use crate::{Store, StoreError, event, idempotency, node, project, reserve, runner, session};
 
 const INSERT: &str =
     "INSERT INTO runners (id, project_id, name, node_id, limits, state, epoch, generation,
@@ -130,27 +130,7 @@ impl Store {
             if project.archived_at.is_some() {
                 return Err(StoreError::ProjectArchived(project.name));
             }
-            let mut holders = project::holders(&mut tx, project.id).await?;
-            let existing = holders.len();
-            if let Some(bounded) = new.iter().find(|wanted| wanted.bounded) {
-                let wanted = new.iter().filter(|other| other.node == bounded.node).count();
-                node::check_capacity(&mut tx, bounded.node, wanted).await?;
-            }
-            let mut admitted = Vec::with_capacity(new.len());
-            for wanted in &new {
-                let decided = decide(&mut tx, wanted, &project, &holders, now).await;
-                let runner = decided.map_err(|error| of_request(error, existing))?;
-                holders.push(Holder {
-                    runner: runner.id,
-                    name: runner.name.clone(),
-                    limits: runner.limits,
-                });
-                insert(&mut tx, &runner, !wanted.continues, by).await?;
-                if let Some(parent) = wanted.forks {
-                    session::fork(&mut tx, wanted.session, parent).await?;
-                }
-                admitted.push(runner);
-            }
+            let admitted = admit_within(&mut tx, &project, &new, by, now, self.locks()).await?;
             idempotency::record(&mut tx, idempotency, &admitted).await?;
             passing("L3");
             tx.commit().await?;
@@ -170,17 +150,61 @@ impl Store {
         Ok(successor.map(|found| found.0))
     }
 
+    #[cfg(not(feature = "testing"))]
+    fn locks(&self) -> bool {
+        true
+    }
+
+    #[cfg(feature = "testing")]
+    fn locks(&self) -> bool {
+        self.admission_lock
+    }
+
     async fn project_for_admission(
         &self,
         tx: &mut Tx,
         id: ProjectId,
     ) -> Result<Project, StoreError> {
         #[cfg(feature = "testing")]
-        if !self.admission_lock {
+        if !self.locks() {
             return project::read_unlocked(tx, id).await;
         }
         project::lock(tx, id).await
     }
+}
+
+/// Admits runners of a project whose lock this transaction has.
+pub(crate) async fn admit_within(
+    tx: &mut Tx,
+    project: &Project,
+    new: &[NewRunner],
+    by: &event::Author,
+    now: Timestamp,
+    locks: bool,
+) -> Result<Vec<Runner>, StoreError> {
+    let mut holders = project::holders(tx, project.id).await?;
+    let existing = holders.len();
+    if let Some(bounded) = new.iter().find(|wanted| wanted.bounded) {
+        let wanted = new.iter().filter(|other| other.node == bounded.node).count();
+        node::check_capacity(tx, bounded.node, wanted).await?;
+    }
+    let mut admitted = Vec::with_capacity(new.len());
+    for wanted in new {
+        let decided = decide(tx, wanted, project, &holders, now).await;
+        let runner = decided.map_err(|error| of_request(error, existing))?;
+        holders.push(Holder {
+            runner: runner.id,
+            name: runner.name.clone(),
+            limits: runner.limits,
+        });
+        insert(tx, &runner, !wanted.continues, by).await?;
+        if let Some(parent) = wanted.forks {
+            session::fork(tx, wanted.session, parent).await?;
+        }
+        admitted.push(runner);
+    }
+    reserve::reserve(tx, project.id, &admitted, now, locks).await?;
+    Ok(admitted)
 }
 
 async fn decide(
@@ -389,7 +413,7 @@ pub(crate) fn refused(runner: &Runner, error: sqlx::Error) -> StoreError {
         Some(Unique::RunnerSession | Unique::RunnerSuccessor) => {
             StoreError::Conflict { what: format!("what runner {} carries on", runner.name) }
         }
-        Some(Unique::Other | Unique::ProjectName) => {
+        Some(Unique::Other | Unique::ProjectName | Unique::BudgetName) => {
             StoreError::invalid(runner.id.to_string(), "a runner with this id exists already")
         }
         None if error.as_database_error().is_some_and(|e| e.is_foreign_key_violation()) => {

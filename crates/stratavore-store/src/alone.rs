@@ -21,15 +21,20 @@ use crate::{Engine, Store, StoreError, idempotency, project, runner};
 /// The key is taken before any other lock, as everywhere. If it has been, nothing follows.
 ///
 /// `hold_project` looks after it holds the lock, with a snapshot of its own: see the migration.
-const ADMIT_POSTGRES: &str = "WITH keyed AS (
+///
+/// Where a budget has come since the look, nothing happens: the launch has to reserve.
+const ADMIT_POSTGRES: &str = "WITH unbudgeted AS MATERIALIZED (
+        SELECT WHERE NOT EXISTS (SELECT FROM budgets WHERE removed_at IS NULL AND runner_id IS NULL
+            AND (project_id IS NULL OR project_id = $2))
+    ), keyed AS (
         INSERT INTO idempotency_records (key, request, answer, expires_at)
-        SELECT $20, $21, $22, $23 WHERE $20::text IS NOT NULL
+        SELECT $20, $21, $22, $23 FROM unbudgeted WHERE $20::text IS NOT NULL
         ON CONFLICT (key) DO UPDATE
             SET request = excluded.request, answer = excluded.answer, expires_at = excluded.expires_at
             WHERE idempotency_records.expires_at <= $12
         RETURNING key
     ), held AS MATERIALIZED (
-        SELECT hold_project($2, $24, $25) AS is_free
+        SELECT hold_project($2, $24, $25) AS is_free FROM unbudgeted
         WHERE $20::text IS NULL OR EXISTS (SELECT FROM keyed)
     ), session AS (
         INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
@@ -92,7 +97,7 @@ impl Store {
             .bind(row.mac)
             .execute(&mut *conn);
         match deadline.keep(written).await.map_err(|error| refused(&runner, error)) {
-            // The key has an answer already.
+            // The key has an answer already, or there is a budget.
             Ok(done) if done.rows_affected() == 0 => Ok(None),
             Ok(_) => {
                 passing("L4");

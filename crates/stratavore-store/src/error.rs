@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use sqlx::error::DatabaseError;
+use stratavore_core::budget::BudgetExceeded;
 use stratavore_core::name::Name;
 use stratavore_core::quota::{Holder, QuotaExceeded};
 use stratavore_core::{AskId, NodeId, RunnerId, SessionId};
@@ -33,6 +34,9 @@ pub enum StoreError {
 
     #[error(transparent)]
     Quota(Box<QuotaExceeded>),
+
+    #[error(transparent)]
+    Budget(Box<BudgetExceeded>),
 
     #[error("{node} has {live} of {capacity} runners")]
     NodeFull { node: NodeId, live: u64, capacity: u64 },
@@ -213,6 +217,7 @@ pub(crate) enum Unique {
     RunnerName,
     RunnerSession,
     RunnerSuccessor,
+    BudgetName,
     Other,
 }
 
@@ -234,6 +239,8 @@ pub(crate) fn violated(error: &sqlx::Error) -> Option<Unique> {
         Unique::RunnerSession
     } else if is("runners_successor", "runners.successor_of") {
         Unique::RunnerSuccessor
+    } else if is("budgets_name", "budgets.name") {
+        Unique::BudgetName
     } else {
         Unique::Other
     })

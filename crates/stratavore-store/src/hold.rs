@@ -154,7 +154,11 @@ async fn set_session(
             StoreError::Conflict { what: format!("who holds {session}") }
         }
         Some(
-            Unique::ProjectName | Unique::RunnerName | Unique::RunnerSuccessor | Unique::Other,
+            Unique::ProjectName
+            | Unique::RunnerName
+            | Unique::RunnerSuccessor
+            | Unique::BudgetName
+            | Unique::Other,
         )
         | None => doing("changing the session of a runner")(error),
     })?;

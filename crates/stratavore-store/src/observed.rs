@@ -22,7 +22,7 @@ use crate::hold::Holds;
 use crate::retry::retried;
 use crate::session_seen::{self, Found, Told};
 use crate::tx::Tx;
-use crate::{Store, StoreError, hold, message, usage};
+use crate::{Store, StoreError, account, hold, message, usage};
 
 /// What something costs, by a table of prices: the model, what was used, and when.
 pub type PriceOf<'a> = &'a (dyn Fn(&str, &Tokens, Timestamp) -> Option<Priced> + Sync);
@@ -161,7 +161,7 @@ async fn record(
         hold::still_held(tx, runner, recorded.sessions.values(), batch.now).await?;
     }
     recorded.deltas = usage::merge(tx, batch, &gathered.usage, &found).await?;
-    settle_budgets(tx, &recorded.deltas, batch.now).await?;
+    account::settle(tx, &recorded.deltas, by, batch.now).await?;
     Ok(recorded)
 }
 
@@ -178,16 +178,6 @@ async fn keep_messages(
     // Of a conversation that is not kept, no message is.
     let mut is_new = message::insert(tx, &wanted).await?.into_iter();
     Ok(sessions.iter().map(|s| s.is_some() && is_new.next().unwrap_or(false)).collect())
-}
-
-/// Takes what was used from the budgets that it counts for.
-async fn settle_budgets(
-    tx: &mut Tx,
-    deltas: &[UsageDelta],
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let _ = (tx, deltas, now);
-    Ok(())
 }
 
 /// The name of a conversation as it is kept; `None`: it has none.

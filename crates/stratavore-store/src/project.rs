@@ -10,7 +10,7 @@ use stratavore_core::idempotency::Idempotency;
 use stratavore_core::name::{Name, Reference};
 use stratavore_core::project::Project;
 use stratavore_core::quota::Holder;
-use stratavore_core::{ProjectId, RunnerId};
+use stratavore_core::{ProjectId, RunnerId, Timestamp};
 
 use crate::deadline::Deadline;
 use crate::error::{CANDIDATES_MAX, Unique, doing, violated};
@@ -50,8 +50,12 @@ const LIST_ALL: &str = "SELECT record FROM projects WHERE deleted_at IS NULL ORD
 const HOLDERS: &str = "SELECT id, name, limits FROM runners
     WHERE project_id = $1 AND ended_at IS NULL ORDER BY created_at, id";
 
-/// Both in one look, which is one round trip.
-const WITH_HOLDERS_POSTGRES: &str = "SELECT record, NULL AS id, NULL AS name, NULL AS limits, NULL AS created_at
+/// All in one look, which is one round trip. The name beside the project says that a launch has to
+/// reserve.
+const WITH_HOLDERS_POSTGRES: &str = "SELECT record, NULL AS id,
+        (SELECT 'budget' WHERE EXISTS (SELECT FROM budgets WHERE removed_at IS NULL AND runner_id IS NULL
+            AND (project_id IS NULL OR project_id = $1))) AS name,
+        NULL AS limits, NULL AS created_at
     FROM projects WHERE id = $1
     UNION ALL
     SELECT NULL, id, name, limits, created_at FROM runners WHERE project_id = $1 AND ended_at IS NULL
@@ -295,7 +299,7 @@ impl HolderRow {
 }
 
 /// The project and its live runners, as they are now, without the lock; `None`: there is no such
-/// project.
+/// project, or a launch in it has to reserve a part of a budget.
 pub(crate) async fn with_holders(
     conn: &mut PgConnection,
     deadline: &Deadline,
@@ -306,6 +310,9 @@ pub(crate) async fn with_holders(
     let rows = deadline.keep(query.fetch_all(conn)).await.map_err(doing(what))?;
     let Some((first, others)) = rows.split_first() else { return Ok(None) };
     let Some(record) = first.try_get(0).map_err(doing(what))? else { return Ok(None) };
+    if first.try_get::<Option<&str>, _>(2).map_err(doing(what))?.is_some() {
+        return Ok(None);
+    }
     let holders = others.iter().map(|row| HolderRow::from_row(row).map_err(doing(what)));
     let holders = holders.map(|row| row.and_then(HolderRow::into_holder)).collect::<Result<_, _>>();
     Ok(Some((parse(record)?, holders?)))
@@ -345,10 +352,43 @@ fn name_taken(name: &Name, error: sqlx::Error, what: &'static str) -> StoreError
     match violated(&error) {
         Some(Unique::ProjectName) => StoreError::NameTaken { noun: NOUN, name: name.clone() },
         Some(
-            Unique::RunnerName | Unique::RunnerSession | Unique::RunnerSuccessor | Unique::Other,
+            Unique::RunnerName
+            | Unique::RunnerSession
+            | Unique::RunnerSuccessor
+            | Unique::BudgetName
+            | Unique::Other,
         )
         | None => doing(what)(error),
     }
+}
+
+/// Records something that happened in a project whose row is locked. It is its next event.
+pub(crate) async fn happened(
+    tx: &mut Tx,
+    project: &Project,
+    event: &NewEvent,
+    at: Timestamp,
+    by: &event::Author,
+) -> Result<(), StoreError> {
+    let (generation, updated_at) = (project.generation + 1, at.max(project.updated_at));
+    let next = Project { generation, updated_at, ..project.clone() };
+    let written = on!(tx, |conn| sqlx::query(UPDATE)
+        .bind(next.name.as_str())
+        .bind(next.generation)
+        .bind(DbTime(next.updated_at))
+        .bind(next.archived_at.map(DbTime))
+        .bind(next.deleted_at.map(DbTime))
+        .bind(to_json(&next))
+        .bind(Text(project.id))
+        .bind(project.generation)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(doing("recording what happened in a project"))?;
+    if written == 0 {
+        return Err(StoreError::Conflict { what: format!("project {}", project.name) });
+    }
+    event::append(tx, about(&next, by), event).await
 }
 
 fn about<'a>(project: &'a Project, by: &'a event::Author) -> event::About<'a> {

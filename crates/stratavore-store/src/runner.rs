@@ -17,7 +17,7 @@ use crate::error::{CANDIDATES_MAX, doing};
 use crate::retry::retried;
 use crate::tx::{Reader, Tx, on};
 use crate::value::{DbTime, from_json, to_json};
-use crate::{Store, StoreError, event, idempotency, liveness, session};
+use crate::{Store, StoreError, event, idempotency, liveness, reserve, session};
 
 pub(crate) const NOUN: &str = "runner";
 
@@ -280,6 +280,7 @@ impl Store {
             }
             write(&mut tx, &change, by).await?;
             idempotency::record(&mut tx, idempotency, next).await?;
+            release(&mut tx, &[&change]).await?;
             tx.commit().await?;
             Ok(next.clone())
         })
@@ -301,9 +302,20 @@ impl Store {
             for &change in &ordered {
                 write(&mut tx, change, by).await?;
             }
+            release(&mut tx, &ordered).await?;
             tx.commit().await
         })
     }
+}
+
+/// What those that end have reserved of budgets is free.
+async fn release(tx: &mut Tx, changes: &[&RunnerWrite<'_>]) -> Result<(), StoreError> {
+    let ended: Vec<_> = changes.iter().filter(|change| change.next.is_terminal()).collect();
+    let Some(last) = ended.iter().map(|change| change.next.updated_at).max() else {
+        return Ok(());
+    };
+    let ids: Vec<RunnerId> = ended.iter().map(|change| change.next.id).collect();
+    reserve::release(tx, &ids, last).await
 }
 
 async fn write(

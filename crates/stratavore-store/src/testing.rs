@@ -2,6 +2,7 @@
 //! that a test can show that it would notice.
 
 pub mod bare;
+mod ledger;
 pub mod schema;
 mod work;
 
@@ -152,11 +153,14 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         };
     }
     let modules = of!(
+        account,
         admit,
         alone,
         ask,
         audit,
         audit_key,
+        budget,
+        budget_hold,
         daemon,
         destination,
         embedding,
@@ -173,6 +177,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         notify,
         outbox,
         project,
+        reserve,
+        queue,
         runner,
         schema,
         session,

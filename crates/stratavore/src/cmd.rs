@@ -2,6 +2,7 @@
 
 mod attach;
 mod audit;
+mod budget;
 mod completions;
 mod config;
 mod daemon;
@@ -18,8 +19,10 @@ mod open;
 mod outbox;
 mod output;
 mod project;
+mod queue;
 mod recover;
 mod resolve;
+mod run;
 mod runner;
 mod search;
 mod send;
@@ -77,6 +80,8 @@ enum Command {
     #[command(visible_alias = "project")]
     Projects(Named<project::Projects>),
     Launch(Named<launch::Launch>),
+    Run(Named<run::Run>),
+    Queue(Named<queue::Queue>),
     #[command(visible_aliases = ["runner", "ps"])]
     Runners(Named<runner::Runners>),
     Attach(Named<attach::Attach>),
@@ -102,6 +107,8 @@ enum Command {
     Import(Named<import::Import>),
     Outbox(Named<outbox::Outbox>),
     Notify(Named<notify::Notify>),
+    #[command(visible_alias = "budgets")]
+    Budget(Named<budget::Budget>),
     Audit(Named<audit::Audit>),
     #[command(visible_alias = "node")]
     Nodes(Named<node::Nodes>),
@@ -201,6 +208,8 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::New(Named(args)) => project::create(&load(ui)?, args),
         Command::Projects(Named(args)) => project::run(&load(ui)?, args),
         Command::Launch(Named(args)) => launch::run(&load(ui)?, args),
+        Command::Queue(Named(args)) => queue::run(&load(ui)?, args),
+        Command::Run(Named(args)) => run::run(load(ui)?, args),
         Command::Runners(Named(args)) => runner::run(&load(ui)?, args),
         Command::Attach(Named(args)) => attach::run(&load(ui)?, &args),
         Command::Send(Named(args)) => send::run(&load(ui)?, args),
@@ -223,6 +232,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Import(Named(args)) => import::run(&load(ui)?, args),
         Command::Outbox(Named(args)) => outbox::run(&load(ui)?, args),
         Command::Notify(Named(args)) => notify::run(&load(ui)?, args),
+        Command::Budget(Named(args)) => budget::run(&load(ui)?, args),
         Command::Audit(Named(args)) => audit::run(&load(ui)?, args),
         Command::Nodes(Named(args)) => node::run(&load(ui)?, args),
         Command::Ca(Named(args)) => node::ca(&load(ui)?, args),
@@ -254,6 +264,7 @@ mod tests {
             "project edit api --quota-runners 3 --format yaml",
             "projects",
             "ps --all",
+            "run api --max-turns 3 --max-cost 1.50 --json -",
             "launch --count 3 --memory 2GiB --project api -- sh -c true",
             "stop --force one two",
             "daemon start -q",

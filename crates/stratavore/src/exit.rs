@@ -141,9 +141,8 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
     Some(match code {
         "invalid" => Exit::Usage,
         "not_found" | "trimmed" => Exit::NotFound,
-        "quota_exceeded" | "node_full" | "no_node" | "refused" | "project_archived" => {
-            Exit::Refused
-        }
+        "quota_exceeded" | "budget_exceeded" | "node_full" | "no_node" | "refused"
+        | "project_archived" => Exit::Refused,
         "ambiguous"
         | "name_taken"
         | "live_runners"

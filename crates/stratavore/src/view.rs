@@ -6,9 +6,12 @@
 //! Times are RFC 3339 in UTC, sizes are bytes, CPU is a number of cores, `null` is "none" or
 //! "not known".
 
+mod budget;
 mod inbox;
 mod notify;
 mod outbox;
+mod queue;
+mod run;
 mod session;
 mod usage;
 
@@ -18,9 +21,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stratavore_proto::v1;
 
+pub(crate) use budget::{AllowedView, BudgetDetailView, BudgetHistoryView, BudgetView};
 pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
+pub(crate) use queue::{ItemView, QueueView};
+pub(crate) use run::{RunResultView, StepView};
 pub(crate) use session::{SessionDetailsView, SessionView};
 pub(crate) use usage::{UsageExplainedView, UsageReportView, total};
 

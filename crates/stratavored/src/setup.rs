@@ -20,6 +20,7 @@ use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::node::{Label, Profile};
 use stratavore_core::notify::SecretRef;
+use stratavore_core::price::{Price, Prices, Tariff};
 use stratavore_core::restart::Backoff;
 use stratavore_core::{DaemonId, NodeId, Timestamp};
 use stratavore_notify::{EmbeddingSettings, Embeddings, Interface, Sender, SystemResolver};
@@ -372,7 +373,21 @@ impl Setup {
             };
             (name.clone(), settings)
         });
+        let prices = self.config.prices.iter().filter_map(|(model, own)| {
+            // Both are there, and the name is one, or the configuration was refused.
+            let (input, output) = (own.input?, own.output?);
+            let cache_write = own.cache_write.unwrap_or(input);
+            let price = Price {
+                input,
+                output,
+                cache_read: own.cache_read.unwrap_or(input),
+                cache_write,
+                cache_write_1h: own.cache_write_1h.unwrap_or(cache_write),
+            };
+            Some((model.parse().ok()?, Tariff::flat(price)))
+        });
         Ok(Settings {
+            prices: Prices::new(prices.collect()),
             grace: runner.grace,
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,

@@ -155,6 +155,21 @@ async fn nobody_else_tells_of_a_runner_or_answers_for_its_person() {
 }
 
 #[tokio::test]
+async fn the_receivers_address_is_put_into_the_words_that_are_named_and_no_others() {
+    let script = r#"case $1 in http://127.0.0.1:*/v1/logs) echo "ours is filled";; esac
+        [ "$2" = '{stratavore:otlp}/v1/logs' ] && echo "theirs is not"; read x"#;
+    let word = format!("{OTLP}/v1/logs");
+    let observe = Observe { words: vec![4], ..Observe::default() };
+    let world = World::new(&["/bin/bash", "-c", script, "bash", &word, &word]);
+    let mut world = world.with(|spec| spec.observe = Some(observe));
+    let mut line = world.launch().await;
+    world.until_recorded("ours is filled").await;
+    world.until_recorded("theirs is not").await;
+    line.kill().await;
+    line.exited().await;
+}
+
+#[tokio::test]
 async fn telemetry_is_taken_of_the_runners_own_processes_only_and_outlives_upgrades() {
     let record = json!({ "resourceLogs": [{ "scopeLogs": [{ "logRecords": [{
         "timeUnixNano": "1000000", "body": { "stringValue": "x.api_request" },
@@ -183,7 +198,7 @@ async fn telemetry_is_taken_of_the_runners_own_processes_only_and_outlives_upgra
     };
     let expected =
         json!({ "body": "x.api_request", "time": 1000, "attributes": { "n": 1 }, "resource": {} });
-    assert_eq!(records(&world), [expected.clone()]);
+    assert_eq!(records(&world), std::slice::from_ref(&expected));
     // We are no process of the runner: the connection is closed without an answer.
     let text = world.recorded_text();
     let port: u16 = text.split('=').nth(1).unwrap().parse().unwrap();
@@ -249,4 +264,25 @@ async fn a_program_may_have_a_file_as_its_standard_input() {
     for name in ["", "../x", ".x", "a/b"] {
         assert!(world.dir.write_file(name, b"").is_err(), "{name}");
     }
+}
+
+/// Some assistants are told where telemetry goes by a word of their command.
+#[tokio::test]
+async fn the_receiver_s_address_stands_in_words_too() {
+    let script = r#"printf '\033]2;%s\007' "$1"; sleep 1000"#;
+    let observe = Observe { title: true, ..Observe::default() };
+    let mut world = World::new(&["/bin/bash", "-c", script, "own", OTLP])
+        .with(|spec| spec.observe = Some(observe));
+    let mut line = world.launch().await;
+    until_signal(&world, "its word is the address", |what| match what {
+        What::Title { title } if title.starts_with("http://127.0.0.1:") => Some(()),
+        What::Title { .. }
+        | What::Hook { .. }
+        | What::HookOver { .. }
+        | What::Telemetry { .. }
+        | What::Sent { .. } => None,
+    })
+    .await;
+    line.kill().await;
+    line.exited().await;
 }

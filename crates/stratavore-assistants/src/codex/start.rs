@@ -210,7 +210,8 @@ pub(super) fn start(start: &Start<'_>) -> Started {
     let mut argv = before.to_vec();
     let mut add = |words: &[&str]| argv.extend(words.iter().map(ToString::to_string));
     if headless {
-        add(&["exec"]);
+        let word = caller.exec.and_then(|at| given.get(at));
+        add(&[word.map_or("exec", String::as_str)]);
         for flag in ["--json", "--skip-git-repo-check"] {
             if matches!(start.mode, Mode::Headless(_)) && !has(&[flag]) {
                 add(&[flag]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -202,13 +203,17 @@ fn defaults(hook: &[String], mode: Mode) -> String {
     defaults.to_string()
 }
 
-/// What Gemini asks of a directory before it takes settings from it, all the way up.
+/// What Gemini asks of a directory before it takes settings from it, all the way up. One that is not there
+/// yet will be its maker's, who can only be root if what is above it is so.
 fn is_secure(directory: &Path) -> bool {
-    directory.is_absolute()
-        && directory.ancestors().all(|directory| {
-            let is_roots = |meta: &fs::Metadata| meta.uid() == 0;
-            let link = fs::symlink_metadata(directory).is_ok_and(|meta| is_roots(&meta));
-            link && fs::metadata(directory)
-                .is_ok_and(|meta| is_roots(&meta) && meta.mode() & 0o022 == 0)
-        })
+    let is_safe = |meta: &fs::Metadata| meta.uid() == 0 && meta.mode() & 0o022 == 0;
+    let is_roots = |directory: &Path| match fs::symlink_metadata(directory) {
+        // What a link leads to counts; who owns the link as well.
+        Ok(link) if link.is_symlink() => {
+            link.uid() == 0 && fs::metadata(directory).is_ok_and(|meta| is_safe(&meta))
+        }
+        Ok(meta) => is_safe(&meta),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    directory.is_absolute() && directory.ancestors().all(is_roots)
 }

@@ -50,7 +50,6 @@ pub(super) fn read(
         memory.session = Some(session.into());
         seen.push(Observation::Session(SessionSeen {
             session: session.into(),
-            model: text(told, "/model").map(Into::into),
             at: Some(at),
             is_current: true,
             ..SessionSeen::default()

@@ -1,7 +1,6 @@
 // Tells Stratavore what this opencode does, and takes answers to what it asks.
 //
-// Stratavore injects this file into one run by OPENCODE_CONFIG_CONTENT; no configuration of the user's
-// is touched. It opens no port and imports nothing but Node's own modules.
+// Stratavore injects this file into one run by a variable; no configuration of the user's is touched. It opens no port and imports nothing but Node's own modules.
 //
 // Events go to Stratavore's hook command as JSON on its standard input, one call at a time and in
 // order: what comes while a call runs goes with the next one. What opencode asks goes by a call of
@@ -12,13 +11,12 @@ import { spawn, spawnSync } from "node:child_process"
 const HOOK = "{stratavore:hook}"
 const TITLE = "{stratavore:title}"
 const FORK_OF = "{stratavore:fork}"
+const VARIABLE = "{stratavore:variable}"
 
 // A hook that hangs must not hold opencode up at its end, nor fill its memory.
 const LAST_CALL_MS = 2000
 const WAITING_MAX = 10000
 const TITLE_MAX = 80
-const CONFIG = "OPENCODE_CONFIG_CONTENT"
-const FILE = "/stratavore-opencode.js"
 
 const waiting = []
 // By the id of what is asked: the call that waits for its answer.
@@ -37,7 +35,13 @@ function tell(event) {
 }
 
 function take() {
-  return JSON.stringify({ opencode: waiting.splice(0, waiting.length) })
+  return body(waiting.splice(0, waiting.length))
+}
+
+// The name is for people who look at signals.
+function body(events) {
+  const names = new Set(events.map((event) => event.type))
+  return JSON.stringify({ hook_event_name: [...names].join(" "), opencode: events })
 }
 
 function next() {
@@ -83,7 +87,7 @@ function ask(event, reply) {
     reply(id, given).catch(() => {})
   })
   child.stdin.on("error", () => {})
-  child.stdin.end(JSON.stringify({ opencode: [{ at: Date.now(), ...event }] }))
+  child.stdin.end(body([{ at: Date.now(), ...event }]))
 }
 
 function answered(id) {
@@ -155,17 +159,6 @@ process.on("exit", () => {
   spawnSync(HOOK[0], HOOK.slice(1), { input: take(), stdio: ["pipe", "ignore", "ignore"], timeout: LAST_CALL_MS })
 })
 
-// An opencode that a tool starts is not the one that is observed: it must not find this file.
-function withoutUs(text) {
-  try {
-    const config = JSON.parse(text)
-    config.plugin = config.plugin.filter((plugin) => !String(plugin).endsWith(FILE))
-    return JSON.stringify(config)
-  } catch {
-    return ""
-  }
-}
-
 export const Stratavore = async ({ client, directory }) => {
   const http = client._client
   const json = { "Content-Type": "application/json" }
@@ -217,8 +210,9 @@ export const Stratavore = async ({ client, directory }) => {
       tell({ type: "chat.message", properties: { sessionID: input.sessionID, info: output.message, parts: output.parts } })
       name(input.sessionID, output.parts)
     },
+    // An opencode that a tool starts is not the one that is observed: it must not find this file.
     "shell.env": async (input, output) => {
-      output.env[CONFIG] = withoutUs(process.env[CONFIG])
+      output.env[VARIABLE] = ""
     },
     dispose: async () => {
       const end = Date.now() + LAST_CALL_MS

@@ -1,9 +1,8 @@
 //! How a run of opencode is started.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::adapter::{Conversation, Mode, Observed, Start, Started};
 use crate::words::{Options, Word};
@@ -87,10 +86,14 @@ const SUBCOMMANDS: [&str; 23] = [
 /// Options by which a caller says which conversation it is to be.
 const CHOOSE: [&str; 5] = ["--session", "-s", "--continue", "-c", "--fork"];
 
-/// Configuration that counts for one run, in opencode's own language.
-const CONFIG: &str = "OPENCODE_CONFIG_CONTENT";
+/// By which configuration is given to one run besides the user's own: as it is, or as the path of a file.
+/// What the caller has set stays; so the one is used that is free.
+const CONTENT: &str = "OPENCODE_CONFIG_CONTENT";
+const PATH: &str = "OPENCODE_CONFIG";
+
 const PLUGIN: &str = include_str!("plugin.js");
 const PLUGIN_FILE: &str = "stratavore-opencode.js";
+const CONFIG_FILE: &str = "opencode.json";
 
 pub(super) fn started(start: &Start<'_>) -> Started {
     let (ours, given) = start.argv.split_at(start.given.min(start.argv.len()));
@@ -130,47 +133,36 @@ pub(super) fn started(start: &Start<'_>) -> Started {
         started.argv = argv;
         started.session = resumed.filter(|_| !is_fork).map(String::from);
     }
-    if let Some(observed) = start.observed
-        && let Some(config) = config(start.env, observed)
-    {
-        let fork = match start.conversation {
-            Conversation::Fork { session, .. } => session,
-            Conversation::Fresh { .. } | Conversation::Resume { .. } => "",
-        };
-        started.env.insert(CONFIG.into(), config);
-        started.watch_title = true;
-        started.files.push((PLUGIN_FILE.into(), plugin(observed.hook, start.title, fork)));
+    if let Some(observed) = start.observed {
+        observe(&mut started, start, observed);
     }
     started
 }
 
-/// The configuration of the user's variable, if there is one, with our own in it. `None` where that
-/// cannot be read: then it is left as it is, and the run is not observed.
-fn config(env: &BTreeMap<String, String>, observed: Observed<'_>) -> Option<String> {
-    let mut config = match env.get(CONFIG).map(|text| text.trim()).filter(|text| !text.is_empty()) {
-        Some(text) => serde_json::from_str(text).ok().filter(Value::is_object)?,
-        None => json!({}),
+fn observe(started: &mut Started, start: &Start<'_>, observed: Observed<'_>) {
+    let is_free = |name: &&str| !start.env.contains_key(*name);
+    let Some(variable) = [CONTENT, PATH].into_iter().find(is_free) else { return };
+    let fork = match start.conversation {
+        Conversation::Fork { session, .. } => session,
+        Conversation::Fresh { .. } | Conversation::Resume { .. } => "",
     };
-    let url = Value::String(file_url(&observed.dir.join(PLUGIN_FILE)));
-    if let Value::Array(plugins) = &mut config["plugin"] {
-        plugins.push(url);
-    } else {
-        config["plugin"] = json!([url]);
-    }
-    if let agents @ (Value::Null | Value::Object(_)) = &mut config["agent"]
-        && let title @ (Value::Null | Value::Object(_)) = &mut agents["title"]
-        && title["disable"].is_null()
-    {
-        title["disable"] = json!(true);
-    }
-    Some(config.to_string())
-}
-
-fn plugin(hook: &[String], title: &str, fork: &str) -> String {
-    PLUGIN
-        .replace("\"{stratavore:hook}\"", &json!(hook).to_string())
-        .replace("\"{stratavore:title}\"", &json!(title).to_string())
+    let plugin = PLUGIN
+        .replace("\"{stratavore:hook}\"", &json!(observed.hook).to_string())
+        .replace("\"{stratavore:title}\"", &json!(start.title).to_string())
         .replace("\"{stratavore:fork}\"", &json!(fork).to_string())
+        .replace("\"{stratavore:variable}\"", &json!(variable).to_string());
+    started.files.push((PLUGIN_FILE.into(), plugin));
+    let url = file_url(&observed.dir.join(PLUGIN_FILE));
+    // Requests for titles are in no message, so they would not be counted.
+    let config = json!({"plugin": [url], "agent": {"title": {"disable": true}}}).to_string();
+    if variable == CONTENT {
+        started.env.insert(variable.into(), config);
+    } else {
+        let path = observed.dir.join(CONFIG_FILE);
+        started.env.insert(variable.into(), path.to_string_lossy().into_owned());
+        started.files.push((CONFIG_FILE.into(), config));
+    }
+    started.watch_title = true;
 }
 
 fn file_url(path: &Path) -> String {

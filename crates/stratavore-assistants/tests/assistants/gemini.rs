@@ -256,7 +256,7 @@ fn a_gemini_that_a_tool_starts_is_billed_and_not_followed() {
 #[test]
 fn what_is_kept_of_telemetry_is_all_that_tells() {
     let gemini = adapter("gemini");
-    let kept = Asked::new(&["gemini"]).observed("/nowhere").fresh(gemini).telemetry;
+    let kept = Asked::new(&["gemini"]).observed("/tmp/r1").fresh(gemini).telemetry;
     let is_kept = |what: &&What| {
         let What::Telemetry { record } = what else { return false };
         kept.iter().any(|name| !record["attributes"][*name].is_null())

@@ -228,7 +228,7 @@ impl Found {
                 memory: &memory,
                 identity: &identity,
             };
-            let price = |model: &str, tokens: &_, at| control.price(model, tokens, at);
+            let price = |model: &str, tokens: &_, _| control.price(model, tokens);
             let batch = Observed {
                 assistant,
                 node,

@@ -209,6 +209,9 @@ fn title_of(event: &Event) -> String {
             Some("needs_permission") => format!("Runner {name} asks for permission"),
             Some(_) | None => format!("Runner {name} is now {}", data("activity")),
         },
+        "project.item_failed" => {
+            format!("What was queued in {name} has failed{}", because(data("why")))
+        }
         "request.refused" => {
             let why = event.reason.as_deref().map(shown).unwrap_or_default();
             format!("{} was refused {}{}", shown(&event.by), data("what"), because(why))
@@ -217,6 +220,18 @@ fn title_of(event: &Event) -> String {
         "node.destination_disabled" => {
             format!("Destination {} is off{}", data("destination"), because(data("why")))
         }
+        "budget.threshold" | "budget.exhausted" => format!(
+            "Budget {name} is at {} %: {} used of {}",
+            event.data["percent"],
+            data("used_text"),
+            data("limit_text")
+        ),
+        "budget.ask" => format!(
+            "Runner {} is held by budget {name} at {} % of {}, and asks whether it may go on",
+            data("runner_name"),
+            event.data["percent"],
+            data("limit_text")
+        ),
         kind => format!("{}: {name}, by {}", shown(kind), shown(&event.by)),
     }
 }
@@ -228,9 +243,18 @@ fn hint_of(event: &Event) -> String {
         "runner.failed" => format!("stratavore logs {name}; stratavore restart {name}"),
         "runner.lost" => "stratavore recover".into(),
         "runner.activity" => format!("stratavore attach {name}"),
+        "project.item_failed" => {
+            let item = event.data["item"].as_str().map(shown).unwrap_or_default();
+            format!("stratavore queue show {item}; stratavore queue retry {item}")
+        }
         "node.token_stolen" => "see who joined: stratavore nodes; stratavore nodes tokens".into(),
         "node.destination_disabled" => "stratavore notify".into(),
         "request.refused" => "stratavore audit list --refused".into(),
+        "budget.ask" => {
+            let runner = event.data["runner"].as_str().map(shown).unwrap_or_default();
+            format!("stratavore budget allow {runner} --budget {name}")
+        }
+        kind if kind.starts_with("budget.") => format!("stratavore budget show {name}"),
         kind if kind.starts_with("runner.") => format!("stratavore runners show {name}"),
         kind if kind.starts_with("node.") => "stratavore nodes".into(),
         _ => "stratavore events list".into(),
@@ -275,6 +299,27 @@ mod tests {
         assert_eq!(message.severity, Severity::Error);
         assert_eq!(message.payload()["type"], "stratavore.runner.failed");
         assert_eq!(message.payload()["data"]["entityname"], "r7");
+    }
+
+    #[test]
+    fn a_budget_says_what_is_used_and_what_is_asked() {
+        let text = |kind: &str, data: Value| {
+            let mut gathered = Gathered::default();
+            gathered.add(event(kind, 7, data));
+            gathered.message().unwrap().text()
+        };
+        let reached =
+            json!({ "percent": 90, "used_text": "45.00 USD", "limit_text": "50.00 USD a day" });
+        assert_eq!(
+            text("budget.threshold", reached),
+            "Budget r7 is at 90 %: 45.00 USD used of 50.00 USD a day\nNext: stratavore budget show r7"
+        );
+        let ask = json!({ "percent": 90, "runner": "run_x", "runner_name": "api", "limit_text": "50.00 USD a day" });
+        assert_eq!(
+            text("budget.ask", ask),
+            "Runner api is held by budget r7 at 90 % of 50.00 USD a day, and asks whether it may go on\n\
+             Next: stratavore budget allow run_x --budget r7"
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod admit;
 mod alone;
 mod bloat;
+mod budget;
+mod budget_exact;
 mod cancel;
 mod daemon;
 mod destination;
@@ -23,6 +25,7 @@ mod observed;
 mod open;
 mod outbox;
 mod project;
+mod queue;
 mod raw;
 mod rights;
 mod runner;

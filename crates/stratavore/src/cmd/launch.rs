@@ -90,7 +90,7 @@ fn parse_policy(text: &str) -> Result<RestartPolicy, String> {
 /// the command line, which repeats the whole value, and that may be a secret.
 ///
 /// Variables that change how programs run need the configuration's word.
-fn check_variables(env: &[String], allowed: &[String]) -> Result<(), Failure> {
+pub(crate) fn check_variables(env: &[String], allowed: &[String]) -> Result<(), Failure> {
     for text in env {
         let (error, next) = match parse_env(text) {
             Ok(_) => continue,
@@ -193,7 +193,7 @@ pub(crate) async fn launch(
 }
 
 /// Tells what became of the launched. One that failed makes the command fail.
-fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
+pub(crate) fn report(context: &Context, launched: &[Runner]) -> Result<Exit, Failure> {
     let views: Vec<RunnerView> = launched.iter().map(RunnerView::from).collect();
     context.ui.show(&views, || {
         for runner in launched {

@@ -1,8 +1,9 @@
-//! `stratavore sessions`.
+//! `stratavore sessions`: what conversations there are. What is done with one is in files of its own.
 
 mod export;
 mod import;
 mod messages;
+mod resume;
 mod tar;
 
 use clap::{Args, Subcommand};
@@ -22,7 +23,7 @@ use crate::table::{Cell, Column, Table, Tone};
 use crate::units;
 use crate::view::{SessionDetailsView, SessionView, time};
 
-/// List, show, search, export and forget sessions: the conversations of assistants
+/// List, resume, search, export and forget sessions: the conversations of assistants
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A session is named by its id, the assistant's own id of it, or the beginning of either.
@@ -31,6 +32,9 @@ Examples:
   stratavore sessions
   stratavore sessions list --project api --text \"login page\"
   stratavore sessions show ses_7k3m
+  stratavore sessions resume ses_7k3m --attach
+  stratavore sessions search \"the flaky test\"
+  stratavore sessions export ses_7k3m handover/
   stratavore sessions rm ses_7k3m")]
 pub(crate) struct Sessions {
     #[command(subcommand)]
@@ -48,6 +52,10 @@ enum SessionsCommand {
         /// The session, by our id or the assistant's, or the beginning of one
         session: String,
     },
+    /// Go on with a session in a runner of its own
+    Resume(resume::Resume),
+    /// Begin a new session that starts as this one is now
+    Fork(resume::Resume),
     Search(search::Search),
     Messages(messages::Messages),
     Export(export::Export),
@@ -85,6 +93,13 @@ struct Filter {
     page: Option<String>,
 }
 
+/// What is done here.
+enum Own {
+    List(Filter),
+    Show { session: String },
+    Rm { sessions: Vec<String> },
+}
+
 pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
     let Sessions { command, filter } = args;
     if command.is_some() && filter != Filter::default() {
@@ -92,25 +107,27 @@ pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
             .next("stratavore sessions list --help"));
     }
     let command = match command.unwrap_or(SessionsCommand::List(filter)) {
+        SessionsCommand::Resume(args) => return resume::run(context, args, false),
+        SessionsCommand::Fork(args) => return resume::run(context, args, true),
         SessionsCommand::Search(args) => return search::run(context, args),
         SessionsCommand::Messages(args) => return messages::run(context, args),
         SessionsCommand::Export(args) => return export::run(context, &args),
         SessionsCommand::Import(args) => return import::run(context, &args),
-        command @ (SessionsCommand::List(_)
-        | SessionsCommand::Show { .. }
-        | SessionsCommand::Rm { .. }) => command,
+        SessionsCommand::List(filter) => Own::List(filter),
+        SessionsCommand::Show { session } => Own::Show { session },
+        SessionsCommand::Rm { sessions } => Own::Rm { sessions },
     };
     context.block_on(async {
         let mut api = Api::connect(context).await?;
         match command {
-            SessionsCommand::List(filter) => list(context, &mut api, filter).await?,
-            SessionsCommand::Show { session } => {
+            Own::List(filter) => list(context, &mut api, filter).await?,
+            Own::Show { session } => {
                 let get = GetSession { session };
                 let details =
                     api.call(async |client| client.sessions().get(get.clone()).await).await?;
                 show(context, &details)?;
             }
-            SessionsCommand::Rm { sessions } => {
+            Own::Rm { sessions } => {
                 let mut removed = Vec::new();
                 for session in sessions {
                     let remove = RemoveSession { idempotency_key: fresh_key(), session };
@@ -126,12 +143,7 @@ pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
                     }
                     Ok(())
                 })?;
-            }
-            // Were carried out above.
-            SessionsCommand::Search(_)
-            | SessionsCommand::Messages(_)
-            | SessionsCommand::Export(_)
-            | SessionsCommand::Import(_) => {}
+            } // Were carried out above.
         }
         Ok(Exit::Ok)
     })

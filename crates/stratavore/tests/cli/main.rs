@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_days;
+mod budget;
 mod compose;
 mod config;
 mod crash;
@@ -11,15 +12,18 @@ mod events;
 mod help;
 mod input;
 mod journey;
+mod ledger;
 mod many;
 mod nobody_home;
 mod nodes;
 mod notify;
 mod projects;
+mod queue;
 mod recover;
 mod renewal;
 mod restart;
 mod retention;
+mod run;
 mod runbooks;
 mod screen;
 mod upgrade;

@@ -35,7 +35,7 @@ fn told<T>(answer: Result<T, tonic::Status>) -> Told {
     match answer {
         Ok(_) => Told::Done,
         Err(status) => match problem(&status).code.as_str() {
-            "quota_exceeded" => Told::Refused,
+            "quota_exceeded" | "budget_exceeded" => Told::Refused,
             "unavailable" | "internal" | "cancelled" => Told::Nothing,
             other => panic!("{other}: {}", status.message()),
         },
@@ -252,6 +252,11 @@ const REQUESTS: [(&str, Option<&str>); 54] = [
     ("Runners.ReadOutput", None),
     ("Runners.Connect", Some("request.attach")),
     ("Runners.UpgradeAgent", Some("request.upgrade")),
+    ("Sessions.Get", None),
+    ("Sessions.List", None),
+    ("Sessions.Remove", Some("session.removed")),
+    ("Ledger.Explain", None),
+    ("Ledger.Report", None),
     ("Events.List", None),
     ("Events.Subscribe", None),
     ("Audit.Export", Some("request.export")),
@@ -320,6 +325,7 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["projects", "delete", "spare"],
         &["audit", "verify"],
     ];
+    let session = world.runner("cat")["session_id"].as_str().unwrap().to_owned();
     on_runtime(async {
         use stratavore_proto::v1::{
             ConnectFrame, GetRunner, RetryDeadLetters, SendToRunner, connect_frame,
@@ -348,6 +354,7 @@ fn every_request_that_changes_something_is_on_the_record() {
     world.run(["notify", "test", "n"]).fails(1);
     world.run(["notify", "remove", "n"]).ok();
     world.until_state("cat", &["exited", "failed"]);
+    world.run(["sessions", "rm", &session]).ok();
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
     world.run(["daemon", "restart"]).ok();
@@ -384,7 +391,7 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 31] = [
+const REFUSED: [(&str, &str); 38] = [
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
@@ -416,6 +423,16 @@ const REFUSED: [(&str, &str); 31] = [
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("budget set b --tokens 5", "budget.set"),
+    ("budget rm theirs", "budget.remove"),
+    ("budget allow other --budget theirs", "budget.allow"),
+    ("budget list -p spare", "budget.list"),
+    ("budget show theirs", "budget.show"),
+    ("budget history theirs", "budget.history"),
+    ("sessions rm ses_", "sessions.remove"),
+    ("sessions show ses_", "sessions.get"),
+    ("usage explain other", "ledger.explain"),
+    ("usage --runner other", "ledger.report"),
 ];
 
 #[test]
@@ -423,6 +440,7 @@ fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
     let world = World::new();
     world.project("demo");
     world.run(["new", "spare", "--directory", "/"]).ok();
+    world.run(["budget", "set", "theirs", "-p", "spare", "--tokens", "1M"]).ok();
     world.launch("demo", "other", &["cat"]);
     let program = World::program("stratavore").display().to_string();
     let home = world.path("").display().to_string();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stratavore_testkit::rabbit::{validate, vhost};
+use stratavore_testkit::world::until;
 
 use crate::outbox::Outlet;
 
@@ -37,7 +38,7 @@ fn emitted() -> BTreeSet<String> {
 }
 
 fn is_kind(word: &str) -> bool {
-    let nouns = ["project.", "runner.", "session.", "node.", "request."];
+    let nouns = ["project.", "runner.", "session.", "node.", "budget.", "request."];
     let deed = nouns.iter().find_map(|noun| word.strip_prefix(noun));
     deed.is_some_and(|deed| {
         !deed.is_empty() && deed.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -66,6 +67,14 @@ fn what_is_published_fits_its_schema() {
         world.run([command, "stays"]).ok();
     }
     world.until_state(&stays, &["running"]);
+    world.run(["budget", "set", "small", "--runner", &stays, "--time", "1s"]).ok();
+    world.run(["budget", "set", "small", "--amount", "2s", "--step", "1=notify,100=ask"]).ok();
+    until("it is used up", || match world.runner(&stays) {
+        shown if shown["desired"] == "paused" => Ok(()),
+        shown => Err(shown),
+    });
+    world.run(["budget", "allow", "stays"]).ok();
+    world.run(["budget", "rm", "small"]).ok();
     world.run(["kill", "stays", "--force"]).ok();
     for command in ["archive", "delete"] {
         world.run(["projects", command, "alpha"]).ok();

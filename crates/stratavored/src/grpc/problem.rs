@@ -42,9 +42,12 @@ fn grpc_code(code: &str) -> Code {
         "ambiguous" => Code::InvalidArgument,
         "forbidden" => Code::PermissionDenied,
         "name_taken" | "already_succeeded" | "session_busy" => Code::AlreadyExists,
-        "quota_exceeded" | "node_full" | "no_node" | "disk_full" | "too_many_connections" => {
-            Code::ResourceExhausted
-        }
+        "quota_exceeded"
+        | "budget_exceeded"
+        | "node_full"
+        | "no_node"
+        | "disk_full"
+        | "too_many_connections" => Code::ResourceExhausted,
         "project_archived" | "live_runners" | "refused" | "busy" | "ask_over" => {
             Code::FailedPrecondition
         }

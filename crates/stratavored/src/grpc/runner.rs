@@ -76,10 +76,12 @@ impl Runners for Api {
             headless: request.headless.then(|| Headless {
                 max_turns: (request.max_turns != 0).then_some(request.max_turns),
                 max_cost: (request.max_cost != 0).then_some(request.max_cost),
+                item: None,
             }),
             resume: match given(&request.session) {
                 Some(wanted) => {
-                    let resume = self.control.session_to_resume(wanted, request.fork).await;
+                    let resume =
+                        self.control.session_to_resume(&caller, wanted, request.fork).await;
                     Some(resume.map_err(status)?)
                 }
                 None => None,

@@ -45,6 +45,7 @@ fn what_the_caller_says_of_the_conversation_counts() {
     let forks = launch("codex --no-daemon", &["fork", SESSION]);
     assert_eq!(forks.start("codex").session, None);
     assert_eq!(line(launch("codex", &["exec", "--json", "fix"])), "codex exec HOOKS --json fix");
+    assert_eq!(line(launch("codex", &["e", "fix"])), "codex e HOOKS fix");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn runs_are_started_as_gemini_wants_it() {
     assert_eq!((bare.argv.join("|"), bare.session), ("gemini|-m|x".into(), None));
     assert!(bare.env.is_empty() && bare.files.is_empty() && !bare.watch_title);
 
-    let asked = Asked::new(&["gemini", "-m", "x"]).observed("/nowhere").prompt("-do it");
+    let asked = Asked::new(&["gemini", "-m", "x"]).observed("/tmp/r1").prompt("-do it");
     let started = asked.fresh(gemini);
     let expected =
         format!("gemini|--session-id|{PRESET}|--prompt-interactive=-do it|--skip-trust|-m|x");
@@ -23,33 +23,33 @@ fn runs_are_started_as_gemini_wants_it() {
     assert_eq!(started.session.as_deref(), Some(PRESET));
     assert_eq!(started.env["GEMINI_TELEMETRY_OTLP_ENDPOINT"], OTLP);
     assert_eq!(started.env["GEMINI_TELEMETRY_LOG_PROMPTS"], "false");
-    // Not a directory that root owns, so it would be ignored with a warning.
+    // Others can write there, so it would be ignored with a warning.
     assert!(
         !started.env.contains_key("GEMINI_CLI_SYSTEM_DEFAULTS_PATH") && started.files.is_empty()
     );
 
     let asked =
         Asked::new(&["gemini", "-o", "text", "-m", "x", "--resume=old", "-i", "old prompt"]);
-    let asked = asked.observed("/nowhere").headless().prompt("by its input");
+    let asked = asked.observed("/tmp/r1").headless().prompt("by its input");
     assert_eq!(
         asked.resumed(gemini, SESSION).argv.join("|"),
         format!("gemini|--output-format|stream-json|--resume|{SESSION}|--skip-trust|-m|x")
     );
     // Somebody resumes one by himself.
     assert_eq!(asked.fresh(gemini).session, None);
-    let named = Asked::new(&["gemini", "--session-id", "mine"]).observed("/nowhere").fresh(gemini);
+    let named = Asked::new(&["gemini", "--session-id", "mine"]).observed("/tmp/r1").fresh(gemini);
     assert_eq!((named.argv.len(), named.session.as_deref()), (4, Some("mine")));
 
     // A prompt is not said again, whichever way it was given; options keep their values.
     let args = ["gemini", "-e", "ext", "-y", "fix it", "--policy=a", "-p", "x", "--", "and it"];
-    let asked = Asked::new(&args).observed("/nowhere");
+    let asked = Asked::new(&args).observed("/tmp/r1");
     assert_eq!(
         asked.resumed(gemini, SESSION).argv.join("|"),
         format!("gemini|--resume|{SESSION}|--skip-trust|-e|ext|-y|--policy=a|--")
     );
     // No conversation at all.
     for args in [["gemini", "mcp", "list"], ["gemini", "-d", "--list-sessions"]] {
-        let started = Asked::new(&args).observed("/nowhere").fresh(gemini);
+        let started = Asked::new(&args).observed("/tmp/r1").fresh(gemini);
         assert_eq!((started.argv.join("|"), started.env.len()), (args.join("|"), 0));
     }
 
@@ -76,10 +76,10 @@ fn hooks_are_injected_where_gemini_takes_them() {
     let gemini = adapter("gemini");
     let variable = "GEMINI_CLI_SYSTEM_DEFAULTS_PATH";
     // Root owns it, and nobody else can write into it.
-    let mut asked = Asked::new(&["gemini"]).observed("/usr").headless();
-    asked.mode = Mode::Headless(Headless { max_turns: Some(7), max_cost: None });
+    let mut asked = Asked::new(&["gemini"]).observed("/usr/not/there/yet").headless();
+    asked.mode = Mode::Headless(Headless { max_turns: Some(7), max_cost: None, item: None });
     let started = asked.fresh(gemini);
-    assert_eq!(started.env[variable], "/usr/gemini-defaults.json");
+    assert_eq!(started.env[variable], "/usr/not/there/yet/gemini-defaults.json");
     let (name, content) = &started.files[0];
     assert_eq!(name, "gemini-defaults.json");
     let defaults: Value = serde_json::from_str(content).unwrap();
@@ -107,7 +107,7 @@ fn hooks_are_injected_where_gemini_takes_them() {
 
 #[test]
 fn the_users_own_receiver_of_telemetry_stays() {
-    let mut asked = Asked::new(&["gemini"]).observed("/nowhere");
+    let mut asked = Asked::new(&["gemini"]).observed("/tmp/r1");
     asked.env.insert("OTEL_EXPORTER_OTLP_ENDPOINT".into(), "http://mine".into());
     assert!(asked.fresh(adapter("gemini")).env.is_empty());
 }

@@ -42,35 +42,33 @@ fn runs_are_started_as_opencode_wants_it() {
 }
 
 #[test]
-fn the_plugin_joins_what_the_user_has_in_the_variable() {
+fn the_plugin_is_given_by_a_variable_that_is_free() {
     let opencode = adapter("opencode");
-    let content = "OPENCODE_CONFIG_CONTENT";
+    let (content, path) = ("OPENCODE_CONFIG_CONTENT", "OPENCODE_CONFIG");
     let mut asked = Asked::new(&["opencode"]).observed("/home/dev/my runs/ü");
     let started = asked.fresh(opencode);
-    let config: Value = serde_json::from_str(&started.env[content]).unwrap();
-    let url = "file:///home/dev/my%20runs/%C3%BC/stratavore-opencode.js";
-    assert_eq!(config, json!({"plugin": [url], "agent": {"title": {"disable": true}}}));
+    let config = json!({
+        "plugin": ["file:///home/dev/my%20runs/%C3%BC/stratavore-opencode.js"],
+        "agent": {"title": {"disable": true}},
+    });
+    assert_eq!(serde_json::from_str::<Value>(&started.env[content]).unwrap(), config);
+    assert_eq!((started.env.len(), started.watch_title), (1, true));
 
     let (name, source) = &started.files[0];
-    assert_eq!(name, "stratavore-opencode.js");
+    assert_eq!((name.as_str(), started.files.len()), ("stratavore-opencode.js", 1));
     assert!(source.contains(r#"const HOOK = ["/opt/stratavore-agent","hook"]"#), "{source}");
     assert!(source.contains(r#"const TITLE = "a \"title\"""#));
     assert!(source.contains(r#"const FORK_OF = """#) && !source.contains("{stratavore:"));
+    assert!(source.contains(&format!("const VARIABLE = \"{content}\"")));
 
-    asked.env.insert(
-        content.into(),
-        r#"{"plugin":["mine"],"agent":{"title":{"disable":false},"a":{}},"share":"disabled"}"#
-            .into(),
-    );
-    let config: Value = serde_json::from_str(&asked.fresh(opencode).env[content]).unwrap();
-    let expected = json!({
-        "plugin": ["mine", url], "share": "disabled",
-        "agent": {"title": {"disable": false}, "a": {}},
-    });
-    assert_eq!(config, expected);
-
-    // What cannot be read is left alone.
     asked.env.insert(content.into(), "{// mine\n}".into());
+    let started = asked.fresh(opencode);
+    assert_eq!(started.env[path], "/home/dev/my runs/ü/opencode.json");
+    assert_eq!((started.env.len(), started.files[1].0.as_str()), (1, "opencode.json"));
+    assert_eq!(serde_json::from_str::<Value>(&started.files[1].1).unwrap(), config);
+    assert!(started.files[0].1.contains(&format!("const VARIABLE = \"{path}\"")));
+
+    asked.env.insert(path.into(), "/home/dev/mine.json".into());
     let started = asked.fresh(opencode);
     assert!(started.env.is_empty() && started.files.is_empty());
 }

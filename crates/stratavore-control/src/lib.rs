@@ -76,6 +76,6 @@ pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
 pub use vault::{
-    ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
-    SessionExport, SessionImport, Taken, VaultSettings,
+    Care, ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile,
+    ManifestSession, SessionExport, SessionImport, Taken, VaultSettings,
 };

@@ -28,6 +28,7 @@ mod runbooks;
 mod screen;
 mod upgrade;
 mod usage;
+mod vault;
 mod viewers;
 
 use std::path::Path;

@@ -295,7 +295,10 @@ fn every_request_that_changes_something_is_on_the_record() {
     listed.sort_unstable();
     assert_eq!(served, listed, "each request is to be listed with what it leaves on the record");
 
-    let world = World::new();
+    let mut world = World::new();
+    // What is imported is of this home, and of nobody's own.
+    let home = world.path("").display().to_string();
+    world.set_env("HOME", &home);
     world.project("demo");
     let cat = world.launch("demo", "cat", &["cat"]);
     let topic = world.path("topic");

@@ -334,6 +334,7 @@ impl Control {
             node: self.inner.node.id,
             project: Some(runner.project),
             runner: Some(runner.id),
+            epoch: Some(epoch),
             follow: Some(follow),
             observations: &observations,
             price: &price,

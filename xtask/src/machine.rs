@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use stratavore_testkit::{postgres, programs, rabbit};
+use stratavore_testkit::{pgvector, postgres, programs, rabbit};
 
 use crate::step;
 
@@ -56,6 +56,7 @@ enum Root {
 /// one is neither used nor touched.
 pub(crate) fn prepare() -> anyhow::Result<()> {
     install(NEEDS)?;
+    pgvector::prepare().map_err(anyhow::Error::msg)?;
     programs::prepare().map_err(anyhow::Error::msg)
 }
 

@@ -33,6 +33,7 @@ pub use adapter::Adapter;
 pub use covered::not_covered;
 pub use environment::{env_allowlist, inherits, scrub};
 pub use error::AssistantError;
+pub use reset::reset_time;
 
 /// An assistant that we know how to start.
 pub struct Assistant {

@@ -6,7 +6,7 @@ use jiff::{Timestamp, ToSpan};
 
 /// The time after "resets": `3pm`, `3:30pm`, `Nov 30, 3pm`, each with `(Europe/Berlin)` or not; or
 /// seconds since 1970 after a bar, as older versions had it.
-pub(crate) fn reset_time(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub fn reset_time(text: &str, now: Timestamp) -> Option<Timestamp> {
     after_bar(text).or_else(|| after_word(text, now))
 }
 

@@ -11,6 +11,9 @@ const NAMED_MAX: usize = 1000;
 /// and all of it stands in the runner's row.
 const COMMAND_MAX: usize = 128 << 10;
 
+/// The bytes of texts in one answer: what is larger than 4 MB does not go over the wire.
+const ANSWER_MAX: usize = 2 << 20;
+
 /// Refuses a list of kinds that is too long.
 pub(crate) fn kinds(kinds: &[String]) -> Result<(), Error> {
     at_most(kinds.len(), KINDS_MAX, "kinds in a filter", "name fewer, or a family: runner.")?;
@@ -39,9 +42,32 @@ pub(crate) fn prompt(text: &str) -> Result<(), Error> {
     at_most(text.len(), COMMAND_MAX, "bytes in a prompt", hint)
 }
 
+/// How many of these texts fit into one answer, given how many bytes each has: at least one.
+pub(crate) fn fitting(sizes: impl IntoIterator<Item = usize>) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |size: &usize| {
+        bytes = bytes.saturating_add(*size);
+        bytes <= ANSWER_MAX
+    };
+    sizes.into_iter().take_while(fits).count().max(1)
+}
+
 fn at_most(found: usize, limit: usize, what: &str, hint: &str) -> Result<(), Error> {
     if found <= limit {
         return Ok(());
     }
     Err(Error::invalid(format!("{found} {what} are over the limit of {limit}"), hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_as_much_as_fits_and_at_least_one() {
+        assert_eq!(fitting([10, 10, 10]), 3);
+        assert_eq!(fitting([ANSWER_MAX - 10, 10, 1]), 2);
+        assert_eq!(fitting([ANSWER_MAX * 2, 10]), 1);
+        assert_eq!(fitting([usize::MAX, usize::MAX]), 1);
+    }
 }

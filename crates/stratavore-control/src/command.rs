@@ -64,7 +64,9 @@ impl Control {
         let dir = self.inner.runtime.dir(runner.id);
         let hook = self.hook(&dir);
         let begins = matches!(conversation, Conversation::Fresh { .. } | Conversation::Fork { .. });
-        let prompt = command.prompt.as_deref().filter(|_| begins);
+        // One that is started again, or carries another one on, has it in its conversation.
+        let is_asked = runner.epoch == 1 && runner.successor_of.is_none();
+        let prompt = command.prompt.as_deref().filter(|_| begins || is_asked);
         let title = runner.name.to_string();
         // What the program will see, values of files apart: those are secrets, and no adapter asks for them.
         let mut seen = env.clone();

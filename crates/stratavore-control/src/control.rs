@@ -164,6 +164,8 @@ pub(crate) struct Inner {
     /// There are messages without a vector.
     pub(crate) embed_wake: Arc<Notify>,
     pub(crate) embed_patience: Patience,
+    /// A queue has changed, or a runner has ended.
+    pub(crate) queue_wake: Arc<Notify>,
 }
 
 impl Control {
@@ -208,6 +210,7 @@ impl Control {
             vault: parts.vault,
             embed_wake: Arc::default(),
             embed_patience: Patience::default(),
+            queue_wake: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -429,6 +432,7 @@ impl Control {
                 self.inner.links.forget_seen(id);
                 // What it told last.
                 self.signals_grown(id);
+                self.inner.queue_wake.notify_one();
             }
             RunnerState::Starting { .. } | RunnerState::Unresponsive { .. } => {}
         }

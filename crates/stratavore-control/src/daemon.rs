@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::follow;
 use crate::host;
 use crate::notify;
+use crate::queue;
 use crate::refusal;
 use crate::runner::WaitFor;
 use crate::seal;
@@ -183,6 +184,11 @@ impl Control {
         supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.look_at_levels().await }
+        });
+        let (control, wake) = (task(self), self.inner.queue_wake.clone());
+        supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
+            let control = control.clone();
+            async move { control.work_off_queues().await }
         });
         let control = task(self);
         supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {

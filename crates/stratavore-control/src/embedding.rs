@@ -130,6 +130,12 @@ impl Control {
                 return Ok("stopped".into());
             }
         }
+        // Those that were kept before the database had an index for them.
+        while self.inner.store.nearby_fill(name, 500).await? > 0 {
+            if stopping.is_cancelled() {
+                return Ok("stopped".into());
+            }
+        }
         let mut made = 0;
         while made < MOST && !stopping.is_cancelled() {
             let pending = self.inner.store.embedding_pending(AT_ONCE).await?;

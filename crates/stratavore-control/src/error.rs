@@ -5,6 +5,7 @@ use std::fmt;
 use stratavore_assistants::AssistantError;
 use stratavore_core::idempotency::IdempotencyError;
 use stratavore_core::node::NoNode;
+use stratavore_core::queue::ItemRefusal;
 use stratavore_core::runner::Refusal;
 use stratavore_runtime::program::ProgramError;
 use stratavore_runtime::socket::SocketError;
@@ -48,6 +49,8 @@ pub enum Error {
         limit: usize,
     },
     Refused(Refusal),
+    /// An item of a queue is not in a state for it.
+    Item(ItemRefusal),
     Store(StoreError),
     Agent(SocketError),
     Vault(VaultError),
@@ -89,7 +92,7 @@ impl Error {
             Self::Forbidden { .. } | Self::Denied { .. } => "forbidden",
             Self::DiskLow { .. } => "disk_full",
             Self::TooMany { .. } => "too_many_connections",
-            Self::Refused(_) => "refused",
+            Self::Refused(_) | Self::Item(_) => "refused",
             Self::Agent(_) => "agent_unreachable",
             Self::Vault(VaultError::Full { .. }) => "disk_full",
             Self::Vault(VaultError::TooLong(_)) => "invalid",
@@ -155,6 +158,7 @@ impl Error {
             Self::Refused(Refusal::NotRunning { .. }) => {
                 "see how it is: stratavore runners show RUNNER".into()
             }
+            Self::Item(_) => "see what there is: stratavore queue list".into(),
             Self::DiskLow { .. } => {
                 "free some space, then try again; runners that live go on meanwhile".into()
             }
@@ -247,6 +251,7 @@ impl Error {
             | Self::DiskLow { .. }
             | Self::TooMany { .. }
             | Self::Refused(_)
+            | Self::Item(_)
             | Self::Agent(_)
             | Self::Vault(_)
             | Self::NoNode(_)
@@ -278,6 +283,7 @@ impl fmt::Display for Error {
                 write!(f, "{limit} connections to the daemon are open already")
             }
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::Item(refusal) => refusal.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::Agent(error) => error.fmt(f),
             Self::Vault(error) => error.fmt(f),
@@ -305,6 +311,7 @@ impl std::error::Error for Error {
             | Self::DiskLow { .. }
             | Self::TooMany { .. }
             | Self::Refused(_)
+            | Self::Item(_)
             | Self::NoNode(_)
             | Self::NodeUnreachable { .. }
             | Self::Busy { .. }

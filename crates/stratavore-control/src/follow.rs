@@ -156,7 +156,7 @@ impl Control {
         }
     }
 
-    async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
+    pub(crate) async fn follow_one(&self, id: RunnerId) -> Result<(), Error> {
         let runner = match self.inner.store.runner_get(id).await {
             Ok(runner) if runner.node == self.inner.node.id => runner,
             Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(()),
@@ -334,6 +334,7 @@ impl Control {
             node: self.inner.node.id,
             project: Some(runner.project),
             runner: Some(runner.id),
+            epoch: Some(epoch),
             follow: Some(follow),
             observations: &observations,
             price: &price,

@@ -172,7 +172,7 @@ impl Control {
         Ok(runners)
     }
 
-    fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
+    pub(crate) fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
         let resumed = launch.resume.as_ref();
         let assistant = match (&launch.assistant, resumed) {
             (Some(name), Some(resume)) if *name != resume.assistant.as_str() => {
@@ -310,7 +310,7 @@ impl Control {
 }
 
 /// A runner is named after its assistant, and one of any command after its program.
-fn usual_name(command: &Command) -> Name {
+pub(crate) fn usual_name(command: &Command) -> Name {
     let program = command.argv.first().and_then(|program| Path::new(program).file_name());
     let program = program.and_then(|name| name.to_str()?.parse().ok());
     match program {

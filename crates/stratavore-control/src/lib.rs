@@ -32,10 +32,14 @@ mod outage;
 mod outbox;
 mod project;
 mod prompt;
+mod queue;
 mod reboot;
 mod reconcile;
 mod refusal;
 mod retention;
+#[cfg(test)]
+mod rig;
+mod run;
 mod runner;
 mod seal;
 mod search;
@@ -63,13 +67,15 @@ pub use links::AgentCommand;
 pub use notify::{NewDestination, NotifySettings, NotifyView};
 pub use outbox::{RabbitSettings, Retry};
 pub use prompt::Delivery;
+pub use queue::QueueEdit;
 pub use reconcile::ReconcileReport;
+pub use run::{RunProgress, RunResult, RunWatch};
 pub use runner::{RunnerView, WaitFor, known_states};
 pub use search::{Search, SearchBy, SearchPage};
 pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
 pub use vault::{
-    ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
-    SessionExport, SessionImport, Taken, VaultSettings,
+    Care, ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile,
+    ManifestSession, SessionExport, SessionImport, Taken, VaultSettings,
 };

@@ -105,6 +105,11 @@ impl Control {
         Ok(place(wish, self.here(), u64::from(count.max(1)), &self.nodes().await?)?)
     }
 
+    /// True if this node is to get something new.
+    pub(crate) fn takes_new(&self) -> bool {
+        *self.scheduling() == Scheduling::Open
+    }
+
     fn scheduling(&self) -> std::sync::MutexGuard<'_, Scheduling> {
         self.inner.scheduling.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -52,7 +52,7 @@ impl Control {
     }
 
     /// A project's name for showing; its id if it cannot be had.
-    pub(crate) async fn project_name(&self, id: ProjectId) -> String {
+    pub async fn project_name(&self, id: ProjectId) -> String {
         match self.inner.store.project_find(&Reference::parse(&id.to_string(), "prj")).await {
             Ok(project) => project.name.to_string(),
             Err(_) => id.to_string(),

@@ -168,12 +168,14 @@ fn is_refusal(error: &Error) -> bool {
     match error {
         Error::Forbidden { .. }
         | Error::Refused(_)
+        | Error::Item(_)
         | Error::TooMany { .. }
         | Error::NoNode(_)
         | Error::DiskLow { .. } => true,
         Error::Store(
             StoreError::NodeFull { .. }
             | StoreError::Quota(_)
+            | StoreError::Budget(_)
             | StoreError::ProjectArchived(_)
             | StoreError::LiveRunners(_),
         ) => true,

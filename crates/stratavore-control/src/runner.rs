@@ -250,7 +250,11 @@ impl Control {
             };
             let node = self.inner.node.id;
             let found = self.inner.store.runner_lost(node, project, RECOVERED_MAX).await?;
-            lost.extend(found.into_iter().filter(|r| r.desired != Desired::Stopped));
+            // What becomes of an attempt of a queue's is the queue's business.
+            let is_queues =
+                |runner: &Runner| runner.command.headless.is_some_and(|h| h.item.is_some());
+            let should_run = |r: &Runner| r.desired != Desired::Stopped && !is_queues(r);
+            lost.extend(found.into_iter().filter(should_run));
         } else {
             for text in wanted {
                 let runner = self.runner(text, project).await?;

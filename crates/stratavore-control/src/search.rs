@@ -6,13 +6,16 @@ use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::search::{
     FoundBy, Hit, Query, QueryError, RESULTS_MAX, SearchFilter, rank_score, snippet,
 };
-use stratavore_core::{ProjectId, SessionId};
-use stratavore_store::KeptMessage;
+use stratavore_core::{ProjectId, SessionId, Timestamp};
+use stratavore_store::{KeptMessage, Store};
 
 use crate::control::Control;
+use crate::embedding::Embedder;
 use crate::error::Error;
 
 const PAGE: u32 = 20;
+/// Bytes of text after which an answer is long enough.
+const ANSWER_MAX: usize = 1 << 20;
 /// What is only alike is a guess: of those the nearest only.
 const ALIKE_MAX: u32 = 50;
 
@@ -74,17 +77,112 @@ impl Control {
         })?;
         let filter = self.may_search(caller, search.filter).await?;
         let limit = if search.limit == 0 { PAGE } else { search.limit.min(RESULTS_MAX) };
+        let finder = Finder {
+            store: &self.inner.store,
+            embedder: &self.inner.settings.embedder,
+            now: self.now(),
+        };
+        finder.page(&query, &filter, search.by, limit, search.offset).await
+    }
+
+    /// How many messages wait for a vector.
+    pub async fn messages_without_vector(&self) -> Result<u64, Error> {
+        Ok(self.inner.store.embedding_pending_count().await?)
+    }
+
+    /// Messages of a session, oldest first, as many as fit into an answer; from one of them on if it is named.
+    pub async fn messages(
+        &self,
+        caller: &Caller,
+        session: SessionId,
+        from: Option<&str>,
+        after: Option<(Timestamp, i64)>,
+        limit: u32,
+    ) -> Result<Vec<KeptMessage>, Error> {
+        let wanted = SearchFilter { session: Some(session), ..SearchFilter::default() };
+        self.may_search(caller, wanted).await?;
+        let after = match from {
+            Some(id) => {
+                let message = self.inner.store.message_get(session, id).await?;
+                Some((message.message.at, message.number - 1))
+            }
+            None => after,
+        };
+        let limit = if limit == 0 { 100 } else { limit.min(1000) };
+        let mut messages = self.inner.store.message_list(session, after, limit).await?;
+        let mut bytes = 0;
+        let fitting = messages.iter().take_while(|kept| {
+            let fits = bytes < ANSWER_MAX;
+            bytes += kept.message.text.len();
+            fits
+        });
+        let fitting = fitting.count();
+        messages.truncate(fitting);
+        Ok(messages)
+    }
+
+    /// A program inside a runner finds what was said in the conversations of that runner, and nothing
+    /// else; if it names none it means the one that the runner holds.
+    async fn may_search(
+        &self,
+        caller: &Caller,
+        filter: SearchFilter,
+    ) -> Result<SearchFilter, Error> {
+        let runner = match &caller.principal {
+            Principal::User { .. } | Principal::Daemon => return Ok(filter),
+            Principal::Inside(runner) => *runner,
+            Principal::Agent(_) | Principal::Node(_) => {
+                return Err(Error::Forbidden {
+                    message: format!("{caller} may not read conversations"),
+                });
+            }
+        };
+        let found = self.inner.store.runner_get(runner).await?;
+        let of_project = filter.project.is_none_or(|project| project == found.project);
+        let session = filter.session.or(found.session).filter(|_| of_project);
+        let held = match session {
+            Some(session) => self.inner.store.session_is_held_by(session, runner).await?,
+            None => false,
+        };
+        if !held {
+            tracing::warn!(%runner, "a program inside a runner was refused a search");
+            return Err(Error::Forbidden {
+                message: format!(
+                    "a program inside {runner} may not read the conversations of others"
+                ),
+            });
+        }
+        Ok(SearchFilter { session, ..filter })
+    }
+}
+
+/// Looks for messages, whoever asks.
+struct Finder<'a> {
+    store: &'a Store,
+    embedder: &'a Embedder,
+    now: Timestamp,
+}
+
+impl Finder<'_> {
+    async fn page(
+        &self,
+        query: &Query,
+        filter: &SearchFilter,
+        by: SearchBy,
+        limit: u32,
+        offset: u32,
+    ) -> Result<SearchPage, Error> {
         let by_words = async {
-            match search.by {
+            match by {
                 SearchBy::Both | SearchBy::Words => {
-                    self.inner.store.message_search(&query, &filter, RESULTS_MAX).await
+                    self.store.message_search(query, filter, RESULTS_MAX).await
                 }
                 SearchBy::Meaning => Ok(Vec::new()),
             }
         };
         let by_meaning = async {
-            match search.by {
-                SearchBy::Both | SearchBy::Meaning => self.alike(&query, &filter).await,
+            match by {
+                SearchBy::Both | SearchBy::Meaning => self.alike(query, filter).await,
                 SearchBy::Words => (Vec::new(), None),
             }
         };
@@ -97,7 +195,7 @@ impl Control {
         let mut has_more = false;
         'pages: for page in ranked.chunks(limit as usize + 1) {
             let numbers: Vec<i64> = page.iter().map(|(number, _)| *number).collect();
-            let kept = self.inner.store.message_numbered(&numbers).await?;
+            let kept = self.store.message_numbered(&numbers).await?;
             let mut kept: HashMap<i64, KeptMessage> =
                 kept.into_iter().map(|message| (message.number, message)).collect();
             for (number, found) in page {
@@ -106,7 +204,7 @@ impl Control {
                 if !found.by_words && query.forbids(&message.message.text) {
                     continue;
                 }
-                if passed < search.offset {
+                if passed < offset {
                     passed += 1;
                     continue;
                 }
@@ -114,68 +212,10 @@ impl Control {
                     has_more = true;
                     break 'pages;
                 }
-                hits.push(hit(&query, message, found));
+                hits.push(hit(query, message, found));
             }
         }
         Ok(SearchPage { hits, has_more, note })
-    }
-
-    /// How many messages wait for a vector.
-    pub async fn messages_without_vector(&self) -> Result<u64, Error> {
-        Ok(self.inner.store.embedding_pending_count().await?)
-    }
-
-    /// Messages of a session, oldest first; from one of them on if it is named.
-    pub async fn messages(
-        &self,
-        caller: &Caller,
-        session: SessionId,
-        from: Option<&str>,
-        after: Option<(stratavore_core::Timestamp, i64)>,
-        limit: u32,
-    ) -> Result<Vec<KeptMessage>, Error> {
-        let found = self.inner.store.session_get(session).await?;
-        let wanted = SearchFilter { project: Some(found.project), ..SearchFilter::default() };
-        self.may_search(caller, wanted).await?;
-        let after = match from {
-            Some(id) => {
-                let message = self.inner.store.message_get(session, id).await?;
-                Some((message.message.at, message.number - 1))
-            }
-            None => after,
-        };
-        let limit = if limit == 0 { 100 } else { limit.min(1000) };
-        Ok(self.inner.store.message_list(session, after, limit).await?)
-    }
-
-    /// A program inside a runner sees what was said in its own project, and nothing else.
-    pub(crate) async fn may_search(
-        &self,
-        caller: &Caller,
-        filter: SearchFilter,
-    ) -> Result<SearchFilter, Error> {
-        match &caller.principal {
-            Principal::User { .. } | Principal::Daemon => Ok(filter),
-            Principal::Inside(runner) => {
-                let own = self.inner.store.runner_get(*runner).await?.project;
-                let named = match filter.session {
-                    Some(session) => Some(self.inner.store.session_get(session).await?.project),
-                    None => filter.project,
-                };
-                if named.is_some_and(|project| project != own)
-                    || filter.project.is_some_and(|project| project != own)
-                {
-                    tracing::warn!(%runner, "a program inside a runner was refused a search");
-                    return Err(Error::Forbidden {
-                        message: format!("a program inside {runner} may not read other projects"),
-                    });
-                }
-                Ok(SearchFilter { project: Some(own), ..filter })
-            }
-            Principal::Agent(_) | Principal::Node(_) => {
-                Err(Error::Forbidden { message: format!("{caller} may not read conversations") })
-            }
-        }
     }
 
     /// Messages that are alike, the nearest first, and why they may not be all.
@@ -184,16 +224,16 @@ impl Control {
         query: &Query,
         filter: &SearchFilter,
     ) -> (Vec<(i64, f32)>, Option<String>) {
-        let embedder = &self.inner.settings.embedder;
+        let embedder = self.embedder;
         let Some(name) = embedder.name() else { return (Vec::new(), None) };
         let failed = |why: String| {
             (Vec::new(), Some(format!("only words were looked for, and not their meaning: {why}")))
         };
-        let vector = match embedder.embed(std::slice::from_ref(&query.text), self.now()).await {
+        let vector = match embedder.embed(std::slice::from_ref(&query.text), self.now).await {
             Ok(vectors) => vectors.into_iter().next().unwrap_or_default(),
             Err(why) => return failed(why),
         };
-        match self.inner.store.embedding_nearest(name, &vector, filter, ALIKE_MAX).await {
+        match self.store.embedding_nearest(name, &vector, filter, ALIKE_MAX).await {
             Ok(mut near) => {
                 near.retain(|(_, likeness)| *likeness >= embedder.floor());
                 (near, None)
@@ -248,15 +288,4 @@ fn hit(query: &Query, kept: KeptMessage, found: &Found) -> Hit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_both_have_comes_first_and_nothing_is_lost() {
-        let found = ranked(vec![(1, 9.0), (2, 8.0), (3, 7.0)], vec![(4, 0.9), (2, 0.8)]);
-        let order: Vec<i64> = found.iter().map(|(number, _)| *number).collect();
-        assert_eq!(order, [2, 1, 4, 3]);
-        assert!(found[0].1.by_words && found[0].1.by_meaning && !found[2].1.by_words);
-        assert!(ranked(Vec::new(), Vec::new()).is_empty());
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use stratavore_core::usage::{UsageBy, UsageFilter, UsageSums};
 use stratavore_core::{RunnerId, SessionId, Timestamp};
 use stratavore_store::{SessionFilter, StoreError};
 
+use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 use crate::usage::NamedGroup;
@@ -116,9 +117,13 @@ impl Control {
             limit: Some(limit),
             before: (!page.is_empty()).then(|| place(&page)).transpose()?,
         };
-        let sessions = self.inner.store.session_list(&filter).await?;
+        let mut sessions = self.inner.store.session_list(&filter).await?;
+        let is_full = sessions.len() >= limit as usize;
+        let fitting = bounds::fitting(sessions.iter().map(size));
+        let is_cut = fitting < sessions.len();
+        sessions.truncate(fitting);
         let next = match sessions.last() {
-            Some(last) if sessions.len() >= limit as usize => {
+            Some(last) if is_full || is_cut => {
                 Some(format!("{}.{}", last.updated_at.as_microsecond(), last.id))
             }
             Some(_) | None => None,
@@ -213,6 +218,19 @@ pub(crate) fn inside(caller: &Caller) -> Option<RunnerId> {
             None
         }
     }
+}
+
+/// About how many bytes a session's texts have.
+fn size(session: &Session) -> usize {
+    let texts = [
+        &session.external_id,
+        &session.title,
+        &session.first_prompt,
+        &session.directory,
+        &session.transcript,
+    ];
+    let texts = texts.into_iter().flatten().chain(&session.models);
+    texts.map(String::len).sum::<usize>() + 400
 }
 
 fn place(page: &str) -> Result<(Timestamp, SessionId), Error> {

@@ -7,6 +7,7 @@ use stratavore_core::usage::{LedgerRow, UsageBy, UsageFilter, UsageGroup, UsageS
 use stratavore_core::{ProjectId, RunnerId, SessionId, Timestamp};
 use stratavore_store::UsagePlace;
 
+use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
 use crate::notify::find_zone;
@@ -14,6 +15,8 @@ use crate::session::inside;
 
 const LIST_DEFAULT: u32 = 100;
 const LIST_MAX: u32 = 1000;
+/// The most characters of what a group is called.
+const LABEL_MAX: usize = 100;
 
 /// Which messages are meant, in people's words; what is empty is any.
 #[derive(Debug, Clone, Default)]
@@ -132,8 +135,11 @@ impl Control {
         };
         let limit = if limit == 0 { LIST_DEFAULT } else { limit.min(LIST_MAX) };
         let before = (!page.is_empty()).then(|| place(page)).transpose()?;
-        let rows = self.inner.store.usage_rows(&filter, before.as_ref(), limit).await?;
-        let next = rows.last().filter(|_| rows.len() >= limit as usize).map(page_after);
+        let mut rows = self.inner.store.usage_rows(&filter, before.as_ref(), limit).await?;
+        let fitting = bounds::fitting(rows.iter().map(size));
+        let goes_on = rows.len() >= limit as usize || fitting < rows.len();
+        rows.truncate(fitting);
+        let next = rows.last().filter(|_| goes_on).map(page_after);
         let utc = jiff::tz::TimeZone::UTC;
         let assistants = self.inner.store.usage_report(UsageBy::Assistant, &filter, &utc).await?;
         let not_covered = assistants
@@ -247,7 +253,7 @@ impl Control {
             UsageBy::Model | UsageBy::Day | UsageBy::Assistant => BTreeMap::new(),
         };
         let named = groups.into_iter().map(|UsageGroup { of, sums }| {
-            let label = labels.get(&of).unwrap_or(&of).clone();
+            let label = labels.get(&of).unwrap_or(&of).chars().take(LABEL_MAX).collect();
             NamedGroup { of, label, sums }
         });
         Ok(named.collect())
@@ -262,6 +268,14 @@ fn foreign(own: RunnerId) -> Error {
 
 fn ids<T: Ord + std::str::FromStr>(groups: &[UsageGroup]) -> BTreeSet<T> {
     groups.iter().filter_map(|group| group.of.parse().ok()).collect()
+}
+
+/// About how many bytes a row's texts have.
+fn size(row: &LedgerRow) -> usize {
+    let record = &row.record;
+    let texts = [&record.key, &record.session, &record.model, &record.place.file];
+    let ids = record.request_id.iter().chain(&record.message_id);
+    texts.into_iter().chain(ids).map(String::len).sum::<usize>() + 400
 }
 
 fn page_after(row: &LedgerRow) -> String {

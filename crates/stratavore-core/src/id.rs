@@ -143,6 +143,9 @@ id!(
     /// One fact; consumers recognise a repeated one by it.
     EventId, "evt", "event");
 id!(
+    /// Something that is to be done in a project, when its turn comes.
+    ItemId, "item", "item");
+id!(
     /// A host that can start runners; kept in its state directory.
     NodeId, "node", "node");
 id!(

@@ -28,9 +28,11 @@ pub mod notify;
 pub mod observation;
 pub mod price;
 pub mod project;
+pub mod queue;
 pub mod quota;
 pub mod reconcile;
 pub mod restart;
+pub mod run;
 pub mod runner;
 pub mod search;
 pub mod session;
@@ -41,7 +43,7 @@ pub mod usage;
 pub mod words;
 
 pub use id::{
-    AskId, BudgetId, DaemonId, DeadLetterId, EventId, NodeId, NotificationId, ProjectId, PromptId,
-    RequestId, RunnerId, SessionId, TranscriptId,
+    AskId, BudgetId, DaemonId, DeadLetterId, EventId, ItemId, NodeId, NotificationId, ProjectId,
+    PromptId, RequestId, RunnerId, SessionId, TranscriptId,
 };
 pub use jiff::Timestamp;

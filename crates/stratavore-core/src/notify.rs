@@ -55,9 +55,11 @@ impl Severity {
     pub fn of(event: &Event) -> Self {
         match event.kind.as_str() {
             "node.token_stolen" => Self::Critical,
-            "runner.failed" | "runner.lost" | "node.destination_disabled" | "budget.exhausted" => {
-                Self::Error
-            }
+            "runner.failed"
+            | "runner.lost"
+            | "project.item_failed"
+            | "budget.exhausted"
+            | "node.destination_disabled" => Self::Error,
             // Asked for, it has no cause.
             "runner.restarting" if event.data["cause"].is_string() => Self::Warning,
             "runner.unresponsive"

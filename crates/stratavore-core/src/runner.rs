@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::restart::{RestartPolicy, Restarts};
-use crate::{NodeId, ProjectId, RunnerId, SessionId};
+use crate::{ItemId, NodeId, ProjectId, RunnerId, SessionId};
 
 pub use crate::activity::{Activity, Doing};
 pub use env::{EnvError, EnvValue, parse_env};
@@ -308,6 +308,9 @@ pub struct Headless {
     /// In millionths of a US dollar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost: Option<i64>,
+    /// It is an attempt of this item of a queue, which decides whether there is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<ItemId>,
 }
 
 /// One supervised run of an assistant in a project.

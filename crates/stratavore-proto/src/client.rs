@@ -20,7 +20,9 @@ use crate::v1::notify_client::NotifyClient;
 use crate::v1::outbox_client::OutboxClient;
 use crate::v1::peers_client::PeersClient;
 use crate::v1::projects_client::ProjectsClient;
+use crate::v1::queue_client::QueueClient;
 use crate::v1::runners_client::RunnersClient;
+use crate::v1::runs_client::RunsClient;
 use crate::v1::search_client::SearchClient;
 use crate::v1::sessions_client::SessionsClient;
 use crate::v1::vault_client::VaultClient;
@@ -61,6 +63,12 @@ impl Client {
     }
     pub fn ledger(&self) -> LedgerClient<Channel> {
         LedgerClient::new(self.channel.clone())
+    }
+    pub fn runs(&self) -> RunsClient<Channel> {
+        RunsClient::new(self.channel.clone())
+    }
+    pub fn queue(&self) -> QueueClient<Channel> {
+        QueueClient::new(self.channel.clone())
     }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())

@@ -8,8 +8,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    AnswerHook, FromAgentSocket, Poke, ScreenWish, SendInput, SocketHello, ToAgentSocket,
-    from_agent_socket, socket_hello, to_agent_socket,
+    AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello,
+    ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;
@@ -82,6 +82,14 @@ impl Runtime {
         self.ask(runner, wish).await.map(|_| ())
     }
 
+    /// Hears what the runner prints, from an offset on.
+    pub async fn hear_output(&self, runner: RunnerId, from: u64) -> Result<Hearing, SocketError> {
+        let mut stream = self.connect(runner)?;
+        let wish = OutputWish { from, follow: true };
+        stream.send(greeting("daemon", socket_hello::Wish::Output(wish))).await?;
+        Ok(Hearing { stream })
+    }
+
     /// What stands on the runner's screen, a line each.
     pub async fn screen(&self, runner: RunnerId) -> Result<String, SocketError> {
         let look = async {
@@ -132,6 +140,48 @@ impl Runtime {
             }
         };
         tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Err(SocketError::Silent))
+    }
+}
+
+/// What a runner prints, as its agent tells it.
+pub struct Hearing {
+    stream: AgentStream,
+}
+
+/// A part of what a runner prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    Output {
+        offset: u64,
+        data: Vec<u8>,
+    },
+    /// What is before this offset is not told.
+    Gap {
+        to: u64,
+    },
+}
+
+impl Hearing {
+    /// `None`: the agent tells no more. What it has not told stands in the files.
+    pub async fn next(&mut self) -> Option<Heard> {
+        loop {
+            use from_agent_socket::Kind;
+            match self.stream.next().await?.ok()?.kind {
+                Some(Kind::Output(output)) => {
+                    return Some(Heard::Output { offset: output.offset, data: output.data.into() });
+                }
+                Some(Kind::Lagged(gap)) => return Some(Heard::Gap { to: gap.to }),
+                Some(Kind::Ended(_) | Kind::Done(_) | Kind::Refused(_)) => return None,
+                Some(
+                    Kind::Welcome(_)
+                    | Kind::Screen(_)
+                    | Kind::Writer(_)
+                    | Kind::Size(_)
+                    | Kind::HookAnswer(_),
+                )
+                | None => {}
+            }
+        }
     }
 }
 

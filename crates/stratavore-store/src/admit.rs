@@ -130,28 +130,7 @@ impl Store {
             if project.archived_at.is_some() {
                 return Err(StoreError::ProjectArchived(project.name));
             }
-            let mut holders = project::holders(&mut tx, project.id).await?;
-            let existing = holders.len();
-            if let Some(bounded) = new.iter().find(|wanted| wanted.bounded) {
-                let wanted = new.iter().filter(|other| other.node == bounded.node).count();
-                node::check_capacity(&mut tx, bounded.node, wanted).await?;
-            }
-            let mut admitted = Vec::with_capacity(new.len());
-            for wanted in &new {
-                let decided = decide(&mut tx, wanted, &project, &holders, now).await;
-                let runner = decided.map_err(|error| of_request(error, existing))?;
-                holders.push(Holder {
-                    runner: runner.id,
-                    name: runner.name.clone(),
-                    limits: runner.limits,
-                });
-                insert(&mut tx, &runner, !wanted.continues, by).await?;
-                if let Some(parent) = wanted.forks {
-                    session::fork(&mut tx, wanted.session, parent).await?;
-                }
-                admitted.push(runner);
-            }
-            reserve::reserve(&mut tx, project.id, &admitted, now, self.locks()).await?;
+            let admitted = admit_within(&mut tx, &project, &new, by, now, self.locks()).await?;
             idempotency::record(&mut tx, idempotency, &admitted).await?;
             passing("L3");
             tx.commit().await?;
@@ -172,12 +151,12 @@ impl Store {
     }
 
     #[cfg(not(feature = "testing"))]
-    fn locks(&self) -> bool {
+    pub(crate) fn locks(&self) -> bool {
         true
     }
 
     #[cfg(feature = "testing")]
-    fn locks(&self) -> bool {
+    pub(crate) fn locks(&self) -> bool {
         self.admission_lock
     }
 
@@ -192,6 +171,40 @@ impl Store {
         }
         project::lock(tx, id).await
     }
+}
+
+/// Admits runners of a project whose lock this transaction has.
+pub(crate) async fn admit_within(
+    tx: &mut Tx,
+    project: &Project,
+    new: &[NewRunner],
+    by: &event::Author,
+    now: Timestamp,
+    locks: bool,
+) -> Result<Vec<Runner>, StoreError> {
+    let mut holders = project::holders(tx, project.id).await?;
+    let existing = holders.len();
+    if let Some(bounded) = new.iter().find(|wanted| wanted.bounded) {
+        let wanted = new.iter().filter(|other| other.node == bounded.node).count();
+        node::check_capacity(tx, bounded.node, wanted).await?;
+    }
+    let mut admitted = Vec::with_capacity(new.len());
+    for wanted in new {
+        let decided = decide(tx, wanted, project, &holders, now).await;
+        let runner = decided.map_err(|error| of_request(error, existing))?;
+        holders.push(Holder {
+            runner: runner.id,
+            name: runner.name.clone(),
+            limits: runner.limits,
+        });
+        insert(tx, &runner, !wanted.continues, by).await?;
+        if let Some(parent) = wanted.forks {
+            session::fork(tx, wanted.session, parent).await?;
+        }
+        admitted.push(runner);
+    }
+    reserve::reserve(tx, project.id, &admitted, now, locks).await?;
+    Ok(admitted)
 }
 
 async fn decide(

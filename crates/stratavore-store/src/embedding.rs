@@ -97,6 +97,9 @@ impl Store {
         vectors: &[(Unembedded, Vec<f32>)],
     ) -> Result<(), StoreError> {
         let what = "keeping vectors";
+        if let Some((_, vector)) = vectors.first() {
+            self.nearby_index(model, vector.len()).await;
+        }
         retried!({
             let mut tx = self.begin().await?;
             for (message, vector) in vectors {
@@ -117,6 +120,7 @@ impl Store {
                         .await
                         .map(drop))
                     .map_err(doing(what))?;
+                    self.nearby_keep(&mut tx, message.number, model, vector).await?;
                 }
             }
             tx.commit().await
@@ -159,6 +163,11 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(i64, f32)>, StoreError> {
         let what = "comparing vectors";
+        if *filter == SearchFilter::default()
+            && let Some(found) = self.nearby_nearest(model, vector, limit).await?
+        {
+            return Ok(found);
+        }
         let mut nearest = Nearest::new(limit as usize);
         let mut after = i64::MIN;
         let mut reader = self.read().await?;

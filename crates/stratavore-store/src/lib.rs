@@ -45,6 +45,7 @@ mod join;
 mod lease;
 mod liveness;
 mod message;
+mod nearby;
 mod node;
 mod notify;
 mod observed;
@@ -52,6 +53,7 @@ mod open;
 mod outbox;
 mod postgres;
 mod project;
+mod queue;
 mod reserve;
 mod retry;
 mod runner;
@@ -83,6 +85,7 @@ pub use follow::{FileIdentity, Follow, FollowStep};
 pub use message::KeptMessage;
 pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
+pub use queue::ItemFilter;
 pub use runner::{RunnerFilter, RunnerWrite};
 pub use session::{SessionFilter, SessionStory};
 pub use settings::{
@@ -110,6 +113,7 @@ struct Inner {
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
+    nearby: nearby::Nearby,
 }
 
 enum Engine {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::doing;
 use crate::tx::{Alarm, on};
-use crate::{Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, postgres, sqlite};
+use crate::{
+    Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, nearby, postgres, sqlite,
+};
 
 impl Store {
     /// Connects, brings the schema up to date under a lock, and makes sure that the database can be
@@ -26,7 +28,9 @@ impl Store {
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
         let floor = Mutex::default();
-        let inner = Arc::new(Inner { engine, pool, schema, writer: OnceLock::new(), floor });
+        let nearby = nearby::Nearby::of(&engine).await;
+        let inner =
+            Arc::new(Inner { engine, pool, schema, writer: OnceLock::new(), floor, nearby });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -10,7 +10,7 @@ use stratavore_core::idempotency::Idempotency;
 use stratavore_core::name::{Name, Reference};
 use stratavore_core::project::Project;
 use stratavore_core::quota::Holder;
-use stratavore_core::{ProjectId, RunnerId};
+use stratavore_core::{ProjectId, RunnerId, Timestamp};
 
 use crate::deadline::Deadline;
 use crate::error::{CANDIDATES_MAX, Unique, doing, violated};
@@ -360,6 +360,35 @@ fn name_taken(name: &Name, error: sqlx::Error, what: &'static str) -> StoreError
         )
         | None => doing(what)(error),
     }
+}
+
+/// Records something that happened in a project whose row is locked. It is its next event.
+pub(crate) async fn happened(
+    tx: &mut Tx,
+    project: &Project,
+    event: &NewEvent,
+    at: Timestamp,
+    by: &event::Author,
+) -> Result<(), StoreError> {
+    let (generation, updated_at) = (project.generation + 1, at.max(project.updated_at));
+    let next = Project { generation, updated_at, ..project.clone() };
+    let written = on!(tx, |conn| sqlx::query(UPDATE)
+        .bind(next.name.as_str())
+        .bind(next.generation)
+        .bind(DbTime(next.updated_at))
+        .bind(next.archived_at.map(DbTime))
+        .bind(next.deleted_at.map(DbTime))
+        .bind(to_json(&next))
+        .bind(Text(project.id))
+        .bind(project.generation)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected()))
+    .map_err(doing("recording what happened in a project"))?;
+    if written == 0 {
+        return Err(StoreError::Conflict { what: format!("project {}", project.name) });
+    }
+    event::append(tx, about(&next, by), event).await
 }
 
 fn about<'a>(project: &'a Project, by: &'a event::Author) -> event::About<'a> {

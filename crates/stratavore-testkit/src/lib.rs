@@ -9,6 +9,7 @@ pub mod mail;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod netns;
+pub mod pgvector;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;

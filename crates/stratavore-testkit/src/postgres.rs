@@ -173,6 +173,26 @@ impl Server {
                  `cargo xtask test`, which does, or name a running one in {SERVER_VARIABLE}"
             )
         })?;
+        Self::run(&bin, safety)
+    }
+
+    /// The same by the programs in `bin`.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_from(bin: &Path) -> Result<Server, String> {
+        Self::run(bin, "")
+    }
+
+    /// An empty database on it.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub fn database(&self) -> TestPostgres {
+        self.address.create_database(false)
+    }
+
+    fn run(bin: &Path, safety: &str) -> Result<Server, String> {
         // The server's user must be able to enter the directory, which a private temporary
         // directory of root's would not let it; and a socket's path has at most 107 bytes.
         let temporary = std::env::temp_dir();
@@ -187,7 +207,7 @@ impl Server {
             .arg("-c")
             .arg(GUARD)
             .arg("postgres-guard")
-            .arg(&bin)
+            .arg(bin)
             .arg(&parent)
             .arg(if is_root { "postgres" } else { "" })
             .arg(safety)

@@ -19,8 +19,10 @@ mod open;
 mod outbox;
 mod output;
 mod project;
+mod queue;
 mod recover;
 mod resolve;
+mod run;
 mod runner;
 mod search;
 mod send;
@@ -78,6 +80,8 @@ enum Command {
     #[command(visible_alias = "project")]
     Projects(Named<project::Projects>),
     Launch(Named<launch::Launch>),
+    Run(Named<run::Run>),
+    Queue(Named<queue::Queue>),
     #[command(visible_aliases = ["runner", "ps"])]
     Runners(Named<runner::Runners>),
     Attach(Named<attach::Attach>),
@@ -97,7 +101,7 @@ enum Command {
     Status(Named<status::Status>),
     #[command(visible_alias = "session")]
     Sessions(Named<session::Sessions>),
-    Usage(Named<usage::Usage>),
+    Usage(Named<Box<usage::Usage>>),
     Events(Named<event::Events>),
     Search(Named<search::Search>),
     Import(Named<import::Import>),
@@ -204,6 +208,8 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::New(Named(args)) => project::create(&load(ui)?, args),
         Command::Projects(Named(args)) => project::run(&load(ui)?, args),
         Command::Launch(Named(args)) => launch::run(&load(ui)?, args),
+        Command::Queue(Named(args)) => queue::run(&load(ui)?, args),
+        Command::Run(Named(args)) => run::run(load(ui)?, args),
         Command::Runners(Named(args)) => runner::run(&load(ui)?, args),
         Command::Attach(Named(args)) => attach::run(&load(ui)?, &args),
         Command::Send(Named(args)) => send::run(&load(ui)?, args),
@@ -220,7 +226,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
-        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, *args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Search(Named(args)) => search::run(&load(ui)?, args),
         Command::Import(Named(args)) => import::run(&load(ui)?, args),
@@ -258,6 +264,7 @@ mod tests {
             "project edit api --quota-runners 3 --format yaml",
             "projects",
             "ps --all",
+            "run api --max-turns 3 --max-cost 1.50 --json -",
             "launch --count 3 --memory 2GiB --project api -- sh -c true",
             "stop --force one two",
             "daemon start -q",

@@ -71,6 +71,13 @@ pub(crate) fn parse_cpu(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("`{}` is no number of cores: write 2 or 0.5", text.escape_debug()))
 }
 
+/// Reads an amount of US dollars, such as `1.50`, as millionths of one.
+pub(crate) fn parse_usd(text: &str) -> Result<i64, String> {
+    let micros = decimal(text.strip_prefix('$').unwrap_or(text), 1_000_000);
+    let micros = micros.and_then(|micros| i64::try_from(micros).ok()).filter(|micros| *micros > 0);
+    micros.ok_or_else(|| format!("`{}` is no amount: write 2 or 0.50", text.escape_debug()))
+}
+
 /// `number` times `factor` without floating point, rounded down. `None` if it is no number or too
 /// large.
 fn decimal(number: &str, factor: u64) -> Option<u64> {
@@ -158,6 +165,16 @@ pub(crate) fn cores(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amount_of_money_is_read_exactly() {
+        for (text, micros) in [("2", 2_000_000), ("$1.50", 1_500_000), ("0.000001", 1)] {
+            assert_eq!(parse_usd(text), Ok(micros), "{text}");
+        }
+        for wrong in ["", "0", "-1", "1e3", "two", "99999999999999999999"] {
+            assert!(parse_usd(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -10,6 +10,8 @@ mod budget;
 mod inbox;
 mod notify;
 mod outbox;
+mod queue;
+mod run;
 mod session;
 mod usage;
 
@@ -23,6 +25,8 @@ pub(crate) use budget::{AllowedView, BudgetDetailView, BudgetHistoryView, Budget
 pub(crate) use inbox::{AskView, DoingView, ExplanationView, PromptView, WaitingView};
 pub(crate) use notify::{NotificationView, NotifyHistoryView, NotifyView};
 pub(crate) use outbox::{DeadLetterView, DestinationView};
+pub(crate) use queue::{ItemView, QueueView};
+pub(crate) use run::{RunResultView, StepView};
 pub(crate) use session::{SessionDetailsView, SessionView};
 pub(crate) use usage::{UsageExplainedView, UsageReportView, total};
 

@@ -220,7 +220,7 @@ impl Launch {
     }
 
     pub(crate) fn limited(self, turns: u32, cost: i64) -> Self {
-        let limits = Headless { max_turns: Some(turns), max_cost: Some(cost) };
+        let limits = Headless { max_turns: Some(turns), max_cost: Some(cost), item: None };
         Self { mode: Mode::Headless(limits), ..self }
     }
 

@@ -16,7 +16,8 @@ use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Tokens, UsageRecord};
 
 pub(crate) const PRESET: &str = "0197a0b0-1111-4222-8333-444455556666";
-pub(crate) const HEADLESS: Mode = Mode::Headless(Headless { max_turns: None, max_cost: None });
+pub(crate) const HEADLESS: Mode =
+    Mode::Headless(Headless { max_turns: None, max_cost: None, item: None });
 
 pub(crate) fn adapter(name: &str) -> &'static dyn Adapter {
     stratavore_assistants::adapter(&name.parse().unwrap())

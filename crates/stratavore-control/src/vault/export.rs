@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::session::Session;
 use stratavore_core::transcript::{Digest, Transcript};
-use stratavore_core::{SessionId, Timestamp};
 use stratavore_store::KeptSegment;
 use stratavore_vault::digest;
 
@@ -94,10 +94,11 @@ impl Control {
     pub async fn session_export(
         &self,
         caller: &Caller,
-        session: SessionId,
+        wanted: &str,
     ) -> Result<SessionExport, Error> {
         self.may_change(caller, "export conversations")?;
-        let found = self.inner.store.session_get(session).await?;
+        let found = self.session(caller, wanted).await?;
+        let session = found.id;
         let names = self.inner.store.project_names(&[found.project].into()).await?;
         let project_name = names.into_values().next().unwrap_or_default();
         let transcripts = self.inner.store.transcript_list(session).await?;
@@ -146,12 +147,12 @@ impl SessionExport {
             if let Some(part) = self.ready.pop_front() {
                 return Ok(Some(part));
             }
-            if let Some(open) = &mut self.open {
-                if let Some(kept) = open.segments.pop_front() {
-                    let bytes = self.intake.piece(&kept).await?;
-                    open.digest.update(&bytes);
-                    return Ok(Some(ExportPart::Bytes(bytes)));
-                }
+            if let Some(open) = &mut self.open
+                && let Some(kept) = open.segments.pop_front()
+            {
+                let bytes = self.intake.piece(&kept).await?;
+                open.digest.update(&bytes);
+                return Ok(Some(ExportPart::Bytes(bytes)));
             }
             if let Some(Open { name, size, digest, of, .. }) = self.open.take() {
                 self.manifest.files.push(ManifestFile {

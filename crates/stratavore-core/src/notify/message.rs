@@ -209,6 +209,9 @@ fn title_of(event: &Event) -> String {
             Some("needs_permission") => format!("Runner {name} asks for permission"),
             Some(_) | None => format!("Runner {name} is now {}", data("activity")),
         },
+        "project.item_failed" => {
+            format!("What was queued in {name} has failed{}", because(data("why")))
+        }
         "request.refused" => {
             let why = event.reason.as_deref().map(shown).unwrap_or_default();
             format!("{} was refused {}{}", shown(&event.by), data("what"), because(why))
@@ -240,6 +243,10 @@ fn hint_of(event: &Event) -> String {
         "runner.failed" => format!("stratavore logs {name}; stratavore restart {name}"),
         "runner.lost" => "stratavore recover".into(),
         "runner.activity" => format!("stratavore attach {name}"),
+        "project.item_failed" => {
+            let item = event.data["item"].as_str().map(shown).unwrap_or_default();
+            format!("stratavore queue show {item}; stratavore queue retry {item}")
+        }
         "node.token_stolen" => "see who joined: stratavore nodes; stratavore nodes tokens".into(),
         "node.destination_disabled" => "stratavore notify".into(),
         "request.refused" => "stratavore audit list --refused".into(),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod chat;
+mod embeddings;
 mod http;
 mod mail;
 

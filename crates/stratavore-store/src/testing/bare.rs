@@ -29,6 +29,15 @@ const LIST: &str = "SELECT record, l.epoch, l.at, cpu_ms, memory, processes, out
     FROM runners LEFT JOIN runner_liveness AS l ON l.runner_id = runners.id AND l.epoch = runners.epoch
     ORDER BY created_at DESC, runners.id DESC LIMIT $1";
 
+/// What has all of some words, the best first, and nothing more than the database's own index does.
+const SEARCH_POSTGRES: &str = "SELECT id, text FROM messages WHERE _words @@ $1::tsquery
+    ORDER BY ts_rank(_words, $1::tsquery, 1) DESC LIMIT $2";
+
+const SEARCH_SQLITE: &str = "SELECT m.id, m.text FROM _message_words($1) AS w
+    JOIN messages AS m ON m.id = w.rowid ORDER BY w.rank LIMIT $2";
+
+const VECTORS: &str = "SELECT message_id, vector FROM embeddings";
+
 const ROOM: &str = "CREATE TABLE kept (text text NOT NULL)";
 const KEEP: &str = "INSERT INTO kept (text) VALUES ($1)";
 
@@ -61,6 +70,52 @@ impl Bare {
                 Bare::Postgres(Box::new(options.connect().await?))
             }
         })
+    }
+
+    /// Looks for messages that have all of these words, which are folded already. Answers how many bytes
+    /// of text were found.
+    pub async fn search(&mut self, words: &[&str], limit: i64) -> Result<usize, sqlx::Error> {
+        let quoted = |quote: char, between: &str| {
+            let all: Vec<_> = words.iter().map(|word| format!("{quote}{word}{quote}")).collect();
+            all.join(between)
+        };
+        let found: Vec<(i64, String)> = match self {
+            Bare::Postgres(conn) => {
+                sqlx::query_as(SEARCH_POSTGRES)
+                    .bind(quoted('\'', " & "))
+                    .bind(limit)
+                    .fetch_all(&mut **conn)
+                    .await?
+            }
+            Bare::Sqlite(conn) => {
+                sqlx::query_as(SEARCH_SQLITE)
+                    .bind(quoted('"', " AND "))
+                    .bind(limit)
+                    .fetch_all(&mut **conn)
+                    .await?
+            }
+        };
+        Ok(found.iter().map(|(_, text)| text.len()).sum())
+    }
+
+    /// Reads all vectors, and makes nothing of them.
+    pub async fn vectors(&mut self) -> Result<usize, sqlx::Error> {
+        let mut bytes = 0;
+        match self {
+            Bare::Postgres(conn) => {
+                let mut rows = sqlx::query(VECTORS).fetch(&mut **conn);
+                while let Some(row) = rows.try_next().await? {
+                    bytes += row.get::<&[u8], _>(1).len();
+                }
+            }
+            Bare::Sqlite(conn) => {
+                let mut rows = sqlx::query(VECTORS).fetch(&mut **conn);
+                while let Some(row) = rows.try_next().await? {
+                    bytes += row.get::<&[u8], _>(1).len();
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     /// Asks for as much as a number of the schema's version.

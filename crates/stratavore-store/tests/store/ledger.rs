@@ -189,6 +189,7 @@ async fn follow(
             node: of.node,
             project: Some(of.project),
             runner: Some(of.runner),
+            epoch: None,
             follow: Some(FollowStep {
                 path: &path,
                 seen: seen.as_ref(),
@@ -338,5 +339,56 @@ on_both_databases! {
         let ((found, ..), truth) = (ledger(db.store()).await, truth(&billed));
         assert!(found.tokens.total() > 2 * truth.tokens.total(), "{found:?}");
         assert!(found.messages > 3 * truth.messages, "{found:?}");
+    }
+
+    /// Sums are read, and not the messages that they are of.
+    async fn a_report_reads_no_more_when_ten_times_as_much_was_told(db: TestStore) {
+        let store = db.another().await;
+        let node = given::node(&store).await;
+        let project = given::project(&store, "alpha").await;
+        let runner = given::runner(&store, &project, node, "one").await;
+        let tell = |store: Store, from: usize, to: usize| {
+            let assistant = runner.command.assistant.clone();
+            async move {
+                let lines: Vec<Observation> = (from..to)
+                    .map(|number| {
+                        let record = crate::observed::usage("c1", &format!("k{number}"), 1);
+                        let second = number as i64 * 9 % 3600;
+                        Observation::Usage(UsageRecord { at: at(second), ..record })
+                    })
+                    .collect();
+                let batch = Observed {
+                    assistant: &assistant,
+                    node,
+                    project: Some(project.id),
+                    runner: Some(runner.id),
+                    epoch: None,
+                    follow: None,
+                    observations: &lines,
+                    price: &price,
+                    now: at(300_000),
+                };
+                store.observed(&batch, "agent").await.unwrap();
+                store.close().await;
+            }
+        };
+        let whole = UsageFilter::default();
+        let report_of = |expected: i64| {
+            let whole = whole.clone();
+            async move |store: Store| {
+                let sums = report(&store, UsageBy::Model, &whole).await;
+                assert_eq!(sums["large"].messages, expected);
+            }
+        };
+        tell(store, 0, 400).await;
+        let few = db.work(report_of(400)).await.1;
+        tell(db.another().await, 400, 4000).await;
+        let many = db.work(report_of(4000)).await.1;
+        assert!(many <= few + few / 5 + 20, "{few}, and then {many}");
+        // The control: to go through the rows costs ten times as much.
+        let rows = async |store: Store| ledger(&store).await.0.messages;
+        let (messages, through) = db.work(rows).await;
+        assert_eq!(messages, 4000);
+        assert!(through > 5 * many, "{many}, and {through} row by row");
     }
 }

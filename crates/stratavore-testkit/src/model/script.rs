@@ -121,6 +121,12 @@ impl Reply {
         Self { end, ..Self::of(Vec::new()) }
     }
 
+    /// Too many requests, in these words, as where a plan's limit is met.
+    pub fn limited(message: &str) -> Self {
+        let end = End::Refused { status: 429, message: message.into(), retry_after: None };
+        Self { end, ..Self::of(Vec::new()) }
+    }
+
     /// The provider has too much to do.
     pub fn overloaded() -> Self {
         Self::refused(529)

@@ -90,7 +90,7 @@ fn parse_policy(text: &str) -> Result<RestartPolicy, String> {
 /// the command line, which repeats the whole value, and that may be a secret.
 ///
 /// Variables that change how programs run need the configuration's word.
-fn check_variables(env: &[String], allowed: &[String]) -> Result<(), Failure> {
+pub(crate) fn check_variables(env: &[String], allowed: &[String]) -> Result<(), Failure> {
     for text in env {
         let (error, next) = match parse_env(text) {
             Ok(_) => continue,

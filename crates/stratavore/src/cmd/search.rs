@@ -23,11 +23,11 @@ the beginning of a word. What means the same in other words is found too, after 
 
 Examples:
   stratavore search race condition outbox
-  stratavore search '\"connection refused\" -flaky' --project shop --since 30d
+  stratavore search 'timeout \"connection refused\" -flaky' --project shop --since 30d
   stratavore search 'retry*' --role user --assistant claude --format json")]
 pub(crate) struct Search {
     /// What to look for
-    #[arg(required = true, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "TEXT")]
     text: Vec<String>,
     #[command(flatten)]
     filter: Filter,
@@ -156,7 +156,7 @@ pub(crate) fn run(context: &Context, args: Search) -> Result<Exit, Failure> {
         if !answer.note.is_empty() {
             context.ui.warn(&answer.note);
         }
-        Ok(if answer.found.is_empty() { Exit::NotFound } else { Exit::Ok })
+        Ok(Exit::Ok)
     })
 }
 

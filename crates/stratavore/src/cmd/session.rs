@@ -6,8 +6,6 @@ mod messages;
 mod resume;
 mod tar;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use stratavore_core::clock::Clock;
@@ -60,42 +58,14 @@ enum SessionsCommand {
     Fork(resume::Resume),
     Search(search::Search),
     Messages(messages::Messages),
-    Export(Export),
-    Import(Import),
+    Export(export::Export),
+    Import(import::Import),
     /// Take sessions out of lists and forget what they are called; what they used stays counted
     Rm {
         /// The sessions, by our id or the assistant's, or the beginning of one
         #[arg(required = true, value_name = "SESSION")]
         sessions: Vec<String>,
     },
-}
-
-/// Write a conversation's files, as they were, into a directory
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The directory gets the transcripts byte for byte, the messages as lines of JSON, and manifest.json with
-the size and SHA-256 of each file. With - a tar archive of the same goes to the standard output.
-
-Examples:
-  stratavore sessions export ses_7k3m9x2q4v8w1t6y0z5n handover/
-  stratavore sessions export ses_7k3 - | ssh other 'tar x && stratavore sessions import .'")]
-pub(crate) struct Export {
-    /// The conversation: our id, the assistant's, or the beginning of either
-    session: String,
-    /// A directory that is not there yet, or is empty; - for a tar archive
-    #[arg(value_name = "DIR", default_value = "-")]
-    to: PathBuf,
-}
-
-/// Take in a conversation that was exported
-#[derive(Debug, Args)]
-pub(crate) struct Import {
-    /// The directory with manifest.json
-    #[arg(value_name = "DIR")]
-    from: PathBuf,
-    /// Whose it is to be [default: the project of the name that it had]
-    #[arg(long, short, value_name = "PROJECT")]
-    project: Option<String>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
@@ -173,7 +143,7 @@ pub(crate) fn run(context: &Context, args: Sessions) -> Result<Exit, Failure> {
                     }
                     Ok(())
                 })?;
-            }
+            } // Were carried out above.
         }
         Ok(Exit::Ok)
     })

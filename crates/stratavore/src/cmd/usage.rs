@@ -44,8 +44,9 @@ pub(crate) struct Usage {
 
 #[derive(Debug, Subcommand)]
 enum UsageCommand {
-    /// Show the rows of a runner, session or project: where each was read, ours against the
-    /// assistant's own cost, and what is not covered
+    /// Show the rows of a runner, session or project, and where each was read
+    ///
+    /// Beside our cost stands what the assistant itself says, and at the end what it does not tell at all.
     Explain {
         /// A runner, session or project, by id, the beginning of one, or name
         about: String,

@@ -94,6 +94,121 @@ fn an_event_as_json() {
     }));
 }
 
+fn sums() -> v1::UsageSums {
+    v1::UsageSums {
+        input: 100,
+        output: 20,
+        cache_read: 3000,
+        cache_write: 40,
+        cache_write_1h: 500,
+        reasoning: 6,
+        cost: 1_234_567,
+        reported: 1_200_000,
+        messages: 3,
+        unpriced: 1,
+        reporting: 2,
+        estimated: 0,
+        lost: 0,
+    }
+}
+
+fn session() -> v1::Session {
+    v1::Session {
+        id: "ses_7k3m9x0000000000000a".into(),
+        project_id: "prj_00000000000000000000".into(),
+        project: "api".into(),
+        assistant: "claude".into(),
+        external_id: "0f8e7d6c-0000-4000-8000-000000000001".into(),
+        title: "Mend the login page".into(),
+        first_prompt: "please mend the login page".into(),
+        directory: "/src/api".into(),
+        models: vec!["opus".into()],
+        user_messages: 2,
+        assistant_messages: 3,
+        tool_messages: 4,
+        started_at_us: 1_767_225_600_000_000,
+        ended_at_us: 1_767_225_660_000_000,
+        created_at_us: 1_767_225_600_000_000,
+        updated_at_us: 1_767_225_660_000_000,
+        ..v1::Session::default()
+    }
+}
+
+#[test]
+fn a_session_as_json() {
+    let held = v1::SessionHolder {
+        runner_id: "run_7k3m9x0000000000000a".into(),
+        runner: "claude-1".into(),
+        epoch: 2,
+        first_at_us: 1_767_225_600_000_000,
+        last_at_us: 1_767_225_660_000_000,
+    };
+    let group = v1::UsageGroup { of: "opus".into(), label: "opus".into(), sums: Some(sums()) };
+    insta::assert_json_snapshot!(SessionDetailsView::from(&v1::SessionDetails {
+        session: Some(session()),
+        parent: None,
+        children: vec![v1::Session { lineage: "forked".into(), ..session() }],
+        held: vec![held],
+        usage: Some(sums()),
+        by_model: vec![group],
+    }));
+}
+
+#[test]
+fn a_report_of_usage_as_json() {
+    let day =
+        v1::UsageGroup { of: "2026-01-01".into(), label: "2026-01-01".into(), sums: Some(sums()) };
+    let none = v1::UsageGroup { sums: Some(sums()), ..v1::UsageGroup::default() };
+    let report = v1::UsageReport {
+        by: "day".into(),
+        groups: vec![day, none],
+        others: Some(v1::UsageSums::default()),
+        more: 0,
+        total: Some(sums()),
+    };
+    let since = time(1_767_225_600_000_000);
+    insta::assert_json_snapshot!(UsageReportView::new(&report, since, None, "Europe/Berlin"));
+}
+
+fn explained() -> v1::UsageExplained {
+    let row = v1::UsageRow {
+        assistant: "claude".into(),
+        key: "req_1".into(),
+        session_id: session().id,
+        external_session: session().external_id,
+        runner_id: "run_7k3m9x0000000000000a".into(),
+        request_id: "req_1".into(),
+        message_id: "msg_1".into(),
+        model: "opus".into(),
+        purpose: "main".into(),
+        sums: Some(v1::UsageSums { messages: 1, ..sums() }),
+        cost: Some(1_234_567),
+        price_version: "2026-11".into(),
+        reported: None,
+        quality: "exact".into(),
+        at_us: 1_767_225_600_000_000,
+        file: "/home/me/.claude/projects/-src-api/0f8e7d6c.jsonl".into(),
+        offset: 4096,
+        recorded_at_us: 1_767_225_601_000_000,
+        ..v1::UsageRow::default()
+    };
+    let not = v1::NotCovered { assistant: "claude".into(), what: vec!["some of it".into()] };
+    v1::UsageExplained {
+        noun: "session".into(),
+        id: session().id,
+        label: session().title,
+        rows: vec![row],
+        total: Some(sums()),
+        not_covered: vec![not],
+        next: "1767225600000000/claude/req_1".into(),
+    }
+}
+
+#[test]
+fn explained_usage_as_json() {
+    insta::assert_json_snapshot!(UsageExplainedView::from(&explained()));
+}
+
 #[test]
 fn an_event_whose_data_is_no_json_is_still_shown() {
     let event = v1::Event { data: "{broken".into(), ..v1::Event::default() };
@@ -178,6 +293,15 @@ fn every_field_is_documented() {
         serde_json::to_value(DaemonStatusView::from(&daemon)).unwrap(),
         serde_json::to_value(RecoveryView { dry_run: true, runners: vec![], remarks: vec![] })
             .unwrap(),
+        serde_json::to_value(SessionDetailsView::from(&v1::SessionDetails {
+            held: vec![v1::SessionHolder::default()],
+            by_model: vec![v1::UsageGroup::default()],
+            ..v1::SessionDetails::default()
+        }))
+        .unwrap(),
+        serde_json::to_value(UsageReportView::new(&v1::UsageReport::default(), None, None, "UTC"))
+            .unwrap(),
+        serde_json::to_value(UsageExplainedView::from(&explained())).unwrap(),
         serde_json::to_value(ReconcileView { looked_at: 0, actions: vec![] }).unwrap(),
     ];
     let mut found = Vec::new();

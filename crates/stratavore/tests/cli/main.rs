@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_days;
+mod budget;
 mod compose;
 mod config;
 mod crash;
@@ -11,19 +12,23 @@ mod events;
 mod help;
 mod input;
 mod journey;
+mod ledger;
 mod many;
 mod nobody_home;
 mod nodes;
 mod notify;
 mod projects;
+mod queue;
 mod recover;
 mod renewal;
 mod restart;
 mod retention;
+mod run;
 mod runbooks;
 mod screen;
 mod upgrade;
 mod usage;
+mod vault;
 mod viewers;
 
 use std::path::Path;

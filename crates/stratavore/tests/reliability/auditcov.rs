@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 48] = [
+const REQUESTS: &[(&str, Option<&str>)] = &[
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -252,6 +252,19 @@ const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Runners.ReadOutput", None),
     ("Runners.Connect", Some("request.attach")),
     ("Runners.UpgradeAgent", Some("request.upgrade")),
+    ("Runs.Result", None),
+    ("Runs.Watch", None),
+    ("Queue.Add", Some("project.item_added")),
+    ("Queue.Cancel", Some("project.item_cancelled")),
+    ("Queue.Get", None),
+    ("Queue.List", None),
+    ("Queue.Retry", Some("project.item_retried")),
+    ("Queue.Set", Some("project.queue_set")),
+    ("Sessions.Get", None),
+    ("Sessions.List", None),
+    ("Sessions.Remove", Some("session.removed")),
+    ("Ledger.Explain", None),
+    ("Ledger.Report", None),
     ("Events.List", None),
     ("Events.Subscribe", None),
     ("Audit.Export", Some("request.export")),
@@ -267,6 +280,12 @@ const REQUESTS: [(&str, Option<&str>); 48] = [
     ("Notify.Show", None),
     ("Notify.Switch", Some("node.destination_disabled")),
     ("Notify.Test", Some("request.notify_test")),
+    ("Search.Find", None),
+    ("Search.Messages", None),
+    ("Vault.Import", Some("request.import")),
+    ("Vault.ExportSession", Some("request.session_export")),
+    ("Vault.ImportSession", Some("request.session_import")),
+    ("Vault.Status", None),
     ("Daemon.Status", None),
     ("Daemon.Reconcile", Some("request.reconcile")),
     ("Daemon.Shutdown", Some("request.shutdown")),
@@ -284,7 +303,10 @@ fn every_request_that_changes_something_is_on_the_record() {
     listed.sort_unstable();
     assert_eq!(served, listed, "each request is to be listed with what it leaves on the record");
 
-    let world = World::new();
+    let mut world = World::new();
+    // What is imported is of this home, and of nobody's own.
+    let home = world.path("").display().to_string();
+    world.set_env("HOME", &home);
     world.project("demo");
     let cat = world.launch("demo", "cat", &["cat"]);
     let topic = world.path("topic");
@@ -329,10 +351,23 @@ fn every_request_that_changes_something_is_on_the_record() {
     for command in done {
         world.run(*command).ok();
     }
+    let session =
+        world.json(&["runners", "show", "cat"])["session_id"].as_str().unwrap().to_owned();
+    let exported = world.path("exported").display().to_string();
+    world.run(["queue", "set", "demo", "--pause"]).ok();
+    let queued =
+        world.run(["queue", "add", "demo", "words", "--format", "json", "--", "true"]).ok().json();
+    for change in ["cancel", "retry", "cancel"] {
+        world.run(["queue", change, queued["id"].as_str().unwrap()]).ok();
+    }
+    world.run(["import"]).ok();
+    world.run(["sessions", "export", &session, &exported]).ok();
+    world.run(["sessions", "import", &exported]).ok();
     // There is no such host.
     world.run(["notify", "test", "n"]).fails(1);
     world.run(["notify", "remove", "n"]).ok();
     world.until_state("cat", &["exited", "failed"]);
+    world.run(["sessions", "rm", &session]).ok();
     world.run(["restart", "cat"]).ok();
     world.run(["kill", "--all", "--force"]).ok();
     world.run(["daemon", "restart"]).ok();
@@ -369,12 +404,16 @@ fn by<'r>(records: &'r Value, kind: &str) -> Option<&'r Value> {
 }
 
 /// What a program inside a runner asks for, and under which name that is refused.
-const REFUSED: [(&str, &str); 28] = [
+const REFUSED: &[(&str, &str)] = &[
     ("new more --directory /tmp", "projects.create"),
     ("projects edit demo --description changed", "projects.edit"),
     ("projects archive spare", "projects.archive"),
     ("projects delete spare", "projects.delete"),
     ("launch -p demo -- true", "runners.launch"),
+    ("queue add demo -- true", "queue.add"),
+    ("queue set demo --pause", "queue.set"),
+    ("queue cancel item_", "queue.cancel"),
+    ("queue retry item_", "queue.retry"),
     ("kill other", "runners.stop"),
     ("restart other", "runners.restart"),
     ("pause other", "runners.pause"),
@@ -393,11 +432,24 @@ const REFUSED: [(&str, &str); 28] = [
     ("nodes revoke 000000000000", "nodes.revoke_token"),
     ("nodes join --token-file /dev/null", "nodes.join"),
     ("ca init", "nodes.init_ca"),
+    ("import", "import"),
+    ("sessions export ses_ stolen", "sessions.export"),
+    ("search --project spare words", "search"),
     ("notify add n ntfy --topic n", "notify.add"),
     ("notify remove n", "notify.remove"),
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("budget set b --tokens 5", "budget.set"),
+    ("budget rm theirs", "budget.remove"),
+    ("budget allow other --budget theirs", "budget.allow"),
+    ("budget list -p spare", "budget.list"),
+    ("budget show theirs", "budget.show"),
+    ("budget history theirs", "budget.history"),
+    ("sessions rm ses_", "sessions.remove"),
+    ("sessions show ses_", "sessions.get"),
+    ("usage explain other", "ledger.explain"),
+    ("usage --runner other", "ledger.report"),
 ];
 
 #[test]
@@ -405,7 +457,10 @@ fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
     let world = World::new();
     world.project("demo");
     world.run(["new", "spare", "--directory", "/"]).ok();
+    world.run(["budget", "set", "theirs", "-p", "spare", "--tokens", "1M"]).ok();
     world.launch("demo", "other", &["cat"]);
+    world.run(["queue", "set", "demo", "--pause"]).ok();
+    world.run(["queue", "add", "demo", "--", "true"]).ok();
     let program = World::program("stratavore").display().to_string();
     let home = world.path("").display().to_string();
     let mut script = String::new();

@@ -12,6 +12,8 @@ mod notify;
 mod outbox;
 pub(crate) mod problem;
 mod project;
+mod queue;
+mod run;
 mod runner;
 mod search;
 mod session;
@@ -40,7 +42,9 @@ use stratavore_proto::v1::notify_server::NotifyServer;
 use stratavore_proto::v1::outbox_server::OutboxServer;
 use stratavore_proto::v1::peers_server::PeersServer;
 use stratavore_proto::v1::projects_server::ProjectsServer;
+use stratavore_proto::v1::queue_server::QueueServer;
 use stratavore_proto::v1::runners_server::RunnersServer;
+use stratavore_proto::v1::runs_server::RunsServer;
 use stratavore_proto::v1::search_server::SearchServer;
 use stratavore_proto::v1::sessions_server::SessionsServer;
 use stratavore_proto::v1::vault_server::VaultServer;
@@ -122,9 +126,11 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(RunsServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))
         .add_service(SessionsServer::new(api.clone()))
         .add_service(LedgerServer::new(api.clone()))
+        .add_service(QueueServer::new(api.clone()))
         .add_service(EventsServer::new(api.clone()))
         .add_service(OutboxServer::new(api.clone()))
         .add_service(NotifyServer::new(api.clone()))
@@ -154,6 +160,7 @@ where
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(1024))
         .add_service(RunnersServer::new(api.clone()))
+        .add_service(RunsServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))
         .add_service(PeersServer::new(api))
         .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())

@@ -76,6 +76,7 @@ impl Runners for Api {
             headless: request.headless.then(|| Headless {
                 max_turns: (request.max_turns != 0).then_some(request.max_turns),
                 max_cost: (request.max_cost != 0).then_some(request.max_cost),
+                item: None,
             }),
             resume: match given(&request.session) {
                 Some(wanted) => {

@@ -64,7 +64,7 @@ impl Search for Api {
 
 async fn wish(
     control: &control::Control,
-    caller: &Caller,
+    by: &Caller,
     request: v1::FindRequest,
 ) -> Result<control::Search, Error> {
     let project = match given(&request.project) {
@@ -72,7 +72,7 @@ async fn wish(
         None => None,
     };
     let session = match given(&request.session) {
-        Some(name) => Some(control.session(caller, name).await?.id),
+        Some(name) => Some(control.session(by, name).await?.id),
         None => None,
     };
     let role = given(&request.role)

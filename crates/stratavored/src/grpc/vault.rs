@@ -65,10 +65,7 @@ impl Vault for Api {
         let caller = caller(&request)?;
         let v1::ExportSessionRequest { session } = request.into_inner();
         let (control, by, on) = (self.control.clone(), caller.clone(), session.clone());
-        let begun = async move {
-            let session = control.session(&by, &session).await?.id;
-            control.session_export(&by, session).await
-        };
+        let begun = async move { control.session_export(&by, &session).await };
         let export =
             self.control.decided(&caller, "sessions.export", &on, begun).await.map_err(status)?;
         // A blob is sent in pieces.

@@ -77,7 +77,7 @@ fn hooks_are_injected_where_gemini_takes_them() {
     let variable = "GEMINI_CLI_SYSTEM_DEFAULTS_PATH";
     // Root owns it, and nobody else can write into it.
     let mut asked = Asked::new(&["gemini"]).observed("/usr/not/there/yet").headless();
-    asked.mode = Mode::Headless(Headless { max_turns: Some(7), max_cost: None });
+    asked.mode = Mode::Headless(Headless { max_turns: Some(7), max_cost: None, item: None });
     let started = asked.fresh(gemini);
     assert_eq!(started.env[variable], "/usr/not/there/yet/gemini-defaults.json");
     let (name, content) = &started.files[0];

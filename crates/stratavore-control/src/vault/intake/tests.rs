@@ -4,87 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
-use stratavore_core::daemon::{Daemon, Node};
-use stratavore_core::node::Profile;
-use stratavore_core::observation::{Observation, SessionSeen};
-use stratavore_core::project::Project;
-use stratavore_core::{DaemonId, ProjectId};
 use stratavore_store::testing::TestStore;
-use stratavore_store::{Observed, Recorded};
-use tempfile::TempDir;
 
 use super::*;
-
-fn entropy() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
-    bytes
-}
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_767_225_600 + second).unwrap()
-}
-
-struct Rig {
-    db: TestStore,
-    home: TempDir,
-    intake: Intake,
-    session: SessionId,
-}
+use crate::rig::{Dice, Rig, at, both};
 
 impl Rig {
-    async fn new(db: TestStore) -> Rig {
-        let home = tempfile::tempdir().unwrap();
-        let store = db.store().clone();
-        let node = Node {
-            id: NodeId::from_entropy(entropy()),
-            hostname: "box".into(),
-            boot_id: "boot".into(),
-            seen_at: at(0),
-        };
-        let daemon = Daemon {
-            id: DaemonId::from_entropy(entropy()),
-            node: node.id,
-            version: "0".into(),
-            pid: 1,
-            started_at: at(0),
-            seen_at: at(0),
-            stopped_at: None,
-        };
-        store.daemon_started(&node, &daemon, &Profile::default()).await.unwrap();
-        let project = Project {
-            id: ProjectId::from_entropy(entropy()),
-            name: "alpha".parse().unwrap(),
-            directory: "/srv/work".into(),
-            description: String::new(),
-            assistant: None,
-            quota: Default::default(),
-            runner_limits: Default::default(),
-            generation: 1,
-            created_at: at(0),
-            updated_at: at(0),
-            archived_at: None,
-            deleted_at: None,
-        };
-        store.project_create(&project, "ada", None).await.unwrap();
-        let seen = SessionSeen { session: "theirs".into(), ..SessionSeen::default() };
-        let told = Observed {
-            assistant: &"claude".parse().unwrap(),
-            node: node.id,
-            project: Some(project.id),
-            runner: None,
-            follow: None,
-            observations: &[Observation::Session(seen)],
-            price: &|_, _, _| None,
-            now: at(0),
-        };
-        let Recorded { sessions, .. } = store.observed(&told, "ada").await.unwrap();
-        let vault = Vault::open(home.path().join("vault")).unwrap();
-        let name = node.id.to_string();
-        let intake = Intake { store, vault, node: node.id, name, entropy: Arc::new(entropy) };
-        Rig { db, home, intake, session: sessions["theirs"] }
-    }
-
     fn path(&self) -> PathBuf {
         self.home.path().join("t.jsonl")
     }
@@ -95,7 +20,12 @@ impl Rig {
     }
 
     async fn take_in(&self, to_its_end: bool) -> Taken {
-        self.intake.take_in(self.session, &self.path(), to_its_end, at(1)).await.unwrap()
+        let care = if to_its_end { Care::ToItsEnd } else { Care::WhileItGrows };
+        self.take_in_with(care).await
+    }
+
+    async fn take_in_with(&self, care: Care) -> Taken {
+        self.intake.take_in(self.session, &self.path(), care, at(1)).await.unwrap()
     }
 
     /// The bytes of each version, the oldest first.
@@ -114,30 +44,14 @@ impl Rig {
     }
 }
 
-/// Numbers that a seed gives.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
+/// Lines that compress as transcripts do.
+fn text(dice: &mut Dice, length: u64) -> Vec<u8> {
+    let mut text = Vec::new();
+    while (text.len() as u64) < length {
+        writeln!(text, "{{\"n\":{},\"text\":\"some words\"}}", dice.below(1 << 40)).unwrap();
     }
-
-    /// Lines that compress as transcripts do.
-    fn text(&mut self, length: u64) -> Vec<u8> {
-        let mut text = Vec::new();
-        while (text.len() as u64) < length {
-            write!(text, "{{\"n\":{},\"text\":\"some words\"}}\n", self.below(1 << 40)).unwrap();
-        }
-        text.truncate(length as usize);
-        text
-    }
-}
-
-async fn both(test: impl AsyncFn(Rig)) {
-    test(Rig::new(TestStore::sqlite().await).await).await;
-    test(Rig::new(TestStore::postgres().await).await).await;
+    text.truncate(length as usize);
+    text
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +60,10 @@ async fn a_little_waits_until_it_is_more_or_the_end() {
         assert_eq!(rig.take_in(true).await, Taken::default(), "there is no file");
         rig.append(&[b'x'; 1000]);
         assert_eq!(rig.take_in(false).await.bytes, 0);
-        assert_eq!(rig.take_in(true).await, Taken { bytes: 1000, size: 1000, version: 1 });
+        assert_eq!(
+            rig.take_in_with(Care::Now).await,
+            Taken { bytes: 1000, size: 1000, version: 1 }
+        );
         assert_eq!(rig.take_in(true).await.bytes, 0);
         rig.append(&vec![b'y'; PIECE_MIN as usize]);
         assert_eq!(rig.take_in(false).await.bytes, PIECE_MIN);
@@ -168,7 +85,7 @@ async fn whatever_growth_comes_back_as_it_was_and_in_few_blobs() {
                 6..9 => dice.below(300),
                 _ => dice.below(1 << 20),
             };
-            let more = dice.text(length);
+            let more = text(&mut dice, length);
             rig.append(&more);
             whole.extend(more);
             let to_its_end = dice.below(4) == 0;
@@ -187,7 +104,7 @@ async fn whatever_growth_comes_back_as_it_was_and_in_few_blobs() {
 async fn what_is_cut_replaced_or_rewritten_is_a_new_version() {
     both(async |rig| {
         let mut dice = Dice(3);
-        let first = dice.text(200_000);
+        let first = text(&mut dice, 200_000);
         rig.append(&first);
         rig.take_in(true).await;
         // Cut short.
@@ -196,26 +113,30 @@ async fn what_is_cut_replaced_or_rewritten_is_a_new_version() {
         assert_eq!(rig.take_in(true).await.version, 2);
         // Another file under the old name, which begins alike.
         let moved = rig.home.path().join("new");
-        let replaced = [&cut[..], &dice.text(10_000)].concat();
+        let replaced = [&cut[..], &text(&mut dice, 10_000)].concat();
         fs::write(&moved, &replaced).unwrap();
         fs::rename(&moved, rig.path()).unwrap();
         assert_eq!(rig.take_in(true).await.version, 3);
         // Rewritten in place, longer: the beginning is another one.
         let mut rewritten = replaced.clone();
         rewritten[10] ^= 1;
-        rewritten.extend(dice.text(90_000));
+        rewritten.extend(text(&mut dice, 90_000));
         fs::write(rig.path(), &rewritten).unwrap();
         assert_eq!(rig.take_in(false).await.version, 4);
         rig.take_in(true).await;
         // In the middle, where only who compares all of it looks.
         let mut inside = rewritten.clone();
-        rig.append(&dice.text(1_500_000));
+        rig.append(&text(&mut dice, 1_500_000));
         rig.take_in(true).await;
         let grown = fs::read(rig.path()).unwrap();
         inside.extend(&grown[rewritten.len()..]);
         inside[70_000] ^= 1;
         fs::write(rig.path(), &inside).unwrap();
-        assert_eq!(rig.take_in(false).await.version, 4, "the control: a quick look sees nothing");
+        assert_eq!(
+            rig.take_in_with(Care::Now).await.version,
+            4,
+            "the control: a quick look sees nothing"
+        );
         assert_eq!(rig.take_in(true).await.version, 5);
         assert!(rig.read_back().await == [first, cut, replaced, grown, inside]);
     })
@@ -230,7 +151,7 @@ async fn two_daemons_and_deaths_between_blob_and_row_lose_and_double_nothing() {
         let mut whole = Vec::new();
         for _ in 0..20 {
             let length = dice.below(200_000);
-            let more = dice.text(length);
+            let more = text(&mut dice, length);
             rig.append(&more);
             whole.extend(more);
             // One that died after it had put a piece there, and before it said so.
@@ -238,8 +159,8 @@ async fn two_daemons_and_deaths_between_blob_and_row_lose_and_double_nothing() {
             rig.intake.put(whole[end..].to_vec()).await.unwrap();
             let path = rig.path();
             let (a, b) = tokio::join!(
-                rig.intake.take_in(rig.session, &path, true, at(1)),
-                other.take_in(rig.session, &path, true, at(1)),
+                rig.intake.take_in(rig.session, &path, Care::ToItsEnd, at(1)),
+                other.take_in(rig.session, &path, Care::ToItsEnd, at(1)),
             );
             a.unwrap();
             b.unwrap();
@@ -256,7 +177,7 @@ async fn what_is_no_file_is_refused() {
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
         .unwrap();
     for path in [pipe, rig.home.path().to_owned(), "/dev/zero".into()] {
-        let refused = rig.intake.take_in(rig.session, &path, true, at(1)).await;
+        let refused = rig.intake.take_in(rig.session, &path, Care::ToItsEnd, at(1)).await;
         assert!(matches!(refused, Err(Error::Absent { .. })), "{path:?}: {refused:?}");
     }
 }

@@ -5,17 +5,34 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use clap::Args;
 use stratavore_core::clock::Clock;
 use stratavore_core::terminal::Untrusted;
 use stratavore_proto::v1::export_part::Part;
 use stratavore_proto::v1::{ExportFile, ExportSessionRequest};
 
-use super::Export;
 use super::tar::Tar;
 use crate::api::{Api, failure};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::units::bytes;
+
+/// Write a conversation's files, as they were, into a directory
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The directory gets the transcripts byte for byte, the messages as lines of JSON, and manifest.json with
+the size and SHA-256 of each file. With - a tar archive of the same goes to the standard output.
+
+Examples:
+  stratavore sessions export ses_7k3m9x2q4v8w1t6y0z5n handover/
+  stratavore sessions export ses_7k3 - | ssh other 'tar x && stratavore sessions import .'")]
+pub(crate) struct Export {
+    /// The conversation: our id, the assistant's, or the beginning of either
+    session: String,
+    /// A directory that is not there yet, or is empty; - for a tar archive
+    #[arg(value_name = "DIR", default_value = "-")]
+    to: PathBuf,
+}
 
 /// Where the parts go.
 enum Target {

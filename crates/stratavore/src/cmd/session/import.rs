@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use stratavore_core::terminal::Untrusted;
@@ -12,13 +13,23 @@ use stratavore_proto::v1::{ImportManifest, ImportPart};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Import;
 use crate::api::{Api, failure};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 
 const PIECE: usize = 1 << 20;
 const MANIFEST_MAX: u64 = 3 << 20;
+
+/// Take in a conversation that was exported
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The directory with manifest.json
+    #[arg(value_name = "DIR")]
+    from: PathBuf,
+    /// Whose it is to be [default: the project of the name that it had]
+    #[arg(long, short, value_name = "PROJECT")]
+    project: Option<String>,
+}
 
 /// As much of a manifest as is needed to send the files that it names.
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use stratavore_testkit::world::{World, until};
 use crate::bad_days::runners;
 
 /// Every command that would change something, and the code that it ends with inside a runner.
-const CHANGES: [(&str, i32); 19] = [
+const CHANGES: [(&str, i32); 20] = [
     ("new more --directory /tmp", 8),
     ("projects edit demo --description changed", 8),
     ("projects archive spare", 8),
@@ -26,13 +26,14 @@ const CHANGES: [(&str, i32); 19] = [
     ("upgrade other", 8),
     ("reconcile", 8),
     ("logs other", 8),
+    ("sessions rm ses_", 8),
     ("daemon stop", 8),
     ("daemon restart", 8),
     ("daemon stop --stop-runners", 8),
 ];
 
 /// Every command that shows something.
-const LOOKS: [&str; 7] = [
+const LOOKS: [&str; 9] = [
     "runners show other",
     "runners show ended",
     "runners list --all",
@@ -40,6 +41,8 @@ const LOOKS: [&str; 7] = [
     "events list --after 0 --limit 1000",
     "projects list",
     "runners show mine",
+    "sessions list",
+    "usage --by runner",
 ];
 
 fn script(world: &World) -> String {

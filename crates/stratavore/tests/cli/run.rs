@@ -1,0 +1,263 @@
+//! `stratavore run`: one prompt in, one result out, whatever dies meanwhile.
+//!
+//! What an assistant does is held against the stand-in that it talks to: the text, the files, and the bill.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use stratavore_testkit::assistant_home::{AssistantHome, KEY};
+use stratavore_testkit::model::{Bill, Hold, Place, Reply, StandIn};
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::world::{World, signal, until};
+
+/// A world in which claude is the real one, and talks to the stand-in.
+pub(crate) struct ClaudeWorld {
+    pub world: World,
+    pub model: StandIn,
+    home: AssistantHome,
+}
+
+impl ClaudeWorld {
+    pub(crate) fn new() -> Self {
+        let model = StandIn::start();
+        let world = World::with_config(&format!(
+            "assistants:\n  claude:\n    program: {}\n",
+            Program::Claude.path().display()
+        ));
+        let (home, work) = (world.path("assistant"), world.work());
+        let home = AssistantHome::at(Program::Claude, &model.url(), &home, &work);
+        fs::write(world.path("key"), KEY).unwrap();
+        world.project("demo");
+        Self { world, model, home }
+    }
+
+    /// The variables of a run, as options. The key is a file's: no secret is in an argument.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let mut environment = self.home.environment();
+        environment.insert("CLAUDE_CODE_MAX_RETRIES".into(), "0".into());
+        let key = self.world.path("key").display().to_string();
+        environment.insert("ANTHROPIC_API_KEY".into(), format!("file:{key}"));
+        let options = environment.iter().map(|(key, value)| format!("--env={key}={value}"));
+        options.chain(["--assistant=claude".into()]).collect()
+    }
+
+    pub(crate) fn work(&self, name: &str) -> String {
+        fs::read_to_string(self.world.work().join(name)).unwrap_or_default()
+    }
+}
+
+/// A run with `--json`, read line by line.
+struct Running {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(world: &World, words: &[&str]) -> Self {
+        let mut command = world.command("stratavore");
+        command.args(["run", "demo", "--json"]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = self.lines.read_line(&mut line).unwrap();
+        (read > 0).then(|| serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}")))
+    }
+
+    /// Reads until there is one of this kind.
+    fn until(&mut self, kind: &str) -> Value {
+        let mut seen = Vec::new();
+        while let Some(line) = self.next() {
+            if line["kind"] == kind {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no {kind} among {seen:?}: {}", self.end().1);
+    }
+
+    /// The exit code, and what it said on the side.
+    fn end(&mut self) -> (i32, String) {
+        let mut said = String::new();
+        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code().unwrap_or(-1), said)
+    }
+}
+
+fn sums(bill: &Bill) -> [u64; 4] {
+    let all = bill.complete().entries;
+    let sum = |of: fn(&stratavore_testkit::model::Usage) -> u64| {
+        all.iter().map(|entry| of(&entry.usage)).sum()
+    };
+    [sum(|u| u.input), sum(|u| u.output), sum(|u| u.cache_read), sum(|u| u.cache_write())]
+}
+
+fn used(result: &Value) -> [u64; 4] {
+    let usage = &result["usage"];
+    let number = |name: &str| usage[name].as_u64().unwrap_or_else(|| panic!("{name} of {usage}"));
+    let write = number("cache_write") + number("cache_write_1h");
+    [number("input"), number("output"), number("cache_read"), write]
+}
+
+#[test]
+fn a_run_of_any_command_tells_what_it_prints_and_how_it_came_out() {
+    let world = World::new();
+    world.project("demo");
+    // The prompt is its standard input.
+    let ran = world.run(["run", "demo", "what is said", "--", "sh", "-c", "cat; echo; echo two"]);
+    let ran = ran.ok();
+    assert_eq!(ran.stdout(), "what is said\ntwo\n");
+    assert!(ran.stderr().contains("done"), "{}", ran.everything());
+
+    let words = ["--prompt", "x", "--", "sh", "-c", "printf '\\033[31mred\\033]0;t\\007'; exit 3"];
+    let mut running = Running::start(&world, &words);
+    assert_eq!(running.until("text")["text"], "\u{1b}[31mred\u{1b}]0;t\u{7}");
+    let result = running.until("result");
+    assert_eq!((&result["outcome"], &result["state"]), (&"failed".into(), &"failed".into()));
+    assert!(result["why"].as_str().unwrap().starts_with("exit 3"), "{result}");
+    assert_eq!((running.next(), running.end().0), (None, 10));
+
+    // To people nothing is shown that their terminal would obey.
+    let ran = world.run(["run", "demo", "--", "printf", "a\\033[31mb\\007c\\n"]).ok();
+    assert_eq!(ran.stdout(), "abc\n");
+    assert!(!ran.stderr().contains("\u{1b}[31m") && !ran.stderr().contains('\u{7}'));
+
+    let ran = world.run(["run", "demo", "--timeout", "1s", "--", "sleep", "1000"]).fails(9);
+    assert!(ran.stderr().contains("its time was over"), "{}", ran.everything());
+    world.run(["run", "demo", "--", "no-such-program"]).fails(3);
+    world.run(["run", "demo"]).fails(2);
+}
+
+#[test]
+fn ctrl_c_stops_a_run_and_reports_it() {
+    let world = World::new();
+    world.project("demo");
+    let mut running = Running::start(&world, &["--", "sh", "-c", "echo begun; sleep 1000"]);
+    running.until("text");
+    signal(running.child.id(), Signal::INT);
+    let result = running.until("result");
+    assert_eq!(result["outcome"], "stopped");
+    assert_eq!(running.end().0, 130);
+    let runner = result["runner"].as_str().unwrap();
+    until("nothing of it is left", || match world.processes_of(runner) {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+}
+
+#[test]
+fn a_run_survives_the_daemon_and_is_told_without_a_gap() {
+    let world = World::new();
+    world.project("demo");
+    let go = world.path("go");
+    let script = format!(
+        "echo one; echo two; while ! test -e {}; do sleep 0.05; done; echo three; echo half",
+        go.display()
+    );
+    let mut running = Running::start(&world, &["--", "sh", "-c", &script]);
+    running.until("text");
+    let mut said = vec!["one".to_owned()];
+    world.kill_daemon();
+    fs::write(go, "").unwrap();
+    let result = loop {
+        let line = running.next().expect("it goes on to the result");
+        if line["kind"] == "result" {
+            break line;
+        }
+        said.push(line["text"].as_str().unwrap().to_owned());
+    };
+    assert_eq!(said, ["one", "two", "three", "half"], "each once, in their order");
+    assert_eq!((&result["outcome"], running.end().0), (&"done".into(), 0));
+    assert_eq!(result["text"], "one\ntwo\nthree\nhalf");
+}
+
+#[test]
+fn a_run_of_claude_ends_with_its_result_its_usage_and_its_session() {
+    let claude = ClaudeWorld::new();
+    let options = claude.options();
+    let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+    let prompt = "[[shell:echo by-claude >> made.txt]] [[text:all is done]]";
+    words.extend(["--prompt", prompt, "--", "--allowedTools", "Bash"]);
+    let mut running = Running::start(&claude.world, &words);
+    let told = running.until("session")["text"].clone();
+    assert!(running.until("tool")["text"].as_str().unwrap().contains("by-claude"));
+    let result = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((code, &result["outcome"]), (0, &"done".into()), "{result}\n{said}");
+    assert_eq!(result["text"], "all is done");
+    assert_eq!(claude.work("made.txt"), "by-claude\n");
+    assert_eq!(result["assistant_session"], told);
+    let bill = claude.model.bill();
+    assert_eq!(used(&result), sums(&bill), "{bill}");
+    assert_eq!(result["usage"]["messages"], bill.complete().entries.len());
+    assert!(result["usage"]["reported_cost"].as_i64().unwrap() > 0, "{result}");
+
+    // The next one goes on in the same session, and counts what it has used itself.
+    let session = result["session"].as_str().unwrap();
+    let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+    words.extend(["--resume", session, "marker-two: what did you do?"]);
+    claude.model.on_prompt("marker-two", [Reply::text("as was said")]);
+    let before = sums(&bill);
+    let mut running = Running::start(&claude.world, &words);
+    let again = running.until("result");
+    assert_eq!((running.end().0, &again["text"]), (0, &"as was said".into()), "{again}");
+    assert_eq!(again["session"], result["session"]);
+    assert_eq!(again["assistant_session"], told);
+    let after = sums(&claude.model.bill());
+    let own: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(used(&again).to_vec(), own);
+}
+
+#[test]
+fn a_run_of_claude_survives_the_daemon_and_loses_no_token() {
+    let claude = ClaudeWorld::new();
+    let hold = Hold::new();
+    claude.model.on_prompt(
+        "marker-one",
+        [
+            Reply::shell("echo once >> made.txt"),
+            Reply::text("after the daemon").held(Place::Start, &hold),
+        ],
+    );
+    let options = claude.options();
+    let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+    words.extend(["marker-one: do it", "--", "--allowedTools", "Bash"]);
+    let mut running = Running::start(&claude.world, &words);
+    hold.until_reached();
+    claude.world.kill_daemon();
+    hold.release();
+    let result = running.until("result");
+    assert_eq!((running.end().0, &result["text"]), (0, &"after the daemon".into()), "{result}");
+    assert_eq!(claude.work("made.txt"), "once\n");
+    let bill = claude.model.bill();
+    assert_eq!(used(&result), sums(&bill), "{bill}");
+}
+
+#[test]
+fn a_run_that_meets_a_limit_says_which() {
+    let claude = ClaudeWorld::new();
+    let options = claude.options();
+    let run = |more: &[&str]| {
+        let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
+        words.extend(more);
+        let mut running = Running::start(&claude.world, &words);
+        let result = running.until("result");
+        (result, running.end().0)
+    };
+    let prompt = "[[shell:echo 1]] [[shell:echo 2]] [[shell:echo 3]]";
+    let (result, code) = run(&[prompt, "--max-turns", "1", "--", "--allowedTools", "Bash"]);
+    assert_eq!((&result["outcome"], code), (&"limit_reached".into(), 4), "{result}");
+    claude
+        .model
+        .on_prompt("marker-limit", [Reply::rate_limited(std::time::Duration::from_secs(1))]);
+    let (result, code) = run(&["marker-limit: anything"]);
+    assert_eq!((&result["outcome"], code), (&"rate_limited".into(), 6), "{result}");
+}

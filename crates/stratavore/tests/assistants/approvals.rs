@@ -5,7 +5,7 @@ use stratavore_testkit::model::{Reply, Said};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::rows;
 
-use crate::scene::{Scene, comes_in_order, refusal};
+use crate::scene::{Scene, refusal};
 
 /// That it works at first may be read together with its question, and is no event of its own then.
 const TURN: [&str; 3] = ["needs_permission", "working", "idle"];
@@ -36,8 +36,7 @@ fn is_asked_and_answered(program: Program) {
     assert_ne!(again.code(), 0, "an answer counts once: {}", again.everything());
     scene.until_activity(&runner, "idle");
     assert_eq!(scene.made("first.txt").as_deref(), Some("one\n"));
-    let activities = scene.activities(&runner);
-    assert!(comes_in_order(&activities, &TURN), "{activities:?}");
+    scene.until_did(&runner, &TURN);
 
     scene.send(&runner, "make the second, please", &[]);
     let ask = scene.until_asks(&runner);

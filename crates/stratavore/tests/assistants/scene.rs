@@ -127,7 +127,7 @@ impl Scene {
     }
 
     /// What the runner was said to do, one after the other.
-    pub(crate) fn activities(&self, runner: &str) -> Vec<String> {
+    fn activities(&self, runner: &str) -> Vec<String> {
         let events = self.world.json(&["events", "--runner", runner, "--kind", "runner.activity"]);
         let all = rows(&events).iter();
         let mut told: Vec<(i64, String)> = all
@@ -140,6 +140,15 @@ impl Scene {
         let mut activities: Vec<String> = told.into_iter().map(|(_, activity)| activity).collect();
         activities.dedup();
         activities
+    }
+
+    /// Waits until it was said to do this, one after the other: events are listed a moment after they are true.
+    #[track_caller]
+    pub(crate) fn until_did(&self, runner: &str, wanted: &[&str]) {
+        self.until(&format!("it has been {wanted:?}"), || {
+            let activities = self.activities(runner);
+            if comes_in_order(&activities, wanted) { Ok(()) } else { Err(activities) }
+        });
     }
 
     /// Waits until `look` finds what is wished. The screens are told if it never does.
@@ -304,7 +313,7 @@ fn differences(found: &BTreeMap<Kinds, usize>, wanted: &BTreeMap<Kinds, usize>) 
 }
 
 /// The steps that came one after another, with others between them.
-pub(crate) fn comes_in_order(all: &[String], wanted: &[&str]) -> bool {
+fn comes_in_order(all: &[String], wanted: &[&str]) -> bool {
     let mut left = all.iter();
     wanted.iter().all(|step| left.any(|seen| seen == step))
 }

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_client(grpc)
         .build_server(grpc)
         .bytes(".")
-        // Beside it the steps are small, and there are many of them.
+        // It is larger than what comes before it, and comes once.
         .boxed(".stratavore.v1.RunProgress.kind.result")
         .compile_fds(descriptors)?;
 

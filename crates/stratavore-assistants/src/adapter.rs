@@ -40,6 +40,8 @@ pub struct Proves {
     pub fork: bool,
     /// The best source that tells what it is doing.
     pub activity: Option<Source>,
+    /// It tells that it has a prompt, and which.
+    pub prompts: bool,
     /// It tells at once that it asks for a permission.
     pub permission_requests: bool,
     /// A permission can be given from elsewhere than its screen.
@@ -269,6 +271,12 @@ pub trait Adapter: Sync {
     /// typed at any other time it means something else.
     fn answer_keys(&self, body: &serde_json::Value, allow: bool) -> Option<&'static str> {
         let _ = (body, allow);
+        None
+    }
+
+    /// Words that are on its screen for as long as a dialog waits for [`Adapter::answer_keys`]. `None`: nobody
+    /// types there but a person who sees it.
+    fn dialog(&self) -> Option<&'static str> {
         None
     }
 

@@ -64,6 +64,7 @@ impl Adapter for Aider {
             resume: true,
             fork: false,
             activity: Some(Source::Events),
+            prompts: false,
             permission_requests: false,
             permission_answers: false,
             usage: Some(Quality::Exact),

@@ -86,6 +86,7 @@ impl Adapter for Claude {
             resume: true,
             fork: true,
             activity: Some(Source::Events),
+            prompts: true,
             permission_requests: true,
             permission_answers: true,
             usage: Some(Quality::Exact),

@@ -81,6 +81,7 @@ impl Adapter for Codex {
             resume: true,
             fork: true,
             activity: Some(Source::Events),
+            prompts: true,
             permission_requests: true,
             permission_answers: true,
             usage: Some(Quality::Exact),
@@ -117,6 +118,10 @@ impl Adapter for Codex {
         } else {
             "\u{1b}"
         })
+    }
+
+    fn dialog(&self) -> Option<&'static str> {
+        Some("Yes, proceed (y)")
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

@@ -58,6 +58,7 @@ impl Adapter for Gemini {
             fork: false,
             // Hooks tell more, but can be had by few.
             activity: Some(Source::Screen),
+            prompts: true,
             permission_requests: true,
             permission_answers: false,
             usage: Some(Quality::Exact),

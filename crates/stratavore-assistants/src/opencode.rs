@@ -48,6 +48,7 @@ impl Adapter for OpenCode {
             resume: true,
             fork: true,
             activity: Some(Source::Events),
+            prompts: true,
             permission_requests: true,
             permission_answers: true,
             usage: Some(Quality::Exact),

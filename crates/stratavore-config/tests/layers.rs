@@ -443,11 +443,11 @@ fn a_model_has_the_prices_that_are_given() {
     let files = Files::new();
     files.write(
         "user.yaml",
-        "prices:\n  gpt-5.9:\n    input: 1.25\n    output: 10\n    cache_read: 0.125\n  \"corp/claude-*\": {input: 0, output: .5}\n",
+        "prices:\n  gpt-5.9:\n    input: 1.25\n    output: 10\n    cache_read: 0.125\n  \"corp/claude-*\": {input: 0, output: much}\n",
     );
     assert_eq!(
         files.said(files.load(&[], &[])),
-        "user.yaml:6:41: `prices.corp/claude-*.output` is `.5`, and must be US dollars for a million tokens, from 0 to 1000000, such as `1.25`"
+        "user.yaml:6:41: `prices.corp/claude-*.output` is `much`, and must be US dollars for a million tokens, from 0 to 1000000, such as `1.25`"
     );
     files.write(
         "user.yaml",

@@ -1,13 +1,12 @@
 //! Budgets: defined, looked at, and raised for one runner. What they do to runners is in `enforce.rs`.
 
+mod define;
 mod enforce;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stratavore_core::budget::{
-    Account, Action, Budget, Every, Scope, Step, Unit, Zone, usual_ladder,
-};
+use stratavore_core::budget::{Account, Budget, Every, Period, Scope};
 use stratavore_core::caller::{Caller, Principal};
 use stratavore_core::event::NewEvent;
 use stratavore_core::idempotency::Idempotency;
@@ -16,6 +15,7 @@ use stratavore_core::runner::Runner;
 use stratavore_core::{BudgetId, ProjectId, RunnerId, Timestamp};
 use stratavore_store::{BudgetPeriod, BudgetShare, NewAllowance, StoreError, budget_definition};
 
+use define::amount_of;
 pub(crate) use enforce::{Counted, EVERY, EVERY_SHARED};
 
 use crate::control::{CONFLICTS, Control};
@@ -69,11 +69,12 @@ impl Control {
         caller: &Caller,
         project: Option<&str>,
     ) -> Result<Vec<BudgetView>, Error> {
-        let project = match (self.confined_to(caller).await?, project) {
-            (Some(own), None) => Some(own),
+        let own = self.confined_to(caller).await?;
+        let project = match (&own, project) {
+            (Some(own), None) => Some(own.project),
             (own, Some(wanted)) => {
                 let wanted = self.project(wanted).await?.id;
-                if own.is_some_and(|own| own != wanted) {
+                if own.as_ref().is_some_and(|own| own.project != wanted) {
                     return Err(not_its_own(caller));
                 }
                 Some(wanted)
@@ -81,7 +82,12 @@ impl Control {
             (None, None) => None,
         };
         let budgets = self.inner.store.budget_list(project).await?;
-        let current = self.inner.store.budget_current(self.now()).await?;
+        let mut current = self.inner.store.budget_current(self.now()).await?;
+        for budget in &budgets {
+            if let Some(periods) = current.get_mut(&budget.id) {
+                periods.retain(|period| may_see(own.as_ref(), budget, period));
+            }
+        }
         self.budget_views(budgets, current).await
     }
 
@@ -91,16 +97,22 @@ impl Control {
         caller: &Caller,
         wanted: &str,
     ) -> Result<(BudgetView, Vec<BudgetShare>), Error> {
-        let budget = self.budget_for(caller, wanted).await?;
+        let (budget, own) = self.budget_for(caller, wanted).await?;
         let store = &self.inner.store;
         let mut current = store.budget_current(self.now()).await?;
-        let shares = match current.get(&budget.id).and_then(|periods| periods.first()) {
+        current.retain(|id, _| *id == budget.id);
+        let periods = current.entry(budget.id).or_default();
+        periods.retain(|period| may_see(own.as_ref(), &budget, period));
+        let mut shares = match periods.first() {
             Some(first) if budget.every != Every::Run => {
                 store.budget_shares(budget.id, first.period, SHARES_MAX).await?
             }
             Some(_) | None => Vec::new(),
         };
-        current.retain(|id, _| *id == budget.id);
+        // Who has used what everybody uses is the affair of other projects.
+        if let (Some(own), Scope::Global) = (&own, &budget.scope) {
+            shares.retain(|share| share.runner == own.id);
+        }
         let mut views = self.budget_views(vec![budget], current).await?;
         let view = views.pop().ok_or_else(|| Error::internal("a budget has no view"))?;
         Ok((view, shares))
@@ -113,9 +125,10 @@ impl Control {
         wanted: &str,
         limit: u32,
     ) -> Result<(Budget, Vec<BudgetPeriod>), Error> {
-        let budget = self.budget_for(caller, wanted).await?;
+        let (budget, own) = self.budget_for(caller, wanted).await?;
         let limit = if limit == 0 { HISTORY_DEFAULT } else { limit.min(HISTORY_MAX) };
-        let history = self.inner.store.budget_history(budget.id, limit).await?;
+        let mut history = self.inner.store.budget_history(budget.id, limit).await?;
+        history.retain(|period| may_see(own.as_ref(), &budget, period));
         Ok((budget, history))
     }
 
@@ -266,21 +279,23 @@ impl Control {
     }
 
     /// The same for one who may see only those of its own project.
-    async fn budget_for(&self, caller: &Caller, wanted: &str) -> Result<Budget, Error> {
+    async fn budget_for(
+        &self,
+        caller: &Caller,
+        wanted: &str,
+    ) -> Result<(Budget, Option<Runner>), Error> {
         let own = self.confined_to(caller).await?;
         let budget = self.budget(wanted).await?;
-        match (own, budget.scope.project()) {
-            (Some(own), Some(project)) if own != project => Err(not_its_own(caller)),
-            _ => Ok(budget),
+        match (&own, budget.scope.project()) {
+            (Some(own), Some(project)) if own.project != project => Err(not_its_own(caller)),
+            _ => Ok((budget, own)),
         }
     }
 
-    /// The project that a program inside a runner may look at; `None`: the caller is no such program.
-    async fn confined_to(&self, caller: &Caller) -> Result<Option<ProjectId>, Error> {
+    /// The runner inside of which the caller is, and whose project it may look at.
+    async fn confined_to(&self, caller: &Caller) -> Result<Option<Runner>, Error> {
         match &caller.principal {
-            Principal::Inside(runner) => {
-                Ok(Some(self.inner.store.runner_get(*runner).await?.project))
-            }
+            Principal::Inside(runner) => Ok(Some(self.inner.store.runner_get(*runner).await?)),
             Principal::User { .. }
             | Principal::Daemon
             | Principal::Agent(_)
@@ -348,96 +363,6 @@ impl Control {
             Err(error) => Err(error.into()),
         }
     }
-
-    async fn budget_made(&self, new: &NewBudget) -> Result<Budget, Error> {
-        let there = self.inner.store.budget_list(None).await?.len();
-        if there >= BUDGETS_MAX {
-            return Err(Error::invalid(
-                format!("there are {there} budgets, which is the limit"),
-                "remove one that nobody needs: stratavore budget rm NAME",
-            ));
-        }
-        let name = new.name.parse().map_err(|error: stratavore_core::name::NameError| {
-            Error::invalid(error.to_string(), "choose another name")
-        })?;
-        let unit = unit(&new.unit)?.ok_or_else(|| {
-            let message = format!("there is no budget `{}` yet, and no amount is given", new.name);
-            Error::invalid(message, "give --tokens, --money or --time")
-        })?;
-        let amount = amount_of(unit, "the amount", &new.amount)?;
-        let reserve = match new.reserve.as_str() {
-            "" => Budget::usual_reserve(amount),
-            text => amount_of(unit, "--reserve", text)?,
-        };
-        let scope = self.scope(new).await?;
-        let usual = if scope.runner().is_some() { Every::Run } else { Every::Day };
-        let (now, ladder) = (self.now(), ladder(&new.steps)?.unwrap_or_else(usual_ladder));
-        let budget = Budget {
-            id: BudgetId::from_entropy(self.entropy()),
-            name,
-            scope,
-            every: every(&new.every)?.unwrap_or(usual),
-            zone: zone(&new.zone)?.unwrap_or_else(Zone::utc),
-            unit,
-            amount,
-            reserve,
-            ladder,
-            generation: 1,
-            created_at: now,
-            updated_at: now,
-            removed_at: None,
-        };
-        checked(budget)
-    }
-
-    async fn budget_changed(&self, seen: &Budget, new: &NewBudget) -> Result<Budget, Error> {
-        let other_scope = (!new.project.is_empty() || !new.runner.is_empty())
-            && self.scope(new).await? != seen.scope;
-        let is_other = [
-            ("scope", other_scope),
-            ("period", every(&new.every)?.is_some_and(|every| every != seen.every)),
-            ("time zone", zone(&new.zone)?.is_some_and(|zone| zone != seen.zone)),
-            ("unit", unit(&new.unit)?.is_some_and(|unit| unit != seen.unit)),
-        ];
-        if let Some((what, _)) = is_other.iter().find(|(_, other)| *other) {
-            return Err(Error::invalid(
-                format!("the {what} of the budget {} stays as it was made", seen.name),
-                format!("remove it first: stratavore budget rm {}", seen.name),
-            ));
-        }
-        let amount = match new.amount.as_str() {
-            "" => seen.amount,
-            text => amount_of(seen.unit, "the amount", text)?,
-        };
-        let reserve = match new.reserve.as_str() {
-            // One that was never chosen goes with the amount.
-            "" if seen.reserve == Budget::usual_reserve(seen.amount) => {
-                Budget::usual_reserve(amount)
-            }
-            "" => seen.reserve.min(amount),
-            text => amount_of(seen.unit, "--reserve", text)?,
-        };
-        checked(Budget {
-            amount,
-            reserve,
-            ladder: ladder(&new.steps)?.unwrap_or_else(|| seen.ladder.clone()),
-            generation: seen.generation + 1,
-            updated_at: self.now(),
-            ..seen.clone()
-        })
-    }
-
-    async fn scope(&self, new: &NewBudget) -> Result<Scope, Error> {
-        if !new.runner.is_empty() {
-            let project = (!new.project.is_empty()).then_some(new.project.as_str());
-            let runner = self.runner(&new.runner, project).await?;
-            return Ok(Scope::Runner { runner: runner.id, project: runner.project });
-        }
-        match new.project.as_str() {
-            "" => Ok(Scope::Global),
-            project => Ok(Scope::Project(self.project(project).await?.id)),
-        }
-    }
 }
 
 /// True if nothing changes but the times.
@@ -447,10 +372,12 @@ fn same(seen: &Budget, next: &Budget) -> bool {
     as_seen == *seen
 }
 
-fn checked(budget: Budget) -> Result<Budget, Error> {
-    let hint = "give another amount, --reserve or --step: stratavore budget set --help";
-    budget.check().map_err(|why| Error::invalid(why, hint))?;
-    Ok(budget)
+/// Of a budget of everybody's, what another runner has used is nothing for a program inside of one.
+fn may_see(own: Option<&Runner>, budget: &Budget, period: &BudgetPeriod) -> bool {
+    match (own, &budget.scope, period.period) {
+        (Some(own), Scope::Global, Period::Run(runner)) => runner == own.id,
+        _ => true,
+    }
 }
 
 fn no_period(budget: &Budget) -> Error {
@@ -458,63 +385,6 @@ fn no_period(budget: &Budget) -> Error {
 }
 
 fn not_its_own(caller: &Caller) -> Error {
-    let message = format!("a {caller} may look at the budgets of its own project only");
+    let message = format!("{caller} may not look at the budgets of another project");
     Error::Forbidden { message }
-}
-
-fn every(text: &str) -> Result<Option<Every>, Error> {
-    let known = || Every::ALL.map(Every::as_str).join(", ");
-    named(text, Every::parse(text), "period of budgets", known)
-}
-
-fn unit(text: &str) -> Result<Option<Unit>, Error> {
-    named(text, Unit::parse(text), "unit of budgets", || Unit::ALL.map(Unit::as_str).join(", "))
-}
-
-fn zone(text: &str) -> Result<Option<Zone>, Error> {
-    named(text, Zone::parse(text), "time zone", || {
-        "the names of IANA, such as Europe/Berlin".into()
-    })
-}
-
-fn named<T>(
-    text: &str,
-    found: Option<T>,
-    what: &str,
-    known: impl FnOnce() -> String,
-) -> Result<Option<T>, Error> {
-    match (text, found) {
-        ("", _) => Ok(None),
-        (_, Some(found)) => Ok(Some(found)),
-        (text, None) => {
-            let shown: String = text.chars().take(64).collect();
-            let message = format!("`{}` is no {what}", shown.escape_debug());
-            Err(Error::invalid(message, format!("use one of {}", known())))
-        }
-    }
-}
-
-fn amount_of(unit: Unit, what: &str, text: &str) -> Result<i64, Error> {
-    unit.read(text).ok_or_else(|| {
-        let shown: String = text.chars().take(64).collect();
-        let like = match unit {
-            Unit::Tokens => "tokens are written as 500000, 500k or 2M",
-            Unit::Money => "money is written in dollars, as 12.50",
-            Unit::Time => "time is written as 90s, 30m, 8h or 1h30m",
-        };
-        Error::invalid(format!("{what}, `{}`, is no amount", shown.escape_debug()), like)
-    })
-}
-
-fn ladder(steps: &[String]) -> Result<Option<BTreeSet<Step>>, Error> {
-    if steps.is_empty() {
-        return Ok(None);
-    }
-    let actions = || Action::ALL.map(Action::as_str).join(", ");
-    let read = |text: &String| {
-        text.parse::<Step>().map_err(|why| {
-            Error::invalid(why, format!("a percentage and one of {}: 90=pause", actions()))
-        })
-    };
-    steps.iter().map(read).collect::<Result<_, _>>().map(Some)
 }

@@ -160,12 +160,12 @@ pub(crate) struct Inner {
     pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
-    /// A queue has changed, or a runner has ended.
-    pub(crate) queue_wake: Arc<Notify>,
     pub(crate) vault: Vault,
     /// There are messages without a vector.
     pub(crate) embed_wake: Arc<Notify>,
     pub(crate) embed_patience: Patience,
+    /// A queue has changed, or a runner has ended.
+    pub(crate) queue_wake: Arc<Notify>,
 }
 
 impl Control {
@@ -207,10 +207,10 @@ impl Control {
             following: Following::default(),
             prompting: Prompting::default(),
             scheduling: Mutex::default(),
-            queue_wake: Arc::default(),
             vault: parts.vault,
             embed_wake: Arc::default(),
             embed_patience: Patience::default(),
+            queue_wake: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }

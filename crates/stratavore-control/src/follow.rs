@@ -30,7 +30,7 @@ use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, SessionId};
+use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
 use stratavore_runtime::{Watch, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
@@ -80,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 pub(crate) struct Told {
     pub(crate) observations: Vec<Observation>,
-    /// What the hooks that wait were given, by their calls.
+    /// What hooks that asked something were given, by [`hook_of`].
     hooks: BTreeMap<String, Value>,
     /// Where the piece ends.
     pub(crate) read_to: u64,
@@ -266,12 +266,20 @@ impl Control {
             for (offset, line) in &lines.lines {
                 // Half a line of an agent that was killed.
                 let Ok(signal) = serde_json::from_slice::<Signal>(line) else { continue };
+                // Each start is taken in by itself: what an earlier one held is history.
+                if signal.epoch != epoch && !told.observations.is_empty() {
+                    told.read_to = *offset;
+                    break;
+                }
                 let place = Place { file: path.clone(), offset: *offset };
                 let observations = adapter.signal(&mut told.memory, &signal, &place);
                 epoch = signal.epoch;
+                let asks = observations.iter().any(|told| matches!(told, Observation::Asked(_)));
                 told.observations.extend(observations);
-                if let What::Hook { call: Some(call), body } = signal.what {
-                    told.hooks.insert(call, body);
+                if let What::Hook { call, body } = signal.what
+                    && asks
+                {
+                    told.hooks.insert(hook_of(call.as_deref(), signal.at), body);
                 }
             }
             for observation in &told.observations {
@@ -279,8 +287,9 @@ impl Control {
                     transcripts.extend(session.transcript.clone());
                 }
             }
+            let read_to = told.read_to;
             self.take_in(runner, epoch, &path, FileIdentity::default(), seen, told).await?;
-            let forgotten = signal_log::forget(dir, lines.next);
+            let forgotten = signal_log::forget(dir, read_to);
             if let Err(error) = forgotten {
                 tracing::debug!(runner = %runner.id, %error, "could not forget signals that were read");
             }
@@ -331,6 +340,7 @@ impl Control {
             node: self.inner.node.id,
             project: Some(runner.project),
             runner: Some(runner.id),
+            epoch: Some(epoch),
             follow: Some(follow),
             observations: &observations,
             price: &price,
@@ -379,9 +389,12 @@ impl Control {
         hooks: &BTreeMap<String, Value>,
     ) -> Result<(), Error> {
         let store = &self.inner.store;
+        let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let mut doing = None;
         for observation in observations {
             match observation {
+                Observation::Doing(told)
+                    if starts && doing.is_none() && told.activity == Activity::Idle => {}
                 Observation::Doing(told) if epoch == runner.epoch && is_of_now(runner, told) => {
                     doing = Some(match doing {
                         Some(before) => Doing::followed_by(before, told.clone()),
@@ -390,7 +403,7 @@ impl Control {
                 }
                 Observation::Asked(asked) => {
                     let id = AskId::from_entropy(self.entropy());
-                    let hook = asked.call.as_ref().and_then(|call| hooks.get(call)).cloned();
+                    let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
                     store.ask_open(&Ask::new(id, runner.id, epoch, asked.clone(), hook)).await?;
                 }
                 Observation::AskOver { call } => {
@@ -414,6 +427,18 @@ impl Control {
             self.does(runner, epoch, doing).await?;
         }
         Ok(())
+    }
+
+    /// True for as long as it has not begun with the prompt that it was started with: it may look idle, and
+    /// what is typed then is lost.
+    async fn is_to_be_prompted(&self, runner: &Runner) -> Result<bool, Error> {
+        let command = &runner.command;
+        let prompted = command.prompt.is_some() && command.headless.is_none();
+        let Some(session) = runner.session.filter(|_| prompted) else { return Ok(false) };
+        if runner.activity != Activity::Unknown {
+            return Ok(false);
+        }
+        Ok(!self.inner.store.session_get(session).await?.has_begun())
     }
 
     /// Takes down what the assistant does.
@@ -494,6 +519,11 @@ impl Control {
         }
         env
     }
+}
+
+/// Names what the hook was given that asked something: the one of this call, or of this time.
+fn hook_of(call: Option<&str>, at: Timestamp) -> String {
+    call.map_or_else(|| at.as_microsecond().to_string(), String::from)
 }
 
 /// Old lines tell of old days: what a transcript says was so before the runner has started is no news.

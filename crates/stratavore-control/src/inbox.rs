@@ -1,7 +1,7 @@
 //! The inbox: who waits for a person, and answers from there.
 //!
 //! Invariant: an ask is answered once. The answer is written down first, with who gave it, and then
-//! handed to the hook that waits; one that a crash kept back is handed over when the agent connects.
+//! handed to the hook that waits, or typed at the dialog where none does; one that a crash kept back is handed over when the agent connects.
 
 use std::time::Duration;
 
@@ -23,6 +23,13 @@ const LISTED_MAX: u32 = 1000;
 const OF_RUNNER_MAX: u32 = 50;
 /// The most characters of what the assistant is told with an answer.
 const MESSAGE_MAX: usize = 4000;
+/// How often it is looked whether a dialog is on the screen, how often keys are pressed at it, and how long
+/// it is waited after each.
+const LOOKS: u32 = 12;
+const PRESSES: u32 = 8;
+const LOOK: Duration = Duration::from_millis(400);
+/// How many characters of what is asked have to be on the screen with its dialog.
+const ON_SCREEN: usize = 24;
 /// How old an answer may be that is still handed over: what the assistant asked long ago it no longer asks.
 const LATE: Duration = Duration::from_secs(24 * 3600);
 
@@ -110,12 +117,32 @@ impl Control {
                 "say it shorter, or send it as a prompt: stratavore send",
             ));
         }
-        if output(&runner, &ask, allow, message.as_deref()).is_none() {
-            let what = if allow { "approve" } else { "deny" };
-            return Err(Error::invalid(
-                format!("{} takes this answer on its own screen only", runner.command.assistant),
-                format!("{what} it there: stratavore attach {}", runner.name),
-            ));
+        match how(&runner, &ask, allow, message.as_deref()) {
+            Some(Way::Hook(_)) => {}
+            Some(Way::Keys(_)) if message.is_some() => {
+                return Err(Error::invalid(
+                    format!("{} takes no words with its answer", runner.command.assistant),
+                    format!(
+                        "answer without a message, then say it: stratavore send {}",
+                        runner.name
+                    ),
+                ));
+            }
+            Some(Way::Keys(_)) if ask.state == AskState::Open => {
+                self.until_it_is_on_the_screen(&runner, &ask).await?;
+            }
+            // Who comes too late is told so by the store.
+            Some(Way::Keys(_)) => {}
+            None => {
+                let what = if allow { "approve" } else { "deny" };
+                return Err(Error::invalid(
+                    format!(
+                        "{} takes this answer on its own screen only",
+                        runner.command.assistant
+                    ),
+                    format!("{what} it there: stratavore attach {}", runner.name),
+                ));
+            }
         }
         let who = caller.to_string();
         let (by, now) = (self.by(caller, None), self.now());
@@ -131,21 +158,65 @@ impl Control {
         Ok(self.inner.store.ask_get(ask.id).await?)
     }
 
-    /// Gives the waiting hook its answer.
+    /// Gives the waiting hook its answer, or the dialog its keys.
     async fn hand_over(&self, runner: &Runner, ask: &Ask) -> Result<(), Error> {
         let AskState::Answered { allow, message, delivered: false, .. } = &ask.state else {
             return Ok(());
         };
-        let output = output(runner, ask, *allow, message.as_deref());
-        let (Some(output), Some(call)) = (output, &ask.call) else { return Ok(()) };
-        match self.inner.runtime.answer(runner.id, call.clone(), output).await {
+        let handed = match (how(runner, ask, *allow, message.as_deref()), &ask.call) {
+            (Some(Way::Hook(output)), Some(call)) => {
+                self.inner.runtime.answer(runner.id, call.clone(), output).await
+            }
+            (Some(Way::Keys(keys)), _) => return self.press(runner, ask, keys).await,
+            (Some(Way::Hook(_)), None) | (None, _) => return Ok(()),
+        };
+        match handed {
             Ok(()) => Ok(self.inner.store.ask_delivered(ask.id).await?),
-            Err(SocketError::Refused(_)) => Err(Error::invalid(
-                format!("runner {} no longer waits for this answer", runner.name),
-                format!("it was answered on its screen: stratavore attach {}", runner.name),
-            )),
+            Err(SocketError::Refused(_)) => Err(no_longer_asks(runner)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A dialog comes a moment after its assistant has told of it; what is typed before goes elsewhere.
+    async fn until_it_is_on_the_screen(&self, runner: &Runner, ask: &Ask) -> Result<(), Error> {
+        for _ in 0..LOOKS {
+            if self.is_on_the_screen(runner, ask).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Err(no_longer_asks(runner))
+    }
+
+    async fn is_on_the_screen(&self, runner: &Runner, ask: &Ask) -> Result<bool, Error> {
+        let adapter = assistants::adapter(&runner.command.assistant);
+        let Some(dialog) = adapter.dialog() else { return Ok(false) };
+        let screen = words(&self.inner.runtime.screen(runner.id).await?);
+        let asked: String = words(&ask.text).chars().take(ON_SCREEN).collect();
+        Ok(screen.contains(&words(dialog)) && screen.contains(&asked))
+    }
+
+    /// Presses keys at the dialog until it is gone: one that has just come may not take them. Nothing is
+    /// pressed at another dialog.
+    async fn press(&self, runner: &Runner, ask: &Ask, keys: &str) -> Result<(), Error> {
+        for _ in 0..PRESSES {
+            if !self.is_on_the_screen(runner, ask).await? {
+                return Ok(self.inner.store.ask_delivered(ask.id).await?);
+            }
+            let asks = self.inner.store.asks_of(runner.id, OF_RUNNER_MAX).await?;
+            if asks.iter().any(|other| other.id != ask.id && other.state == AskState::Open) {
+                return Ok(());
+            }
+            self.inner.runtime.send(runner.id, keys.into(), false, false).await?;
+            tokio::time::sleep(LOOK).await;
+        }
+        if self.is_on_the_screen(runner, ask).await? {
+            return Err(Error::invalid(
+                format!("{} did not take the answer", runner.command.assistant),
+                format!("answer on its screen: stratavore attach {}", runner.name),
+            ));
+        }
+        Ok(self.inner.store.ask_delivered(ask.id).await?)
     }
 
     /// Hands over what was answered while the agent could not be reached.
@@ -168,9 +239,38 @@ impl Control {
     }
 }
 
-/// What the hook prints for an answer; `None`: no hook takes it.
-fn output(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option<String> {
-    ask.call.as_ref()?;
+/// How an assistant is answered.
+enum Way {
+    /// The hook that waits prints this.
+    Hook(String),
+    /// This is typed at the dialog on its screen.
+    Keys(&'static str),
+}
+
+/// `None`: only a person who sees its screen can answer.
+fn how(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option<Way> {
     let adapter = assistants::adapter(&runner.command.assistant);
-    adapter.answer(ask.hook.as_ref()?, allow, message)
+    let hook = ask.hook.as_ref()?;
+    if ask.call.is_some() {
+        return adapter.answer(hook, allow, message).map(Way::Hook);
+    }
+    adapter.dialog()?;
+    adapter.answer_keys(hook, allow).map(Way::Keys)
+}
+
+/// True if the runner's ask can be answered from elsewhere than its screen.
+pub fn is_answerable(runner: &Runner, ask: &Ask) -> bool {
+    how(runner, ask, true, None).is_some()
+}
+
+fn no_longer_asks(runner: &Runner) -> Error {
+    Error::invalid(
+        format!("runner {} no longer waits for this answer", runner.name),
+        format!("it was answered on its screen: stratavore attach {}", runner.name),
+    )
+}
+
+/// A text without its blanks and line ends: a screen breaks lines where it has to.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect()
 }

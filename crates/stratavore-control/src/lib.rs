@@ -61,7 +61,7 @@ pub use embedding::Embedder;
 pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
-pub use inbox::Waiting;
+pub use inbox::{Waiting, is_answerable};
 pub use launch::{Launch, Resume};
 pub use links::AgentCommand;
 pub use notify::{NewDestination, NotifySettings, NotifyView};
@@ -76,6 +76,6 @@ pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
 pub use vault::{
-    ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile, ManifestSession,
-    SessionExport, SessionImport, Taken, VaultSettings,
+    Care, ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile,
+    ManifestSession, SessionExport, SessionImport, Taken, VaultSettings,
 };

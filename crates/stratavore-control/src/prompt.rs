@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use stratavore_assistants as assistants;
-use stratavore_core::activity::{Activity, Source};
+use stratavore_core::activity::Activity;
 use stratavore_core::ask::{Prompt, PromptState};
 use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
@@ -52,9 +52,7 @@ impl Control {
     /// True if the runner's assistant tells that it has a prompt.
     pub fn tells_of_prompts(&self, runner: &Runner) -> bool {
         let proves = assistants::adapter(&runner.command.assistant).proves();
-        !runner.command.bare
-            && runner.command.headless.is_none()
-            && proves.activity == Some(Source::Events)
+        !runner.command.bare && runner.command.headless.is_none() && proves.prompts
     }
 
     /// Delivers a prompt. Answers once the assistant has it, or says how far it came.
@@ -98,12 +96,13 @@ impl Control {
         self.deliver(caller, &kept, delivery).await?;
         for _ in 0..ENTERS {
             let now = self.until_taken(&kept).await?;
-            if !matches!(now.state, PromptState::Written { .. })
-                || !self.may_press_enter(id).await?
-            {
+            if !matches!(now.state, PromptState::Written { .. }) {
                 return Ok(now);
             }
-            self.inner.runtime.send(id, Vec::new(), false, true).await?;
+            // One that works may tell a while later what on.
+            if self.may_press_enter(id).await? {
+                self.inner.runtime.send(id, Vec::new(), false, true).await?;
+            }
         }
         self.until_taken(&kept).await
     }

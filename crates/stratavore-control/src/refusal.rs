@@ -175,6 +175,7 @@ fn is_refusal(error: &Error) -> bool {
         Error::Store(
             StoreError::NodeFull { .. }
             | StoreError::Quota(_)
+            | StoreError::Budget(_)
             | StoreError::ProjectArchived(_)
             | StoreError::LiveRunners(_),
         ) => true,

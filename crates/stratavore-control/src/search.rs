@@ -14,6 +14,8 @@ use crate::embedding::Embedder;
 use crate::error::Error;
 
 const PAGE: u32 = 20;
+/// Bytes of text after which an answer is long enough.
+const ANSWER_MAX: usize = 1 << 20;
 /// What is only alike is a guess: of those the nearest only.
 const ALIKE_MAX: u32 = 50;
 
@@ -88,7 +90,7 @@ impl Control {
         Ok(self.inner.store.embedding_pending_count().await?)
     }
 
-    /// Messages of a session, oldest first; from one of them on if it is named.
+    /// Messages of a session, oldest first, as many as fit into an answer; from one of them on if it is named.
     pub async fn messages(
         &self,
         caller: &Caller,
@@ -107,7 +109,16 @@ impl Control {
             None => after,
         };
         let limit = if limit == 0 { 100 } else { limit.min(1000) };
-        Ok(self.inner.store.message_list(session, after, limit).await?)
+        let mut messages = self.inner.store.message_list(session, after, limit).await?;
+        let mut bytes = 0;
+        let fitting = messages.iter().take_while(|kept| {
+            let fits = bytes < ANSWER_MAX;
+            bytes += kept.message.text.len();
+            fits
+        });
+        let fitting = fitting.count();
+        messages.truncate(fitting);
+        Ok(messages)
     }
 
     /// A program inside a runner finds what was said in the conversations of that runner, and nothing

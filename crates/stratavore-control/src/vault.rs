@@ -26,7 +26,7 @@ use intake::Intake;
 pub use export::{ExportPart, Manifest, ManifestFile, ManifestSession, SessionExport};
 pub use found::{Found, FoundFile, Imported, Importing};
 pub use import::SessionImport;
-pub use intake::Taken;
+pub use intake::{Care, Taken};
 pub(crate) use tidy::EVERY as TIDY_EVERY;
 
 /// How long transcripts and the text of messages are kept.
@@ -49,18 +49,16 @@ impl Control {
         }
     }
 
-    /// Takes in what is new of a conversation's file, once that is worth it. `to_its_end`: however
-    /// little it is, for a conversation that pauses or is over; what was taken in before is then
-    /// compared with what the file holds.
+    /// Takes in what is new of a conversation's file.
     ///
     /// Safe to repeat, and at the same time.
     pub async fn vault_take_in(
         &self,
         session: SessionId,
         path: &Path,
-        to_its_end: bool,
+        care: Care,
     ) -> Result<Taken, Error> {
-        self.intake().take_in(session, path, to_its_end, self.now()).await
+        self.intake().take_in(session, path, care, self.now()).await
     }
 
     /// The same with the files beside it, as those of subagents. Answers how many bytes are new.
@@ -69,11 +67,11 @@ impl Control {
         session: SessionId,
         assistant: &Name,
         path: &Path,
-        to_its_end: bool,
+        care: Care,
     ) -> Result<u64, Error> {
-        let mut bytes = self.vault_take_in(session, path, to_its_end).await?.bytes;
+        let mut bytes = self.vault_take_in(session, path, care).await?.bytes;
         for beside in found::beside(assistant, path).await? {
-            bytes += self.vault_take_in(session, &beside, to_its_end).await?.bytes;
+            bytes += self.vault_take_in(session, &beside, care).await?.bytes;
         }
         Ok(bytes)
     }
@@ -102,14 +100,15 @@ impl Control {
             }
         };
         let Some(session) = session else { return Ok(()) };
-        let pauses = match runner.activity {
-            Activity::Working | Activity::Unknown => runner.is_terminal(),
+        let care = match runner.activity {
+            _ if runner.is_terminal() => Care::ToItsEnd,
+            Activity::Working | Activity::Unknown => Care::WhileItGrows,
             Activity::Idle
             | Activity::NeedsInput
             | Activity::NeedsPermission
-            | Activity::RateLimited => true,
+            | Activity::RateLimited => Care::Now,
         };
-        match self.vault_take_in(session, path, pauses).await {
+        match self.vault_take_in(session, path, care).await {
             Ok(_) => Ok(()),
             // What is read of it counts all the same; the next look is the next try.
             Err(error @ (Error::Vault(_) | Error::Absent { .. })) => {

@@ -58,8 +58,8 @@ impl Severity {
             "runner.failed"
             | "runner.lost"
             | "project.item_failed"
-            | "node.destination_disabled"
-            | "budget.exhausted" => Self::Error,
+            | "budget.exhausted"
+            | "node.destination_disabled" => Self::Error,
             // Asked for, it has no cause.
             "runner.restarting" if event.data["cause"].is_string() => Self::Warning,
             "runner.unresponsive"

@@ -58,17 +58,17 @@ impl Client {
     pub fn runners(&self) -> RunnersClient<Channel> {
         RunnersClient::new(self.channel.clone())
     }
-    pub fn runs(&self) -> RunsClient<Channel> {
-        RunsClient::new(self.channel.clone())
-    }
-    pub fn queue(&self) -> QueueClient<Channel> {
-        QueueClient::new(self.channel.clone())
-    }
     pub fn sessions(&self) -> SessionsClient<Channel> {
         SessionsClient::new(self.channel.clone())
     }
     pub fn ledger(&self) -> LedgerClient<Channel> {
         LedgerClient::new(self.channel.clone())
+    }
+    pub fn runs(&self) -> RunsClient<Channel> {
+        RunsClient::new(self.channel.clone())
+    }
+    pub fn queue(&self) -> QueueClient<Channel> {
+        QueueClient::new(self.channel.clone())
     }
     pub fn events(&self) -> EventsClient<Channel> {
         EventsClient::new(self.channel.clone())

@@ -8,8 +8,8 @@ use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    AnswerHook, FromAgentSocket, OutputWish, Poke, SendInput, SocketHello, ToAgentSocket,
-    from_agent_socket, socket_hello, to_agent_socket,
+    AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello,
+    ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
 use tokio_util::codec::Framed;
@@ -88,6 +88,21 @@ impl Runtime {
         let wish = OutputWish { from, follow: true };
         stream.send(greeting("daemon", socket_hello::Wish::Output(wish))).await?;
         Ok(Hearing { stream })
+    }
+
+    /// What stands on the runner's screen, a line each.
+    pub async fn screen(&self, runner: RunnerId) -> Result<String, SocketError> {
+        let look = async {
+            let mut stream = self.connect(runner)?;
+            stream.send(greeting("daemon", socket_hello::Wish::Screen(ScreenWish {}))).await?;
+            while let Some(frame) = stream.next().await {
+                if let Some(from_agent_socket::Kind::Screen(screen)) = frame?.kind {
+                    return Ok(screen.text);
+                }
+            }
+            Err(SocketError::Unreachable(io::ErrorKind::UnexpectedEof.into()))
+        };
+        tokio::time::timeout(ANSWER, look).await.unwrap_or(Err(SocketError::Silent))
     }
 
     async fn ask(

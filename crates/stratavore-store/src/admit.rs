@@ -130,8 +130,7 @@ impl Store {
             if project.archived_at.is_some() {
                 return Err(StoreError::ProjectArchived(project.name));
             }
-            let admitted = admit_within(&mut tx, &project, &new, by, now).await?;
-            reserve::reserve(&mut tx, project.id, &admitted, now, self.locks()).await?;
+            let admitted = admit_within(&mut tx, &project, &new, by, now, self.locks()).await?;
             idempotency::record(&mut tx, idempotency, &admitted).await?;
             passing("L3");
             tx.commit().await?;
@@ -181,6 +180,7 @@ pub(crate) async fn admit_within(
     new: &[NewRunner],
     by: &event::Author,
     now: Timestamp,
+    locks: bool,
 ) -> Result<Vec<Runner>, StoreError> {
     let mut holders = project::holders(tx, project.id).await?;
     let existing = holders.len();
@@ -203,6 +203,7 @@ pub(crate) async fn admit_within(
         }
         admitted.push(runner);
     }
+    reserve::reserve(tx, project.id, &admitted, now, locks).await?;
     Ok(admitted)
 }
 

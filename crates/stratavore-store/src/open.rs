@@ -81,12 +81,12 @@ impl Store {
     pub fn pool_status(&self) -> PoolStatus {
         let (max, open, idle) = match &self.inner.engine {
             Engine::Postgres { common, .. } => {
-                (common.options().get_max_connections(), common.size(), common.num_idle())
+                (common.options().get_max_connections(), open(common), common.num_idle())
             }
             Engine::Sqlite { write, read, .. } => (
                 write.options().get_max_connections() + read.options().get_max_connections(),
-                write.size() + read.size(),
-                write.num_idle() + read.num_idle(),
+                open(write) + open(read),
+                write.num_idle().saturating_add(read.num_idle()),
             ),
         };
         PoolStatus {
@@ -123,4 +123,11 @@ impl Engine {
             Self::Sqlite { .. } => "sqlite",
         }
     }
+}
+
+/// How many connections a pool has open. It counts those that it closes a moment too early, and may say
+/// for as long that it has fewer than none, which is a very large number.
+fn open<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> u32 {
+    let size = pool.size();
+    if size > pool.options().get_max_connections() { 0 } else { size }
 }

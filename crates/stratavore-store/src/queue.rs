@@ -262,7 +262,7 @@ impl Store {
                     return Err(changed(seen));
                 }
             }
-            let admitted = admit_within(&mut tx, &project, &runners, by, now).await?;
+            let admitted = admit_within(&mut tx, &project, &runners, by, now, true).await?;
             write(&mut tx, seen, next).await?;
             project::happened(&mut tx, &project, &event, now, by).await?;
             reserve::reserve(&mut tx, project.id, &admitted, now, true).await?;

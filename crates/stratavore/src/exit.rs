@@ -156,6 +156,7 @@ pub(crate) fn exit_of(code: &str) -> Option<Exit> {
         | "agent_unreachable"
         | "node_unreachable"
         | "store_unavailable"
+        | "vault_unavailable"
         | "disk_full"
         | "too_many_connections" => Exit::Unavailable,
         "forbidden" => Exit::Permission,

@@ -265,3 +265,24 @@ async fn a_program_may_have_a_file_as_its_standard_input() {
         assert!(world.dir.write_file(name, b"").is_err(), "{name}");
     }
 }
+
+/// Some assistants are told where telemetry goes by a word of their command.
+#[tokio::test]
+async fn the_receiver_s_address_stands_in_words_too() {
+    let script = r#"printf '\033]2;%s\007' "$1"; sleep 1000"#;
+    let observe = Observe { title: true, ..Observe::default() };
+    let mut world = World::new(&["/bin/bash", "-c", script, "own", OTLP])
+        .with(|spec| spec.observe = Some(observe));
+    let mut line = world.launch().await;
+    until_signal(&world, "its word is the address", |what| match what {
+        What::Title { title } if title.starts_with("http://127.0.0.1:") => Some(()),
+        What::Title { .. }
+        | What::Hook { .. }
+        | What::HookOver { .. }
+        | What::Telemetry { .. }
+        | What::Sent { .. } => None,
+    })
+    .await;
+    line.kill().await;
+    line.exited().await;
+}

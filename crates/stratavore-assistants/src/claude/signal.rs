@@ -18,18 +18,21 @@ use crate::reset::reset_time;
 const HOOK_AT: &str = "hook_at";
 /// In [`Memory::more`]: what the title last told.
 const TITLE: &str = "title";
+/// In [`Memory::more`]: the epoch of the runner in which it has told of itself.
+const BEGUN: &str = "begun";
 
 pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
     match &signal.what {
         What::Hook { call, body } => {
             memory.more.insert(HOOK_AT.into(), signal.at.as_microsecond().to_string());
+            memory.more.insert(BEGUN.into(), signal.epoch.to_string());
             hook(memory, Hook { body, call: call.as_deref(), at: signal.at })
         }
         What::HookOver { call } => hooks::call_over(memory, call, signal.at),
         What::Telemetry { record } => {
             telemetry(memory, LogRecord::new(record), signal.at, place).unwrap_or_default()
         }
-        What::Title { title } => title_tells(memory, title, signal.at).into_iter().collect(),
+        What::Title { title } => title_tells(memory, title, signal).into_iter().collect(),
         What::Sent { .. } => Vec::new(),
     }
 }
@@ -202,13 +205,23 @@ fn purpose(source: &str) -> Purpose {
     }
 }
 
-/// `⠿ name` while it works, `✳ name` otherwise.
-fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observation> {
+/// `⠿ name` while it works, `✳ name` otherwise: also while it starts, when what is typed is lost.
+fn title_tells(memory: &mut Memory, title: &str, signal: &Signal) -> Option<Observation> {
     let activity = match title.chars().next()? {
         '\u{2800}'..='\u{28ff}' => Activity::Working,
         '✳' => Activity::Idle,
         _ => return None,
     };
+    let epoch = signal.epoch.to_string();
+    match activity {
+        Activity::Idle if memory.more.get(BEGUN) != Some(&epoch) => return None,
+        Activity::Working => drop(memory.more.insert(BEGUN.into(), epoch)),
+        Activity::Idle
+        | Activity::Unknown
+        | Activity::NeedsInput
+        | Activity::NeedsPermission
+        | Activity::RateLimited => {}
+    }
     let before = memory.more.insert(TITLE.into(), activity.as_str().into());
     if before.as_deref() == Some(activity.as_str()) {
         return None;
@@ -216,6 +229,6 @@ fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observ
     Some(Observation::Doing(Doing {
         source: Source::Screen,
         confidence: Confidence::Likely,
-        ..Doing::told(activity, at, "title")
+        ..Doing::told(activity, signal.at, "title")
     }))
 }

@@ -50,7 +50,8 @@ pub(super) fn read(memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Obser
     if let Some(directory) = directory(&line) {
         return vec![about(&session, Some(directory), None)];
     }
-    said(&line, &session, place, &mut seen);
+    let is_own = !memory.more.contains_key(SUBAGENT);
+    said(&line, &session, is_own, place, &mut seen);
     if let Some(usage) = usage(memory, &line, &session, place) {
         if memory.model.as_deref() != Some(&usage.model) {
             memory.model = Some(usage.model.clone());
@@ -105,7 +106,7 @@ fn directory(message: &Value) -> Option<&str> {
     line.strip_prefix("- ").map(str::trim).filter(|directory| directory.starts_with('/'))
 }
 
-fn said(line: &Value, session: &str, place: &Place, seen: &mut Vec<Observation>) {
+fn said(line: &Value, session: &str, is_own: bool, place: &Place, seen: &mut Vec<Observation>) {
     let role = match text(line, "/type") {
         Some("user") => Role::User,
         Some("gemini") => Role::Assistant,
@@ -126,6 +127,10 @@ fn said(line: &Value, session: &str, place: &Place, seen: &mut Vec<Observation>)
     };
     let words = line.get("content").map(words).unwrap_or_default();
     if !words.is_empty() && !words.starts_with(CONTEXT) {
+        if role == Role::User && is_own {
+            let session = session.into();
+            seen.push(Observation::PromptTaken { session, text: words.clone(), at });
+        }
         seen.push(message(id, role, at, words));
     }
     for call in line.get("toolCalls").and_then(Value::as_array).into_iter().flatten() {

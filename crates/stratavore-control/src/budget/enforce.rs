@@ -283,12 +283,8 @@ impl Control {
 /// When its turn is over, or nobody can tell: the assistant does not say, or has not begun.
 fn is_at_turn_end(runner: &Runner) -> bool {
     match runner.activity {
-        Activity::Idle
-        | Activity::NeedsInput
-        | Activity::NeedsPermission
-        | Activity::RateLimited
-        | Activity::Unknown => true,
-        Activity::Working => false,
+        Activity::Idle | Activity::NeedsInput | Activity::Unknown => true,
+        Activity::Working | Activity::NeedsPermission | Activity::RateLimited => false,
     }
 }
 

@@ -147,12 +147,12 @@ impl SessionExport {
             if let Some(part) = self.ready.pop_front() {
                 return Ok(Some(part));
             }
-            if let Some(open) = &mut self.open {
-                if let Some(kept) = open.segments.pop_front() {
-                    let bytes = self.intake.piece(&kept).await?;
-                    open.digest.update(&bytes);
-                    return Ok(Some(ExportPart::Bytes(bytes)));
-                }
+            if let Some(open) = &mut self.open
+                && let Some(kept) = open.segments.pop_front()
+            {
+                let bytes = self.intake.piece(&kept).await?;
+                open.digest.update(&bytes);
+                return Ok(Some(ExportPart::Bytes(bytes)));
             }
             if let Some(Open { name, size, digest, of, .. }) = self.open.take() {
                 self.manifest.files.push(ManifestFile {

@@ -20,6 +20,7 @@ use stratavore_core::quota::Quota;
 use stratavore_core::{ProjectId, SessionId};
 use stratavore_store::{FollowStep, Observed, StoreError};
 
+use super::intake::Care;
 use crate::control::Control;
 use crate::error::Error;
 use crate::follow::{Told, files_in, read_piece};
@@ -188,7 +189,7 @@ impl Found {
         };
         file.imported.session = Some(session);
         for path in &files {
-            let taken = self.control.vault_take_in(session, path, true).await?;
+            let taken = self.control.vault_take_in(session, path, Care::Now).await?;
             file.imported.bytes += taken.bytes;
         }
         self.control.messages_told();
@@ -233,6 +234,7 @@ impl Found {
                 node,
                 project: Some(project),
                 runner: None,
+                epoch: None,
                 follow: Some(follow),
                 observations: &observations,
                 price: &price,

@@ -30,6 +30,17 @@ const SIZES: [u64; 2] = [1 << 20, 16 << 20];
 /// How often it is begun anew because somebody else was first.
 const CONFLICTS: usize = 8;
 
+/// How much care is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// It grows: what is new is taken in once that is worth a piece.
+    WhileItGrows,
+    /// It pauses: what is new is taken in, however little that is.
+    Now,
+    /// It is over: the same, and all that was taken in before is compared with what the file holds.
+    ToItsEnd,
+}
+
 /// What has come of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Taken {
@@ -53,18 +64,17 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Takes in what is new of a file. `to_its_end`: however little that is, and what was taken in
-    /// before is compared with what the file holds.
+    /// Takes in what is new of a file.
     pub(crate) async fn take_in(
         &self,
         session: SessionId,
         path: &Path,
-        to_its_end: bool,
+        care: Care,
         now: Timestamp,
     ) -> Result<Taken, Error> {
         let mut last = None;
         for _ in 0..CONFLICTS {
-            match self.take_in_once(session, path, to_its_end, now).await {
+            match self.take_in_once(session, path, care, now).await {
                 Err(Error::Store(error @ StoreError::Conflict { .. })) => last = Some(error),
                 answer => return answer,
             }
@@ -76,7 +86,7 @@ impl Intake {
         &self,
         session: SessionId,
         path: &Path,
-        to_its_end: bool,
+        care: Care,
         now: Timestamp,
     ) -> Result<Taken, Error> {
         let shown = path.to_string_lossy().into_owned();
@@ -101,12 +111,16 @@ impl Intake {
         let mut seen = match latest {
             None if file.size == 0 => return Ok(Taken::default()),
             None => self.begun(fresh(1)).await?,
-            Some(known) if self.is_same(&known, &file, path, to_its_end).await? => known,
+            // Not worth a look into it.
+            Some(known) if care == Care::WhileItGrows && file.is_little_more_than(&known) => {
+                return Ok(taken(&known, 0));
+            }
+            Some(known) if self.is_same(&known, &file, path, care).await? => known,
             Some(known) => self.begun(fresh(known.version + 1)).await?,
         };
         let begin = seen.size;
         let new = file.size.saturating_sub(begin);
-        if new == 0 || (new < PIECE_MIN && !to_its_end) {
+        if new == 0 || (new < PIECE_MIN && care == Care::WhileItGrows) {
             return Ok(taken(&seen, 0));
         }
         while seen.size < file.size {
@@ -145,16 +159,17 @@ impl Intake {
         known: &Transcript,
         file: &Arc<SourceFile>,
         path: &Path,
-        thoroughly: bool,
+        care: Care,
     ) -> Result<bool, Error> {
         let mark = &known.identity;
         if mark.file != file.mark.file || file.size < known.size {
             return Ok(false);
         }
-        let compared = if thoroughly {
-            self.store.transcript_segments(known.id).await?
-        } else {
-            self.store.transcript_last_segments(known.id, 1).await?
+        let compared = match care {
+            Care::ToItsEnd => self.store.transcript_segments(known.id).await?,
+            Care::Now | Care::WhileItGrows => {
+                self.store.transcript_last_segments(known.id, 1).await?
+            }
         };
         let (file, mark) = (file.clone(), mark.clone());
         let same = read(path, move |_| {
@@ -242,6 +257,12 @@ impl SourceFile {
             head_length: length as u64,
         };
         Ok(Self { file, size, mark })
+    }
+
+    /// It is the same file by its place on the disk, and has hardly grown.
+    fn is_little_more_than(&self, known: &Transcript) -> bool {
+        self.mark.file == known.identity.file
+            && (known.size..known.size + PIECE_MIN).contains(&self.size)
     }
 
     /// A piece of it, or as much of that as there is.

@@ -304,6 +304,7 @@ on_both_databases! {
         db.store().ledger_make().await.unwrap();
         let daemons = [db.store().clone(), db.another().await];
         let node = given::node(db.store()).await;
+        let (mut beyond, mut bounds) = (0, 0);
         for n in 0..scale(4, 100) {
             let quota = stratavore_core::quota::Quota { runners: 100, ..Default::default() };
             let project = given::project_with(db.store(), &format!("p{n}"), quota).await;
@@ -329,7 +330,10 @@ on_both_databases! {
             } else {
                 Ok(())
             };
-            trial.measured("used beyond the amount", Duration::from_micros((account.used - amount).max(0) as u64));
+            beyond = beyond.max(account.used - amount);
+            bounds = bounds.max(bound);
+            trial.counted("most used beyond the amount", beyond.unsigned_abs());
+            trial.counted("most that may be", bounds.unsigned_abs());
             trial.tried(held);
         }
         trial.end();

@@ -19,9 +19,9 @@ const BAR: usize = 20;
 /// Limit what is used: tokens, money, or time
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A budget counts what is reported from when it was set on. A launch is refused where it does not fit; what
-else is done as the budget is used up, its steps say. docs/budgets.md has all of it, and by how much a
-budget can be overrun.
+A budget counts what is reported from when it was set on. A launch is refused where it does not
+fit; what else is done as the budget is used up, its steps say. docs/budgets.md has all of it, and
+by how much a budget can be overrun.
 
 Examples:
   stratavore budget
@@ -69,13 +69,13 @@ enum BudgetCommand {
     after_help = "\
 What is done at a step, weakest first:
   notify            People are told (stratavore notify)
-  ask               Runners are paused, and a person is asked: stratavore budget allow RUNNER
+  ask               Runners are paused, and a person is asked (budget allow)
   pause             Runners are paused until there is room again
   stop_at_turn_end  Runners are stopped once they have done what they are at
   stop_now          Runners are stopped
 
-Without steps, people are told at 75, 90 and 100 %. Of a budget that is there, only what is given changes:
-its amount, --reserve, and all steps.
+Without steps, people are told at 75, 90 and 100 %. Of a budget that is there, only what is given
+changes: its amount, --reserve, and all steps.
 
 Examples:
   stratavore budget set daily --money 50 --step 75=notify --step 100=stop_at_turn_end

@@ -156,7 +156,7 @@ pub(crate) fn run(context: &Context, args: Search) -> Result<Exit, Failure> {
         if !answer.note.is_empty() {
             context.ui.warn(&answer.note);
         }
-        Ok(if answer.found.is_empty() { Exit::NotFound } else { Exit::Ok })
+        Ok(Exit::Ok)
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 112] = [
+const COMMANDS: [&str; 105] = [
     "",
     "new",
     "projects",
@@ -55,13 +55,6 @@ const COMMANDS: [&str; 112] = [
     "events",
     "events list",
     "events subscribe",
-    "sessions",
-    "sessions search",
-    "sessions messages",
-    "sessions export",
-    "sessions import",
-    "search",
-    "import",
     "outbox",
     "outbox status",
     "outbox dead",

@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad_days;
+mod budget;
 mod compose;
 mod config;
 mod crash;
@@ -27,6 +28,7 @@ mod runbooks;
 mod screen;
 mod upgrade;
 mod usage;
+mod vault;
 mod viewers;
 
 use std::path::Path;

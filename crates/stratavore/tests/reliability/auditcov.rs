@@ -303,7 +303,10 @@ fn every_request_that_changes_something_is_on_the_record() {
     listed.sort_unstable();
     assert_eq!(served, listed, "each request is to be listed with what it leaves on the record");
 
-    let world = World::new();
+    let mut world = World::new();
+    // What is imported is of this home, and of nobody's own.
+    let home = world.path("").display().to_string();
+    world.set_env("HOME", &home);
     world.project("demo");
     let cat = world.launch("demo", "cat", &["cat"]);
     let topic = world.path("topic");
@@ -437,6 +440,12 @@ const REFUSED: &[(&str, &str)] = &[
     ("notify disable n", "notify.switch"),
     ("notify test n", "notify.test"),
     ("notify retry n", "notify.retry"),
+    ("budget set b --tokens 5", "budget.set"),
+    ("budget rm theirs", "budget.remove"),
+    ("budget allow other --budget theirs", "budget.allow"),
+    ("budget list -p spare", "budget.list"),
+    ("budget show theirs", "budget.show"),
+    ("budget history theirs", "budget.history"),
     ("sessions rm ses_", "sessions.remove"),
     ("sessions show ses_", "sessions.get"),
     ("usage explain other", "ledger.explain"),
@@ -448,6 +457,7 @@ fn what_a_program_inside_a_runner_is_refused_is_on_the_record() {
     let world = World::new();
     world.project("demo");
     world.run(["new", "spare", "--directory", "/"]).ok();
+    world.run(["budget", "set", "theirs", "-p", "spare", "--tokens", "1M"]).ok();
     world.launch("demo", "other", &["cat"]);
     world.run(["queue", "set", "demo", "--pause"]).ok();
     world.run(["queue", "add", "demo", "--", "true"]).ok();

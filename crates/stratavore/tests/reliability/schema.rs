@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stratavore_testkit::rabbit::{validate, vhost};
+use stratavore_testkit::world::until;
 
 use crate::outbox::Outlet;
 
@@ -66,6 +67,14 @@ fn what_is_published_fits_its_schema() {
         world.run([command, "stays"]).ok();
     }
     world.until_state(&stays, &["running"]);
+    world.run(["budget", "set", "small", "--runner", &stays, "--time", "1s"]).ok();
+    world.run(["budget", "set", "small", "--amount", "2s", "--step", "1=notify,100=ask"]).ok();
+    until("it is used up", || match world.runner(&stays) {
+        shown if shown["desired"] == "paused" => Ok(()),
+        shown => Err(shown),
+    });
+    world.run(["budget", "allow", "stays"]).ok();
+    world.run(["budget", "rm", "small"]).ok();
     world.run(["kill", "stays", "--force"]).ok();
     for command in ["archive", "delete"] {
         world.run(["projects", command, "alpha"]).ok();

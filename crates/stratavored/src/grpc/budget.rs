@@ -1,8 +1,9 @@
 //! Budgets.
 
-use stratavore_control::{BudgetView, NewBudget};
+use stratavore_control::{BudgetView, Error, NewBudget};
 use stratavore_core::budget::{Budget, Every, Period, Step};
 use stratavore_core::caller::Caller;
+use stratavore_core::idempotency::Idempotency;
 use stratavore_proto::v1;
 use stratavore_proto::v1::budgets_server::Budgets;
 use stratavore_store::{BudgetPeriod, BudgetShare};
@@ -79,7 +80,8 @@ impl Budgets for Api {
     ) -> Result<Response<v1::BudgetList>, Status> {
         let caller = caller(&request)?;
         let project = request.into_inner().project;
-        let found = self.control.budget_list(&caller, given(&project)).await.map_err(status)?;
+        let found = self.control.budget_list(&caller, given(&project)).await;
+        let found = self.told(&caller, "budget.list", &project, found).await?;
         Ok(Response::new(v1::BudgetList { budgets: found.into_iter().map(view).collect() }))
     }
 
@@ -89,7 +91,8 @@ impl Budgets for Api {
     ) -> Result<Response<v1::BudgetDetail>, Status> {
         let caller = caller(&request)?;
         let wanted = request.into_inner().budget;
-        let (found, shares) = self.control.budget_get(&caller, &wanted).await.map_err(status)?;
+        let found = self.control.budget_get(&caller, &wanted).await;
+        let (found, shares) = self.told(&caller, "budget.show", &wanted, found).await?;
         Ok(Response::new(v1::BudgetDetail {
             budget: Some(view(found)),
             shares: shares.into_iter().map(share).collect(),
@@ -102,8 +105,8 @@ impl Budgets for Api {
     ) -> Result<Response<v1::BudgetHistory>, Status> {
         let caller = caller(&request)?;
         let v1::BudgetHistoryOf { budget: wanted, limit } = request.into_inner();
-        let (found, periods) =
-            self.control.budget_history(&caller, &wanted, limit).await.map_err(status)?;
+        let found = self.control.budget_history(&caller, &wanted, limit).await;
+        let (found, periods) = self.told(&caller, "budget.history", &wanted, found).await?;
         Ok(Response::new(v1::BudgetHistory {
             budget: Some(budget(found)),
             periods: periods.iter().map(period).collect(),
@@ -160,12 +163,26 @@ impl Budgets for Api {
 }
 
 impl Api {
+    /// Who may not look is refused, and that goes on the record.
+    async fn told<T>(
+        &self,
+        caller: &Caller,
+        what: &'static str,
+        on: &str,
+        found: Result<T, Error>,
+    ) -> Result<T, Status> {
+        if let Err(error) = &found {
+            self.control.refused(caller, what, on, error).await;
+        }
+        found.map_err(status)
+    }
+
     async fn allow_budget(
         &self,
         caller: &Caller,
         request: v1::AllowBudget,
-        key: Option<stratavore_core::idempotency::Idempotency>,
-    ) -> Result<v1::AllowedBudget, stratavore_control::Error> {
+        key: Option<Idempotency>,
+    ) -> Result<v1::AllowedBudget, Error> {
         let v1::AllowBudget { runner, project, budget: wanted, amount, .. } = request;
         let runner = self.control.runner(&runner, given(&project)).await?;
         let (found, until) =

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use stratavore_control::{Delivery, Error, Explanation, Waiting};
+use stratavore_control::{Delivery, Error, Explanation, Waiting, is_answerable};
 use stratavore_core::AskId;
 use stratavore_core::ask::{Ask, AskState, Prompt, PromptState};
+use stratavore_core::runner::Runner;
 use stratavore_proto::v1;
 use stratavore_proto::v1::inbox_server::Inbox;
 use tonic::{Request, Response, Status};
@@ -13,7 +14,8 @@ use super::forward::elsewhere;
 use super::problem::status;
 use super::{Api, caller, given, keyed, view};
 
-fn ask(ask: Ask) -> v1::Ask {
+fn ask(runner: &Runner, ask: Ask) -> v1::Ask {
+    let answerable = is_answerable(runner, &ask);
     let mut message = v1::Ask {
         id: ask.id.to_string(),
         runner_id: ask.runner.to_string(),
@@ -22,7 +24,7 @@ fn ask(ask: Ask) -> v1::Ask {
         text: ask.text,
         asked_at_us: ask.asked_at.as_microsecond(),
         state: ask.state.as_str().into(),
-        answerable: ask.call.is_some(),
+        answerable,
         ..v1::Ask::default()
     };
     match ask.state {
@@ -62,8 +64,9 @@ impl Inbox for Api {
         let project = request.into_inner().project;
         let found = self.control.inbox(&caller, given(&project)).await.map_err(status)?;
         let waiting = found.into_iter().map(|Waiting { runner, since, ask: asked, .. }| {
+            let ask = asked.map(|asked| ask(&runner.runner, asked));
             let runner = Some(view::runner(runner));
-            v1::Waiting { runner, since_us: since.as_microsecond(), ask: asked.map(ask) }
+            v1::Waiting { runner, since_us: since.as_microsecond(), ask }
         });
         Ok(Response::new(v1::InboxList { waiting: waiting.collect() }))
     }
@@ -84,7 +87,7 @@ impl Inbox for Api {
         let message = given(&message).map(String::from);
         let answered = async move { control.answer(&by, asked, allow, message).await };
         let answered = self.control.decided(&caller, "inbox.answer", &on, answered).await;
-        Ok(Response::new(ask(answered.map_err(status)?)))
+        Ok(Response::new(ask(&runner, answered.map_err(status)?)))
     }
 
     async fn prompt(
@@ -124,12 +127,13 @@ impl Inbox for Api {
             signal: read.signal,
             meaning: read.meaning,
         });
+        let asks = asks.into_iter().map(|asked| ask(&runner.runner, asked)).collect();
         Ok(Response::new(v1::Explanation {
             runner: Some(view::runner(runner)),
             observed,
             proves,
             signals: signals.collect(),
-            asks: asks.into_iter().map(ask).collect(),
+            asks,
         }))
     }
 }

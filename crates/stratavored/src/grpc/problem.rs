@@ -13,7 +13,7 @@ const RELATED_MAX: usize = 20;
 /// said to have happened.
 pub(crate) fn status(error: Error) -> Status {
     let code = error.code();
-    if matches!(code, "internal" | "store_unavailable" | "disk_full") {
+    if matches!(code, "internal" | "store_unavailable" | "vault_unavailable" | "disk_full") {
         tracing::error!(code, error = %chain(&error), "a request failed");
     }
     let mut related = error.related();
@@ -55,9 +55,8 @@ fn grpc_code(code: &str) -> Code {
         "conflict" => Code::Aborted,
         "trimmed" => Code::OutOfRange,
         "timeout" => Code::DeadlineExceeded,
-        "unavailable" | "store_unavailable" | "agent_unreachable" | "node_unreachable" => {
-            Code::Unavailable
-        }
+        "unavailable" | "store_unavailable" | "vault_unavailable" | "agent_unreachable"
+        | "node_unreachable" => Code::Unavailable,
         _ => Code::Internal,
     }
 }

@@ -20,7 +20,12 @@ impl Rig {
     }
 
     async fn take_in(&self, to_its_end: bool) -> Taken {
-        self.intake.take_in(self.session, &self.path(), to_its_end, at(1)).await.unwrap()
+        let care = if to_its_end { Care::ToItsEnd } else { Care::WhileItGrows };
+        self.take_in_with(care).await
+    }
+
+    async fn take_in_with(&self, care: Care) -> Taken {
+        self.intake.take_in(self.session, &self.path(), care, at(1)).await.unwrap()
     }
 
     /// The bytes of each version, the oldest first.
@@ -55,7 +60,10 @@ async fn a_little_waits_until_it_is_more_or_the_end() {
         assert_eq!(rig.take_in(true).await, Taken::default(), "there is no file");
         rig.append(&[b'x'; 1000]);
         assert_eq!(rig.take_in(false).await.bytes, 0);
-        assert_eq!(rig.take_in(true).await, Taken { bytes: 1000, size: 1000, version: 1 });
+        assert_eq!(
+            rig.take_in_with(Care::Now).await,
+            Taken { bytes: 1000, size: 1000, version: 1 }
+        );
         assert_eq!(rig.take_in(true).await.bytes, 0);
         rig.append(&vec![b'y'; PIECE_MIN as usize]);
         assert_eq!(rig.take_in(false).await.bytes, PIECE_MIN);
@@ -124,7 +132,11 @@ async fn what_is_cut_replaced_or_rewritten_is_a_new_version() {
         inside.extend(&grown[rewritten.len()..]);
         inside[70_000] ^= 1;
         fs::write(rig.path(), &inside).unwrap();
-        assert_eq!(rig.take_in(false).await.version, 4, "the control: a quick look sees nothing");
+        assert_eq!(
+            rig.take_in_with(Care::Now).await.version,
+            4,
+            "the control: a quick look sees nothing"
+        );
         assert_eq!(rig.take_in(true).await.version, 5);
         assert!(rig.read_back().await == [first, cut, replaced, grown, inside]);
     })
@@ -147,8 +159,8 @@ async fn two_daemons_and_deaths_between_blob_and_row_lose_and_double_nothing() {
             rig.intake.put(whole[end..].to_vec()).await.unwrap();
             let path = rig.path();
             let (a, b) = tokio::join!(
-                rig.intake.take_in(rig.session, &path, true, at(1)),
-                other.take_in(rig.session, &path, true, at(1)),
+                rig.intake.take_in(rig.session, &path, Care::ToItsEnd, at(1)),
+                other.take_in(rig.session, &path, Care::ToItsEnd, at(1)),
             );
             a.unwrap();
             b.unwrap();
@@ -165,7 +177,7 @@ async fn what_is_no_file_is_refused() {
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
         .unwrap();
     for path in [pipe, rig.home.path().to_owned(), "/dev/zero".into()] {
-        let refused = rig.intake.take_in(rig.session, &path, true, at(1)).await;
+        let refused = rig.intake.take_in(rig.session, &path, Care::ToItsEnd, at(1)).await;
         assert!(matches!(refused, Err(Error::Absent { .. })), "{path:?}: {refused:?}");
     }
 }

@@ -12,6 +12,9 @@ use crate::exit::{Exit, Failure};
 use crate::table::Tone;
 use crate::view::time;
 
+/// As many as are shown.
+const MESSAGES: u32 = 100;
+
 /// Show what was said in a conversation
 #[derive(Debug, Args)]
 pub(crate) struct Messages {
@@ -37,22 +40,31 @@ struct MessageView<'a> {
 }
 
 pub(super) fn run(context: &Context, args: Messages) -> Result<Exit, Failure> {
-    let request = ListMessages {
+    let mut request = ListMessages {
         session: args.session,
         from: args.from.unwrap_or_default(),
-        limit: args.limit.unwrap_or(0),
         ..ListMessages::default()
     };
+    let wanted = args.limit.unwrap_or(MESSAGES) as usize;
     context.block_on(async {
         let mut api = Api::connect(context).await?;
-        let asked = api.call(async |client| client.search().messages(request.clone()).await);
-        let list = asked.await?;
-        let views: Vec<MessageView<'_>> = list.messages.iter().map(view).collect();
+        let mut messages: Vec<Message> = Vec::new();
+        // Long ones come a few at a time.
+        while messages.len() < wanted {
+            request.limit = u32::try_from(wanted - messages.len()).unwrap_or(MESSAGES);
+            let asked = api.call(async |client| client.search().messages(request.clone()).await);
+            let page = asked.await?.messages;
+            let Some(last) = page.last() else { break };
+            request.from.clear();
+            (request.after_us, request.after_number) = (last.at_us, last.number);
+            messages.extend(page);
+        }
+        let views: Vec<MessageView<'_>> = messages.iter().map(view).collect();
         context.ui.show(&views, || {
-            for message in &list.messages {
+            for message in &messages {
                 context.ui.text(shown(message))?;
             }
-            if list.messages.is_empty() {
+            if messages.is_empty() {
                 context.ui.note("nothing was said in it, as far as is known");
             }
             Ok(())

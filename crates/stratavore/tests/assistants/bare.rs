@@ -1,0 +1,115 @@
+//! What an assistant is given by us, and what not: nothing at all when it runs bare, and never a change
+//! to its user's own configuration.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::world::of_process;
+
+use crate::scene::Scene;
+
+/// The words and the variables of a process.
+fn given(pid: u32) -> (Vec<String>, Vec<String>) {
+    let list = |file| {
+        let bytes = of_process(pid, file);
+        let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>()
+    };
+    (list("cmdline"), list("environ"))
+}
+
+fn pid(scene: &Scene, runner: &str) -> u32 {
+    let shown = scene.world.until_state(runner, &["running"]);
+    u32::try_from(shown["pid"].as_u64().expect("it runs")).unwrap()
+}
+
+/// What tells that we had our hands in it.
+fn is_ours(word: &str) -> bool {
+    ["stratavore-agent", "hook", "/state/runners/", "otlp", "OTEL_", "opencode-plugin"]
+        .iter()
+        .any(|mark| word.contains(mark))
+}
+
+#[test]
+fn a_bare_claude_is_given_nothing() {
+    let scene = Scene::new(Program::Claude);
+    let bare = scene.launch("bare", &["--bare"]);
+    let observed = scene.launch("observed", &[]);
+    let (words, variables) = given(pid(&scene, &bare));
+    let (others, their_variables) = given(pid(&scene, &observed));
+    let ours = |all: &[String]| all.iter().filter(|word| is_ours(word)).count();
+    // Its conversation has a name, so that it can be gone on with.
+    let shown: Vec<&str> = words.iter().map(String::as_str).collect();
+    let program = Program::Claude.path().display().to_string();
+    assert!(matches!(&shown[..], [own, "--session-id", _] if *own == program), "{words:?}");
+    assert_eq!(ours(&variables), 0, "{variables:?}");
+    // The control: of one that is observed the same look finds something.
+    assert!(ours(&others) > 0 && ours(&their_variables) > 0, "{others:?} {their_variables:?}");
+    let explained = scene.world.json(&["explain", "bare"]);
+    assert_eq!(explained["observed"], false, "{explained}");
+    assert_eq!(scene.world.runner(&bare)["activity"], "unknown");
+}
+
+/// All files below, but those of conversations and what is for a moment.
+fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![home.to_path_buf()];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            let of_conversations = [
+                "tmp",
+                "projects",
+                "sessions",
+                "file-history",
+                "history",
+                "shell-snapshots",
+                "log",
+                "logs",
+            ]
+            .iter()
+            .any(|name| path.ends_with(name));
+            if kind.is_dir() && !of_conversations {
+                left.push(path);
+            } else if kind.is_file() {
+                let bytes = fs::read(&path).unwrap_or_default();
+                found.insert(path.strip_prefix(home).unwrap().to_owned(), bytes);
+            }
+        }
+    }
+    found
+}
+
+/// An observed turn leaves what the user has written as it was, and nothing of ours in the home.
+fn leaves_the_home_alone(program: Program, written: &[&str]) {
+    let scene = Scene::new(program);
+    let before = files(scene.home.home());
+    let runner = scene.launch("one", &["--prompt", "say something"]);
+    scene.until_activity(&runner, "idle");
+    scene.world.run(["stop", &runner]).ok();
+    let after = files(scene.home.home());
+    for name in written {
+        let name = Path::new(name);
+        let text =
+            |files: &BTreeMap<PathBuf, Vec<u8>>| String::from_utf8_lossy(&files[name]).into_owned();
+        // It may add what it has found out of itself, as whether a screen reader is there.
+        assert!(text(&after).starts_with(&text(&before)), "{name:?}: {}", text(&after));
+    }
+    let mark = scene.world.path("state/runners").display().to_string();
+    for (path, bytes) in &after {
+        let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(!has(&mark) && !has("stratavore-agent"), "{path:?} has something of ours");
+    }
+}
+
+#[test]
+fn claude_s_home_is_left_alone() {
+    leaves_the_home_alone(Program::Claude, &[]);
+}
+
+#[test]
+fn codex_s_home_is_left_alone() {
+    leaves_the_home_alone(Program::Codex, &[".codex/config.toml"]);
+}

@@ -1,0 +1,91 @@
+//! The ledger is the model's bill: whatever a conversation is made of, whoever dies on the way.
+
+use stratavore_testkit::model::{Asked, Outcome, Purpose};
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::trial::Trial;
+
+use crate::scene::{Scene, billed, counted};
+
+/// Waits until the model was asked so many things for this purpose, and has answered all.
+fn until_billed(scene: &Scene, purpose: Purpose, times: usize) {
+    scene.until(&format!("{times} requests for {purpose:?}"), || {
+        let bill = scene.model.bill();
+        let open = bill.only(|entry| entry.outcome == Outcome::Open).entries.len();
+        let found = bill.of(purpose).entries.len();
+        if open == 0 && found >= times { Ok(()) } else { Err((found, open)) }
+    });
+}
+
+/// Two at once, a subagent, a compaction, and a daemon that is killed while they work.
+fn everything_is_booked(program: Program) {
+    let scene = Scene::new(program);
+    let agent = "[[agent:count the files [[text:there are three]]]] [[text:it has said so]]";
+    let one = scene.launch("one", &["--prompt", &format!("ask another {agent}")]);
+    let two = scene.launch("two", &["--prompt", "say it in short [[text:it]]"]);
+    scene.until("they were asked", || {
+        let asked = scene.model.asked().len();
+        if asked >= 2 { Ok(()) } else { Err(asked) }
+    });
+    scene.world.kill_daemon();
+    until_billed(&scene, Purpose::Subagent, 1);
+    scene.world.run(["daemon", "start"]).ok();
+    for runner in [&one, &two] {
+        scene.until_activity(runner, "idle");
+    }
+    scene.send(&one, "and once more [[text:done again]]", &[]);
+    scene.until_activity(&one, "idle");
+    scene.world.run(["send", &one, "--raw", "/compact"]).ok();
+    until_billed(&scene, Purpose::Compaction, 1);
+    scene.until_ledger_is_the_bill();
+
+    // Nothing is counted again when all is read again.
+    let before = scene.ledger().len();
+    scene.world.kill_daemon();
+    scene.world.run(["daemon", "start"]).ok();
+    scene.send(&two, "one thing more [[text:yes]]", &["--wait", "2m"]);
+    scene.until_activity(&two, "idle");
+    scene.until_ledger_is_the_bill();
+    assert!(scene.ledger().len() > before);
+    booked_to_their_runners(&scene, [&one, &two]);
+
+    let promise = format!("{}: what the model has billed is in the ledger, once", program.name());
+    let mut trial = Trial::new("T-LEDGER", &promise);
+    trial.tried_times(scene.model.bill().entries.len(), Ok(()));
+    the_check_notices(&scene, &mut trial);
+    trial.end();
+}
+
+/// Each row is of the runner whose conversation it was.
+fn booked_to_their_runners(scene: &Scene, runners: [&String; 2]) {
+    let rows = scene.ledger();
+    for row in &rows {
+        let known = runners.iter().any(|id| row.0["runner"] == **id);
+        assert!(known && row.0["session"].is_string(), "{row:?}");
+    }
+    let of_two = rows.iter().filter(|row| row.0["runner"] == *runners[1]).count();
+    let asked = scene.model.asked();
+    let was_two = |asked: &&Asked| asked.says("say it in short");
+    assert!(of_two >= asked.iter().filter(was_two).count(), "{rows:?}");
+}
+
+/// The controls: a message that is missing, one that is there twice, and one that nobody was billed.
+fn the_check_notices(scene: &Scene, trial: &mut Trial) {
+    let (mut rows, bill) = (scene.ledger(), scene.model.bill());
+    assert_eq!(counted(&rows), billed(&bill));
+    let later = bill.only(|entry| entry.number > 1);
+    trial.control("a message that nobody was billed", counted(&rows) != billed(&later));
+    let last = rows.pop().unwrap();
+    trial.control("a message that is missing", counted(&rows) != billed(&bill));
+    rows.extend([last.clone(), last]);
+    trial.control("a message that counts twice", counted(&rows) != billed(&bill));
+}
+
+#[test]
+fn claude_s_bill_is_the_ledger() {
+    everything_is_booked(Program::Claude);
+}
+
+#[test]
+fn codex_s_bill_is_the_ledger() {
+    everything_is_booked(Program::Codex);
+}

@@ -1,0 +1,186 @@
+//! T-PROMPT: a prompt that is said to be delivered is one that the model was asked, once.
+//!
+//! What the model was asked is the stand-in's own record. Daemons are killed meanwhile, and every request
+//! is repeated with its key.
+
+use std::time::Duration;
+
+use stratavore_proto::v1::{Prompt, PromptRunner};
+use stratavore_testkit::model::{Asked, Hold, Place, Purpose, Reply};
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::trial::{Trial, is_long, scale};
+use stratavore_testkit::wire::on_runtime;
+use stratavore_testkit::world::World;
+
+use crate::scene::{Scene, refusal};
+
+/// How often the model was asked just this by its user.
+fn times_asked(scene: &Scene, prompt: &str) -> usize {
+    let is_it = |asked: &&Asked| {
+        asked.purpose == Purpose::Main && asked.rounds == 0 && asked.prompt.contains(prompt)
+    };
+    scene.model.asked().iter().filter(is_it).count()
+}
+
+/// Nothing is typed into a turn; who waits for its end is served then.
+fn is_delivered_between_turns(program: Program) {
+    let scene = Scene::new(program);
+    let hold = Hold::new();
+    let held = Reply::text("at last").held(Place::Start, &hold);
+    scene.model.on_prompt("take your time", [held]);
+    let runner = scene.launch("one", &["--prompt", "say something"]);
+    scene.until_activity(&runner, "idle");
+
+    let sent = scene.send(&runner, "take your time", &[]);
+    assert_eq!(sent["state"], "taken", "{sent}");
+    assert_eq!(times_asked(&scene, "take your time"), usize::from(hold.is_reached()));
+    hold.until_reached();
+    scene.until_activity(&runner, "working");
+    let busy = scene.world.run(["send", &runner, "in between", "--format", "json"]);
+    assert_eq!(refusal(&busy)["code"], "busy", "{}", busy.everything());
+
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| scene.send(&runner, "then this", &["--wait", "2m"]));
+        // It has come as far as waiting: a sent prompt is kept before anything else.
+        scene.until("it is queued", || {
+            let queued = scene.prompts("queued");
+            if queued == 1 { Ok(()) } else { Err(queued) }
+        });
+        assert_eq!(times_asked(&scene, "then this"), 0);
+        hold.release();
+        assert_eq!(waiting.join().unwrap()["state"], "taken");
+    });
+    scene.until_activity(&runner, "idle");
+    let asked = ["take your time", "in between", "then this"].map(|text| times_asked(&scene, text));
+    assert_eq!(asked, [1, 0, 1]);
+    scene.until_ledger_is_the_bill();
+}
+
+#[test]
+fn claude_is_sent_prompts_between_its_turns() {
+    is_delivered_between_turns(Program::Claude);
+}
+
+#[test]
+fn codex_is_sent_prompts_between_its_turns() {
+    is_delivered_between_turns(Program::Codex);
+}
+
+/// Asks until somebody answers, with the same key each time.
+async fn prompt(world: &World, request: &PromptRunner) -> Result<Prompt, String> {
+    for _ in 0..20 {
+        // The one before may have been killed just now.
+        world.run(["daemon", "start"]).ok();
+        let Ok(client) = stratavore_proto::client::Client::connect(&world.path("run/d.sock")).await
+        else {
+            continue;
+        };
+        match client.inbox().prompt(request.clone()).await {
+            Ok(answer) if answer.get_ref().state == "taken" => return Ok(answer.into_inner()),
+            // Its assistant may say so later.
+            Ok(_) => {}
+            Err(status) if is_lost(&status) => {}
+            Err(status) => return Err(status.message().to_owned()),
+        }
+    }
+    Err("nobody has said that it was taken".into())
+}
+
+/// True if the connection broke, and not if the daemon refused.
+fn is_lost(status: &tonic::Status) -> bool {
+    status.details().is_empty()
+}
+
+/// Sends so many prompts to one runner, each twice with the same key. Answers what was broken.
+fn send_all(scene: &Scene, runner: &str, count: usize) -> Vec<Result<(), String>> {
+    let mut told = Vec::new();
+    for number in 0..count {
+        let text = format!("prompt <{runner}-{number}>");
+        let key = format!("{runner}-{number}");
+        let request = PromptRunner {
+            idempotency_key: key,
+            runner: runner.into(),
+            text: text.clone(),
+            wait_ms: 60_000,
+            ..PromptRunner::default()
+        };
+        let once = on_runtime(prompt(&scene.world, &request));
+        let again = once.and_then(|_| on_runtime(prompt(&scene.world, &request)));
+        told.push(again.map(drop).and_then(|()| asked_once(scene, &text)));
+    }
+    told
+}
+
+fn asked_once(scene: &Scene, text: &str) -> Result<(), String> {
+    match times_asked(scene, text) {
+        1 => Ok(()),
+        times => {
+            Err(format!("{text:?} was said to be taken, and the model was asked it {times} times"))
+        }
+    }
+}
+
+fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usize, kills: usize) {
+    let mut trial = Trial::new(
+        "T-PROMPT",
+        &format!("{}: a prompt that is said to be delivered was asked once", program.name()),
+    );
+    let mut dice = trial.dice();
+    let scene = Scene::new(program);
+    let ids: Vec<String> = (0..runners)
+        .map(|number| scene.launch(&format!("r{number}"), &["--prompt", "be ready"]))
+        .collect();
+    for id in &ids {
+        scene.until_activity(id, "idle");
+    }
+    let total = runners * each;
+    let told = std::thread::scope(|scope| {
+        let senders: Vec<_> =
+            ids.iter().map(|id| scope.spawn(|| send_all(&scene, id, each))).collect();
+        for kill in 0..kills {
+            // Somewhere in the course of the prompts, and in the course of one of them.
+            let from = total * (kill + 1) / (kills + 1);
+            scene.until("so many were asked", || {
+                let asked = scene.model.asked().len();
+                let over = senders.iter().all(|sender| sender.is_finished());
+                if over || asked >= from { Ok(()) } else { Err(asked) }
+            });
+            std::thread::sleep(Duration::from_millis(dice.below(700) as u64));
+            if scene.world.daemon_pid().is_some() {
+                scene.world.kill_daemon();
+            }
+        }
+        senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect::<Vec<_>>()
+    });
+    for told in told {
+        trial.tried(told);
+    }
+    trial.counted("daemons killed", kills as u64);
+    // The control: without its key the same prompt is asked again, and the check says so.
+    for key in ["first", "second"] {
+        let request = PromptRunner {
+            idempotency_key: key.into(),
+            runner: ids[0].clone(),
+            text: "prompt <twice>".into(),
+            wait_ms: 60_000,
+            ..PromptRunner::default()
+        };
+        on_runtime(prompt(&scene.world, &request)).unwrap();
+    }
+    scene.until_activity(&ids[0], "idle");
+    trial.control("a prompt that is sent twice", asked_once(&scene, "prompt <twice>").is_err());
+    trial.control("a prompt that is lost", asked_once(&scene, "prompt <none>").is_err());
+    scene.until_ledger_is_the_bill();
+    trial.end();
+}
+
+#[test]
+fn t_prompt_claude_gets_every_prompt_once() {
+    none_is_lost_and_none_comes_twice(Program::Claude, scale(2, 4), scale(20, 250), scale(3, 25));
+}
+
+#[test]
+fn t_prompt_codex_gets_every_prompt_once() {
+    let each = if is_long() { 100 } else { 10 };
+    none_is_lost_and_none_comes_twice(Program::Codex, 1, each, scale(1, 10));
+}

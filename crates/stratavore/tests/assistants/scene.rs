@@ -1,0 +1,310 @@
+//! A Stratavore with one real assistant, and the model that it talks to.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stratavore_store::testing::{sqlite_number, sqlite_texts};
+use stratavore_testkit::assistant_home::{AssistantHome, KEY};
+use stratavore_testkit::model::{Bill, Entry, Outcome, Protocol, Purpose, StandIn};
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::wire::on_runtime;
+use stratavore_testkit::world::{Ran, World, rows};
+
+/// How long a machine with much else to do may take for what an assistant does at most in seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(crate) struct Scene {
+    pub(crate) program: Program,
+    pub(crate) model: StandIn,
+    pub(crate) home: AssistantHome,
+    pub(crate) world: World,
+}
+
+impl Scene {
+    pub(crate) fn new(program: Program) -> Self {
+        let model = StandIn::start();
+        let world = World::with_config(&format!(
+            "runner:\n  grace: 5s\nassistants:\n  {}:\n    program: {}\n",
+            program.name(),
+            program_of(program).display()
+        ));
+        if program == Program::Gemini {
+            // No program by itself, but a script of Node.js.
+            let script = world.path("gemini");
+            let text = format!("#!/bin/sh\nexec node '{}' \"$@\"\n", program.path().display());
+            fs::write(&script, text).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            let config = world.path("stratavore.yaml");
+            let text = fs::read_to_string(&config).unwrap();
+            let own = format!("program: {}", script.display());
+            fs::write(&config, text.replace("program: gemini", &own)).unwrap();
+        }
+        let home = world.path("assistant");
+        let home = AssistantHome::at(program, &model.url(), &home, &world.work());
+        world.project("demo");
+        Self { program, model, home, world }
+    }
+
+    /// The words that launch it, up to what a test wants besides.
+    fn launching(&self, name: &str) -> Vec<String> {
+        let mut words: Vec<String> =
+            ["launch", "--project", "demo", "--assistant", self.program.name(), "--name", name]
+                .map(Into::into)
+                .into();
+        for (key, value) in self.home.environment() {
+            words.push("--env".into());
+            words.push(if value == KEY {
+                let file = self.world.path("key");
+                fs::write(&file, KEY).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+                format!("{key}=file:{}", file.display())
+            } else {
+                format!("{key}={value}")
+            });
+        }
+        words
+    }
+
+    /// Asks for it with these options; what follows `--` is for the assistant.
+    pub(crate) fn ask_to_launch(&self, name: &str, options: &[&str]) -> Ran {
+        self.world.run(self.launch_words(name, options))
+    }
+
+    pub(crate) fn launch_words(&self, name: &str, options: &[&str]) -> Vec<String> {
+        let mut words = self.launching(name);
+        let cut = options.iter().position(|word| *word == "--").unwrap_or(options.len());
+        words.extend(options[..cut].iter().map(ToString::to_string));
+        words.extend(["--format".into(), "json".into(), "--".into()]);
+        words.extend(self.home.arguments());
+        if self.program == Program::Codex {
+            // A person is asked, who then lets it out of its sandbox.
+            words.extend(["-a", "on-request", "-s", "workspace-write"].map(Into::into));
+        }
+        words.extend(options[cut..].iter().skip(1).map(ToString::to_string));
+        words
+    }
+
+    /// Launches it, and answers the runner's id.
+    #[track_caller]
+    pub(crate) fn launch(&self, name: &str, options: &[&str]) -> String {
+        let launched = self.ask_to_launch(name, options).ok().json();
+        rows(&launched)[0]["id"].as_str().expect("a launched runner has an id").to_owned()
+    }
+
+    /// Waits until the runner does this.
+    #[track_caller]
+    pub(crate) fn until_activity(&self, runner: &str, activity: &str) -> Value {
+        self.until(&format!("{runner} is {activity}"), || {
+            let shown = self.world.runner(runner);
+            if shown["activity"] == activity { Ok(shown) } else { Err(of_interest(&shown)) }
+        })
+    }
+
+    /// Sends a prompt, and says how that came out. It has to be delivered.
+    #[track_caller]
+    pub(crate) fn send(&self, runner: &str, prompt: &str, options: &[&str]) -> Value {
+        let mut words = vec!["send", runner, prompt, "--format", "json"];
+        words.extend(options);
+        let sent = self.world.run(words);
+        assert_eq!(sent.code(), 0, "{prompt:?}: {}\n{}", sent.everything(), self.screens());
+        sent.json()
+    }
+
+    /// Waits until it asks something that can be answered from here.
+    #[track_caller]
+    pub(crate) fn until_asks(&self, runner: &str) -> Value {
+        self.until(&format!("the inbox has something of {runner}"), || {
+            let inbox = self.world.json(&["inbox"]);
+            let of_it = |row: &&Value| row["runner"]["id"] == runner && row["ask"].is_object();
+            rows(&inbox).iter().find(of_it).map(|row| row["ask"].clone()).ok_or(inbox.to_string())
+        })
+    }
+
+    /// What the runner was said to do, one after the other.
+    pub(crate) fn activities(&self, runner: &str) -> Vec<String> {
+        let events = self.world.json(&["events", "--runner", runner, "--kind", "runner.activity"]);
+        let all = rows(&events).iter();
+        let mut told: Vec<(i64, String)> = all
+            .map(|event| {
+                let activity = event["data"]["activity"].as_str().unwrap_or_default();
+                (event["position"].as_i64().unwrap(), activity.to_owned())
+            })
+            .collect();
+        told.sort();
+        let mut activities: Vec<String> = told.into_iter().map(|(_, activity)| activity).collect();
+        activities.dedup();
+        activities
+    }
+
+    /// Waits until `look` finds what is wished. The screens are told if it never does.
+    #[track_caller]
+    pub(crate) fn until<T, E: Debug>(
+        &self,
+        wished: &str,
+        mut look: impl FnMut() -> Result<T, E>,
+    ) -> T {
+        let began = Instant::now();
+        loop {
+            match look() {
+                Ok(found) => return found,
+                Err(seen) if began.elapsed() > PATIENCE => {
+                    panic!("waited in vain until {wished}; last seen: {seen:?}\n{}", self.screens())
+                }
+                Err(_) => std::thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// What all runners show, and what is known of them.
+    fn screens(&self) -> String {
+        let live = self.world.json(&["runners"]);
+        let mut told = String::new();
+        for row in rows(&live) {
+            let id = row["id"].as_str().unwrap_or_default();
+            let screen = self.world.run(["screen", id]).stdout();
+            let known = self.world.run(["explain", id]).stdout();
+            told.push_str(&format!("--- {}\n{screen}\n{known}\n", row["name"]));
+        }
+        told + &format!("--- billed\n{}{:?}", self.model.bill(), self.model.faults())
+    }
+
+    /// A file in the directory that it works in.
+    pub(crate) fn made(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.world.work().join(name)).ok()
+    }
+
+    /// The rows of the ledger, from the database's own file.
+    pub(crate) fn ledger(&self) -> Vec<Row> {
+        const ROWS: &str = "SELECT json_object('key', key, 'request', request_id, 'message', message_id,
+            'purpose', purpose, 'quality', quality, 'runner', runner_id, 'session', session_id, 'tokens',
+            json_array(input, cache_read, cache_write, cache_write_1h, output, reasoning))
+            FROM usage_records ORDER BY at, key";
+        let file = self.world.path("state/stratavore.db");
+        let texts = on_runtime(sqlite_texts(&file, ROWS));
+        texts.iter().map(|text| Row(serde_json::from_str(text).unwrap())).collect()
+    }
+
+    /// How many prompts are in this state.
+    pub(crate) fn prompts(&self, state: &str) -> i64 {
+        let file = self.world.path("state/stratavore.db");
+        let sql = format!("SELECT count(*) FROM prompts WHERE state = '{state}'");
+        on_runtime(sqlite_number(&file, &sql))
+    }
+
+    /// The assistant's own id of a session.
+    pub(crate) fn external_session(&self, session: &str) -> Option<String> {
+        let file = self.world.path("state/stratavore.db");
+        let sql = format!(
+            "SELECT external_id FROM sessions WHERE id = '{session}' AND external_id IS NOT NULL"
+        );
+        on_runtime(sqlite_texts(&file, &sql)).pop()
+    }
+
+    /// Waits until the ledger holds what the model has billed, token for token and kind by kind, and
+    /// nothing else.
+    #[track_caller]
+    pub(crate) fn until_ledger_is_the_bill(&self) {
+        self.until_ledger_is(&self.model.bill());
+    }
+
+    /// The same for a part of the bill.
+    #[track_caller]
+    pub(crate) fn until_ledger_is(&self, bill: &Bill) {
+        assert_eq!(self.model.faults(), Vec::<String>::new());
+        let wanted = billed(bill);
+        self.until(&format!("the ledger is the bill\n{bill}"), || {
+            let found = counted(&self.ledger());
+            if found == wanted { Ok(()) } else { Err(differences(&found, &wanted)) }
+        });
+    }
+
+    /// Kills the process of the assistant, with all that it started, and waits until its runner has ended.
+    pub(crate) fn kill_assistant(&self, runner: &str) {
+        self.world.run(["kill", runner, "--force"]).ok();
+        self.world.until_state(runner, &["exited", "failed", "lost"]);
+    }
+}
+
+fn of_interest(shown: &Value) -> String {
+    format!("{} {} {} {}", shown["state"], shown["activity"], shown["doing"], shown["cause"])
+}
+
+fn program_of(program: Program) -> PathBuf {
+    match program {
+        Program::Claude | Program::Codex | Program::Opencode => program.path(),
+        // Put in place once there is a directory for it.
+        Program::Gemini => "gemini".into(),
+    }
+}
+
+/// Why a command that was to print JSON was refused.
+#[track_caller]
+pub(crate) fn refusal(ran: &Ran) -> Value {
+    assert_ne!(ran.code(), 0, "it is refused: {}", ran.everything());
+    let told = ran.stderr();
+    let problem = told.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    problem.unwrap_or_else(|| panic!("it says why: {}", ran.everything()))
+}
+
+/// Input, cache read, cache write, cache write of an hour, output, reasoning.
+pub(crate) type Kinds = [u64; 6];
+
+#[derive(Debug, Clone)]
+pub(crate) struct Row(pub(crate) Value);
+
+impl Row {
+    pub(crate) fn kinds(&self) -> Kinds {
+        serde_json::from_value(self.0["tokens"].clone()).expect("six figures")
+    }
+
+    pub(crate) fn is_exact(&self) -> bool {
+        self.0["quality"] == "exact"
+    }
+}
+
+/// What stands in the ledger as exact, and how often. No two requests use the same.
+pub(crate) fn counted(ledger: &[Row]) -> BTreeMap<Kinds, usize> {
+    let mut all = BTreeMap::new();
+    for row in ledger.iter().filter(|row| row.is_exact()) {
+        *all.entry(row.kinds()).or_default() += 1;
+    }
+    all
+}
+
+/// What was billed to its end, in the ledger's kinds.
+pub(crate) fn billed(bill: &Bill) -> BTreeMap<Kinds, usize> {
+    let mut all = BTreeMap::new();
+    for entry in bill.entries.iter().filter(|entry| entry.outcome == Outcome::Complete) {
+        *all.entry(kinds(entry)).or_default() += 1;
+    }
+    all
+}
+
+fn kinds(entry: &Entry) -> Kinds {
+    let usage = entry.usage;
+    let (mut short, mut hour) = (usage.cache_write_5m, usage.cache_write_1h);
+    let is_told_apart = !matches!(entry.purpose, Purpose::Title | Purpose::Compaction);
+    if entry.protocol == Protocol::Messages && !is_told_apart {
+        // Claude Code writes these into no transcript, and its telemetry has one figure for both.
+        (short, hour) = (short + hour, 0);
+    }
+    [usage.input, usage.cache_read, short, hour, usage.output, usage.reasoning]
+}
+
+fn differences(found: &BTreeMap<Kinds, usize>, wanted: &BTreeMap<Kinds, usize>) -> String {
+    let lacks: Vec<_> = wanted.iter().filter(|(kinds, n)| found.get(*kinds) != Some(n)).collect();
+    let more: Vec<_> = found.iter().filter(|(kinds, n)| wanted.get(*kinds) != Some(n)).collect();
+    format!("of the bill it lacks {lacks:?}, and it has {more:?} instead")
+}
+
+/// The steps that came one after another, with others between them.
+pub(crate) fn comes_in_order(all: &[String], wanted: &[&str]) -> bool {
+    let mut left = all.iter();
+    wanted.iter().all(|step| left.any(|seen| seen == step))
+}

@@ -220,7 +220,7 @@ fn t_auditcov_what_was_changed_is_on_the_record_and_nothing_else() {
 
 /// Every request of the API, and what is on the record when it has been carried out; none for those
 /// that only look. A new one has to be put here, or the test fails.
-const REQUESTS: [(&str, Option<&str>); 54] = [
+const REQUESTS: [(&str, Option<&str>); 65] = [
     ("Projects.Create", Some("project.created")),
     ("Projects.Get", None),
     ("Projects.List", None),
@@ -272,6 +272,12 @@ const REQUESTS: [(&str, Option<&str>); 54] = [
     ("Notify.Show", None),
     ("Notify.Switch", Some("node.destination_disabled")),
     ("Notify.Test", Some("request.notify_test")),
+    ("Budgets.Allow", Some("budget.allowed")),
+    ("Budgets.History", None),
+    ("Budgets.List", None),
+    ("Budgets.Remove", Some("budget.removed")),
+    ("Budgets.Set", Some("budget.created")),
+    ("Budgets.Show", None),
     ("Search.Find", None),
     ("Search.Messages", None),
     ("Vault.Import", Some("request.import")),
@@ -315,6 +321,9 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["upgrade", "cat"],
         &["pause", "cat"],
         &["unpause", "cat"],
+        &["budget", "set", "b", "--tokens", "1M"],
+        &["budget", "allow", "cat", "--budget", "b"],
+        &["budget", "rm", "b"],
         &["restart", "cat"],
         &["audit", "keys", "rotate"],
         &["nodes", "cordon", "node_"],
@@ -325,7 +334,6 @@ fn every_request_that_changes_something_is_on_the_record() {
         &["projects", "delete", "spare"],
         &["audit", "verify"],
     ];
-    let session = world.runner("cat")["session_id"].as_str().unwrap().to_owned();
     on_runtime(async {
         use stratavore_proto::v1::{
             ConnectFrame, GetRunner, RetryDeadLetters, SendToRunner, connect_frame,

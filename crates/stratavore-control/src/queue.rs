@@ -199,7 +199,7 @@ impl Control {
     pub(crate) async fn work_off_queues(&self) -> Result<String, Error> {
         let (mut settled, mut begun, mut failed) = (0, 0, None);
         for item in self.inner.store.items_running().await? {
-            match self.item_settle(&item).await {
+            match self.settle_item(&item).await {
                 Ok(done) => settled += usize::from(done),
                 Err(error) => {
                     tracing::warn!(item = %item.id, error = %chain(&error), "could not say how an attempt came out; will try again");
@@ -232,7 +232,7 @@ impl Control {
     }
 
     /// Draws the consequences of an attempt's end; false: it has not ended, or another daemon does.
-    async fn item_settle(&self, item: &Item) -> Result<bool, Error> {
+    async fn settle_item(&self, item: &Item) -> Result<bool, Error> {
         let ItemState::Running { runner, cancelled_by, .. } = &item.state else { return Ok(false) };
         let runner = self.inner.store.runner_get(*runner).await?;
         if !runner.is_terminal() {

@@ -178,7 +178,7 @@ pub(crate) fn run(mut context: Context, args: Run) -> Result<Exit, Failure> {
         let runner = runner.ok_or_else(|| Failure::failed("the daemon launched nothing"))?;
         context.ui.note(format!("running {} ({})", runner.name, runner.id));
         let mut watch = Watch::new(&context, &runner)?;
-        let result = watch.to_its_end(&mut api).await?;
+        let result = watch.follow_to_its_end(&mut api).await?;
         report(&context, &result, watch.interrupted)
     })
 }
@@ -209,7 +209,7 @@ impl<'c> Watch<'c> {
     }
 
     /// Shows what comes until the result does, over as many connections as it takes.
-    async fn to_its_end(&mut self, api: &mut Api<'_>) -> Result<RunResult, Failure> {
+    async fn follow_to_its_end(&mut self, api: &mut Api<'_>) -> Result<RunResult, Failure> {
         loop {
             let request =
                 WatchRun { runner: self.runner.clone(), from: self.from, ..WatchRun::default() };

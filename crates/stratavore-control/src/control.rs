@@ -250,7 +250,7 @@ impl Control {
     }
 
     /// A program inside a runner may look, and change nothing.
-    pub(crate) fn may_change(&self, caller: &Caller, what: &str) -> Result<(), Error> {
+    pub fn may_change(&self, caller: &Caller, what: &str) -> Result<(), Error> {
         match &caller.principal {
             Principal::User { .. } | Principal::Daemon | Principal::Agent(_) => Ok(()),
             Principal::Inside(runner) => {

@@ -59,15 +59,15 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     let path = put(&world, ONE, &inside);
     put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
 
-    let dry = world.run(["import", "--dry-run"]).ok();
+    let dry = world.run(["import", "--dry-run"]).ok().stdout();
     assert!(dry.contains("demo") && dry.contains("imported"), "{dry}");
     assert!(world.json(&["search", "heartbeat"]).as_array().is_none_or(Vec::is_empty));
-    let taken = world.run(["import"]).ok();
+    let taken = world.run(["import"]).ok().stdout();
     assert!(
         taken.contains("demo claude ses_") && taken.contains("imported claude ses_"),
         "{taken}"
     );
-    let again = world.run(["import"]).ok();
+    let again = world.run(["import"]).ok().stdout();
     assert!(again.contains("(0 messages, 0 B)"), "{again}");
 
     let found = world.json(&["search", "flaky heartbeat", "--by", "words"]);
@@ -87,11 +87,11 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     assert_eq!((of(&[]), of(&["--project", "imported"])), (4, 2));
     assert_eq!((of(&["--role", "user"]), of(&["--session", &session])), (2, 2));
     assert_eq!((of(&["--since", "2026-11-01T00:00:00Z"]), of(&["--assistant", "codex"])), (0, 0));
-    let shown = world.run(["search", "flaky"]).ok();
+    let shown = world.run(["search", "flaky"]).ok().stdout();
     assert!(shown.contains("flaky") && shown.contains("sessions resume"), "{shown}");
-    assert!(world.run(["search", "nothingofthekind", "--by", "words"]).ok().is_empty());
+    assert!(world.run(["search", "nothingofthekind", "--by", "words"]).ok().stdout().is_empty());
     world.run(["search", "-", "--by", "words"]).fails(2);
-    let messages = world.run(["sessions", "messages", ONE]).ok();
+    let messages = world.run(["sessions", "messages", ONE]).ok().stdout();
     assert!(messages.contains("please mend the flaky heartbeat"), "{messages}");
 
     // It comes out as it was, and goes in elsewhere.
@@ -103,8 +103,8 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     let other = self::world();
     let out_text = out.display().to_string();
     let import = ["sessions", "import", &out_text];
-    assert!(other.run(import).ok().contains("1 new files"));
-    assert!(other.run(import).ok().contains("0 new files"));
+    assert!(other.run(import).ok().stdout().contains("1 new files"));
+    assert!(other.run(import).ok().stdout().contains("0 new files"));
     assert_eq!(
         other.json(&["search", "flaky heartbeat", "--by", "words"]).as_array().unwrap().len(),
         2
@@ -117,7 +117,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     // The control: one byte is another one.
     let third = self::world();
     fs::write(&given, inside.replace("flaky", "fluky")).unwrap();
-    let refused = third.run(import).fails(2);
+    let refused = third.run(import).fails(2).stderr();
     assert!(refused.contains("is not the"), "{refused}");
-    assert!(third.run(["sessions", "messages", ONE]).ok().is_empty());
+    assert!(third.run(["sessions", "messages", ONE]).ok().stdout().is_empty());
 }

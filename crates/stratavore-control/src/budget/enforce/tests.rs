@@ -24,6 +24,10 @@ fn running(since: i64) -> Runner {
         command: Command {
             assistant: "generic".parse().unwrap(),
             argv: vec!["cat".into()],
+            given: 0,
+            prompt: None,
+            bare: false,
+            headless: None,
             env: BTreeMap::new(),
             directory: "/".into(),
             columns: 80,
@@ -33,6 +37,7 @@ fn running(since: i64) -> Runner {
         restart: RestartPolicy::Never,
         desired: Desired::Running,
         state: RunnerState::Running { agent, process, since: at(since) },
+        doing: None,
         activity: Activity::Unknown,
         epoch: 1,
         generation: 3,

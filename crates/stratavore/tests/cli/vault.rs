@@ -96,7 +96,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
 
     // It comes out as it was, and goes in elsewhere.
     let out = world.path("handover");
-    world.run(["sessions", "export", ONE, &out.display().to_string()]).ok();
+    world.run(["sessions", "export", ONE, &out.display().to_string()]).ok().stdout();
     let given = out.join("transcripts").join(format!("001-{ONE}.jsonl"));
     assert_eq!(fs::read_to_string(&given).unwrap(), inside);
     world.run(["sessions", "export", ONE, &out.display().to_string()]).fails(5);
@@ -110,14 +110,14 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
         2
     );
     let once_more = other.path("once-more");
-    other.run(["sessions", "export", ONE, &once_more.display().to_string()]).ok();
+    other.run(["sessions", "export", ONE, &once_more.display().to_string()]).ok().stdout();
     let given_again = fs::read_dir(once_more.join("transcripts")).unwrap().next().unwrap().unwrap();
     assert_eq!(fs::read_to_string(given_again.path()).unwrap(), inside);
 
     // The control: one byte is another one.
     let third = self::world();
     fs::write(&given, inside.replace("flaky", "fluky")).unwrap();
-    let refused = third.run(import).fails(2).stderr();
-    assert!(refused.contains("is not the"), "{refused}");
+    let refused = third.run(import).fails(2);
+    assert!(refused.stderr().contains("is not the"));
     assert!(third.run(["sessions", "messages", ONE]).ok().stdout().is_empty());
 }

@@ -58,3 +58,16 @@ fn at_most(found: usize, limit: usize, what: &str, hint: &str) -> Result<(), Err
     }
     Err(Error::invalid(format!("{found} {what} are over the limit of {limit}"), hint))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_as_much_as_fits_and_at_least_one() {
+        assert_eq!(fitting([10, 10, 10]), 3);
+        assert_eq!(fitting([ANSWER_MAX - 10, 10, 1]), 2);
+        assert_eq!(fitting([ANSWER_MAX * 2, 10]), 1);
+        assert_eq!(fitting([usize::MAX, usize::MAX]), 1);
+    }
+}

@@ -266,6 +266,11 @@ impl Control {
             for (offset, line) in &lines.lines {
                 // Half a line of an agent that was killed.
                 let Ok(signal) = serde_json::from_slice::<Signal>(line) else { continue };
+                // Each start is taken in by itself: what an earlier one held is history.
+                if signal.epoch != epoch && !told.observations.is_empty() {
+                    told.read_to = *offset;
+                    break;
+                }
                 let place = Place { file: path.clone(), offset: *offset };
                 let observations = adapter.signal(&mut told.memory, &signal, &place);
                 epoch = signal.epoch;
@@ -282,8 +287,9 @@ impl Control {
                     transcripts.extend(session.transcript.clone());
                 }
             }
+            let read_to = told.read_to;
             self.take_in(runner, epoch, &path, FileIdentity::default(), seen, told).await?;
-            let forgotten = signal_log::forget(dir, lines.next);
+            let forgotten = signal_log::forget(dir, read_to);
             if let Err(error) = forgotten {
                 tracing::debug!(runner = %runner.id, %error, "could not forget signals that were read");
             }
@@ -334,6 +340,7 @@ impl Control {
             node: self.inner.node.id,
             project: Some(runner.project),
             runner: Some(runner.id),
+            epoch: Some(epoch),
             follow: Some(follow),
             observations: &observations,
             price: &price,

@@ -30,7 +30,7 @@ use stratavore_store::{ItemFilter, NameWish, NewRunner, StoreError};
 use crate::bounds;
 use crate::control::{CONFLICTS, Control};
 use crate::error::Error;
-use crate::launch::{Launch, usual_name};
+use crate::launch::{Launch, Resume, usual_name};
 use crate::supervisor::chain;
 
 /// How often it is looked what is due: nobody wakes anybody when a time has come.
@@ -70,7 +70,12 @@ impl Control {
         }
         bounds::command(&wish.args, &wish.env)?;
         // What is wrong is said now, and not in the middle of the night.
-        self.command(&project, &launch_of(&wish, wish.prompt.clone()))?;
+        let mut launch = launch_of(&wish, wish.prompt.clone());
+        if let Some(session) = wish.session {
+            launch.resume =
+                Some(self.session_to_resume(caller, &session.to_string(), false).await?);
+        }
+        self.command(&project, &launch)?;
         let id = ItemId::from_entropy(self.entropy());
         let (item, event) = Item::new(id, project.id, wish, caller.to_string(), self.now());
         let by = self.by(caller, key.as_ref());
@@ -194,7 +199,7 @@ impl Control {
     pub(crate) async fn work_off_queues(&self) -> Result<String, Error> {
         let (mut settled, mut begun, mut failed) = (0, 0, None);
         for item in self.inner.store.items_running().await? {
-            match self.item_settle(&item).await {
+            match self.settle_item(&item).await {
                 Ok(done) => settled += usize::from(done),
                 Err(error) => {
                     tracing::warn!(item = %item.id, error = %chain(&error), "could not say how an attempt came out; will try again");
@@ -227,7 +232,7 @@ impl Control {
     }
 
     /// Draws the consequences of an attempt's end; false: it has not ended, or another daemon does.
-    async fn item_settle(&self, item: &Item) -> Result<bool, Error> {
+    async fn settle_item(&self, item: &Item) -> Result<bool, Error> {
         let ItemState::Running { runner, cancelled_by, .. } = &item.state else { return Ok(false) };
         let runner = self.inner.store.runner_get(*runner).await?;
         if !runner.is_terminal() {
@@ -289,17 +294,30 @@ impl Control {
         Ok(begun)
     }
 
+    /// The conversation that the next attempt goes on with. What runs an assistant that cannot go on with one
+    /// begins anew.
+    async fn session_of(&self, item: &Item) -> Result<Option<Resume>, Error> {
+        let Some(session) = item.session else { return Ok(None) };
+        match self.session_to_resume(&Caller::daemon(), &session.to_string(), false).await {
+            Ok(resume) => Ok(Some(resume)),
+            Err(Error::Invalid { .. }) if item.wish.session.is_none() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Begins the next attempt of an item; false: there is no place for it now.
     async fn begin(&self, project: &Project, item: &Item) -> Result<bool, Error> {
         let by = self.by(&Caller::daemon(), None);
         let store = &self.inner.store;
-        let begun = match item.session.filter(|_| item.last_runner.is_some()) {
-            Some(session) => store.session_get(session).await?.has_begun(),
+        let resume = self.session_of(item).await?;
+        let begun = match resume.as_ref().filter(|_| item.last_runner.is_some()) {
+            Some(resume) => store.session_get(resume.session).await?.has_begun(),
             None => false,
         };
         let prompt = item.wish.prompt.as_deref();
         let prompt = prompt.map(|prompt| if begun { going_on(prompt) } else { prompt.into() });
         let mut launch = launch_of(&item.wish, prompt);
+        launch.resume = resume.clone();
         launch.headless = Some(Headless { item: Some(item.id), ..item.wish.headless });
         let command = match self.command(project, &launch) {
             Ok(command) => command,
@@ -317,7 +335,9 @@ impl Control {
         };
         self.room_to_launch()?;
         let runner = RunnerId::from_entropy(self.entropy());
-        let session = item.session.unwrap_or_else(|| SessionId::from_entropy(self.entropy()));
+        let session = resume.as_ref().map(|resume| resume.session);
+        let continues = session.is_some();
+        let session = session.unwrap_or_else(|| SessionId::from_entropy(self.entropy()));
         let new = NewRunner {
             id: runner,
             project: project.id,
@@ -331,7 +351,7 @@ impl Control {
             // An item is tried again by its own rules.
             restart: RestartPolicy::Never,
             session,
-            continues: item.session.is_some(),
+            continues,
             forks: None,
             successor_of: None,
         };
@@ -346,6 +366,7 @@ impl Control {
             // It waits in the queue for whatever is in the way.
             Err(
                 error @ (StoreError::Quota(_)
+                | StoreError::Budget(_)
                 | StoreError::NodeFull { .. }
                 | StoreError::ProjectArchived(_)),
             ) => {

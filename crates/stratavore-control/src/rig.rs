@@ -72,6 +72,7 @@ impl Rig {
             node: node.id,
             project: Some(project.id),
             runner: None,
+            epoch: None,
             follow: None,
             observations: &[Observation::Session(seen)],
             price: &|_, _, _| None,

@@ -213,7 +213,7 @@ impl RunWatch {
         let adapter = self.adapter;
         let mut steps = Vec::new();
         self.lines.push(offset, data, |line| steps.extend(adapter.step(line)));
-        (!steps.is_empty()).then(|| RunProgress::Steps { next: self.lines.begins, steps })
+        (!steps.is_empty()).then_some(RunProgress::Steps { next: self.lines.begins, steps })
     }
 
     async fn end(&mut self) -> Result<RunProgress, Error> {

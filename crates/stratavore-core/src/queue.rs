@@ -246,8 +246,12 @@ impl Item {
             }
             RunOutcome::RateLimited { why, resets_at } if self.wish.waits_for_reset => {
                 let waits = self.waits + 1;
-                let told = resets_at.filter(|at| *at > now);
-                let until = told.unwrap_or_else(|| self.after_backoff(waits, now, dice));
+                let until = match resets_at {
+                    Some(at) if *at > now => *at,
+                    // It is over by now; if it is met again all the same, it was not told well.
+                    Some(_) if waits == 1 => now,
+                    Some(_) | None => self.after_backoff(waits, now, dice),
+                };
                 // It was let do nothing, so it was no attempt.
                 let attempts = self.attempts.saturating_sub(1);
                 let next = Item { waits, attempts, ..self.clone() };
@@ -413,6 +417,8 @@ mod tests {
         let untold = RunOutcome::RateLimited { why: "limit".into(), resets_at: Some(at(9)) };
         let twice = begun(&waits, 2).settled(&untold, at(10), 0.0).next;
         assert_eq!((twice.state.not_before(), twice.waits), (Some(at(12)), 2));
+        let over = one.settled(&untold, at(10), 0.0).next;
+        assert_eq!(over.state.not_before(), Some(at(10)), "it is over already");
         let session = twice.session;
         assert!(session.is_some(), "it goes on in its conversation");
         let wish = ItemWish { waits_for_reset: false, ..one.wish.clone() };

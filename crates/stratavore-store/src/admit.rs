@@ -151,12 +151,12 @@ impl Store {
     }
 
     #[cfg(not(feature = "testing"))]
-    fn locks(&self) -> bool {
+    pub(crate) fn locks(&self) -> bool {
         true
     }
 
     #[cfg(feature = "testing")]
-    fn locks(&self) -> bool {
+    pub(crate) fn locks(&self) -> bool {
         self.admission_lock
     }
 

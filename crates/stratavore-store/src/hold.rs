@@ -23,7 +23,7 @@ const SET: &str = "UPDATE runners
     SET session_id = $1, generation = $2, updated_at = $3, record = $4
     WHERE id = $5 AND ended_at IS NULL";
 
-/// For a runner that has ended, and so is changed no more: what is told late is true all the same.
+/// For a runner that has ended or was started again since: what is told late is true all the same.
 const HAS_HELD: &str =
     "INSERT INTO session_runners (session_id, runner_id, epoch, first_at, last_at)
     VALUES ($1, $2, $3, $4, $4) ON CONFLICT (session_id, runner_id, epoch) DO NOTHING";
@@ -60,21 +60,25 @@ pub(crate) async fn lock(tx: &mut Tx, id: RunnerId) -> Result<Runner, StoreError
 }
 
 /// The assistant of a locked runner goes on with a locked session. `holder` is the runner afterwards.
+///
+/// What was told at an earlier start than `holder`'s changes nothing but the history.
 pub(crate) async fn hold(
     tx: &mut Tx,
     holder: &mut Runner,
+    epoch: Option<i64>,
     session: SessionId,
     now: Timestamp,
     by: &event::Author,
 ) -> Result<Holds, StoreError> {
-    if holder.session == Some(session) {
+    let epoch = epoch.unwrap_or(holder.epoch);
+    if holder.session == Some(session) && epoch >= holder.epoch {
         return Ok(Holds::Already);
     }
-    if holder.is_terminal() {
+    if holder.is_terminal() || epoch < holder.epoch {
         on!(tx, |conn| sqlx::query(HAS_HELD)
             .bind(Text(session))
             .bind(Text(holder.id))
-            .bind(holder.epoch)
+            .bind(epoch)
             .bind(DbTime(now))
             .execute(conn)
             .await

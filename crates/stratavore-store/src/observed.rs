@@ -37,6 +37,9 @@ pub struct Observed<'a> {
     pub project: Option<ProjectId>,
     /// Whose assistant it is; `None`: it is imported.
     pub runner: Option<RunnerId>,
+    /// At which of the runner's starts it was told; `None`: at the one that is now. What an earlier one
+    /// held is history, and not what the runner holds.
+    pub epoch: Option<i64>,
     pub follow: Option<FollowStep<'a>>,
     pub observations: &'a [Observation],
     pub price: PriceOf<'a>,
@@ -148,7 +151,7 @@ async fn record(
     if let Some(holder) = &mut holder {
         for external in &gathered.current {
             let Some(session) = recorded.sessions.get(external) else { continue };
-            match hold::hold(tx, holder, *session, batch.now, by).await? {
+            match hold::hold(tx, holder, batch.epoch, *session, batch.now, by).await? {
                 Holds::Already => {}
                 Holds::Now => recorded.now_holds = Some(*session),
                 Holds::Another(other) => {

@@ -22,7 +22,7 @@ use crate::error::{CANDIDATES_MAX, doing};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, from_json, to_json};
-use crate::{Store, StoreError, idempotency, project};
+use crate::{Store, StoreError, idempotency, project, reserve};
 
 const NOUN: &str = "item";
 
@@ -241,7 +241,7 @@ impl Store {
             if project.archived_at.is_some() {
                 return Err(StoreError::ProjectArchived(project.name));
             }
-            if self.decides_under_lock() {
+            if self.locks() {
                 let settings = settings(&mut tx, project.id).await?;
                 let running: i64 = on!(tx, |conn| sqlx::query_scalar(COUNT_RUNNING)
                     .bind(Text(project.id))
@@ -265,6 +265,7 @@ impl Store {
             let admitted = admit_within(&mut tx, &project, &runners, by, now, true).await?;
             write(&mut tx, seen, next).await?;
             project::happened(&mut tx, &project, &event, now, by).await?;
+            reserve::reserve(&mut tx, project.id, &admitted, now, true).await?;
             passing("item_begin");
             tx.commit().await?;
             Ok(admitted.into_iter().next())
@@ -341,14 +342,6 @@ impl Store {
             tx.commit().await?;
             Ok(next)
         })
-    }
-
-    /// False only in the negative control of the test that this is what keeps the promise.
-    fn decides_under_lock(&self) -> bool {
-        #[cfg(feature = "testing")]
-        return self.admission_lock;
-        #[cfg(not(feature = "testing"))]
-        true
     }
 }
 

@@ -101,7 +101,7 @@ enum Command {
     Status(Named<status::Status>),
     #[command(visible_alias = "session")]
     Sessions(Named<session::Sessions>),
-    Usage(Named<usage::Usage>),
+    Usage(Named<Box<usage::Usage>>),
     Events(Named<event::Events>),
     Search(Named<search::Search>),
     Import(Named<import::Import>),
@@ -226,7 +226,7 @@ pub(crate) fn run(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Recover(Named(args)) => recover::run(&load(ui)?, args),
         Command::Status(Named(args)) => status::run(&load(ui)?, &args),
         Command::Sessions(Named(args)) => session::run(&load(ui)?, args),
-        Command::Usage(Named(args)) => usage::run(&load(ui)?, args),
+        Command::Usage(Named(args)) => usage::run(&load(ui)?, *args),
         Command::Events(Named(args)) => event::run(&load(ui)?, args),
         Command::Search(Named(args)) => search::run(&load(ui)?, args),
         Command::Import(Named(args)) => import::run(&load(ui)?, args),

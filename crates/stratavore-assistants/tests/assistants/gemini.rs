@@ -214,8 +214,9 @@ fn all_that_was_billed_is_counted_once() {
     let of = |purpose| ledger(&seen).values().filter(|usage| usage.purpose == purpose).count();
     use Purpose::{Compaction, Main, Other, Subagent, Title};
     assert_eq!([Main, Subagent, Compaction, Title, Other].map(of), [5, 3, 2, 1, 4]);
+    // Each by its telemetry and by the conversation's file.
     let taken = |seen: &&Observation| matches!(seen, Observation::PromptTaken { .. });
-    assert_eq!(seen.iter().filter(taken).count(), 3);
+    assert_eq!(seen.iter().filter(taken).count(), 2 * 3);
 }
 
 #[test]

@@ -234,6 +234,7 @@ impl Found {
                 node,
                 project: Some(project),
                 runner: None,
+                epoch: None,
                 follow: Some(follow),
                 observations: &observations,
                 price: &price,

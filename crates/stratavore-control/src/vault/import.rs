@@ -236,6 +236,7 @@ impl SessionImport {
             node: self.intake.node,
             project: Some(self.project),
             runner: None,
+            epoch: None,
             follow: None,
             observations,
             price: &price,

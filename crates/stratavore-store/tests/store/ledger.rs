@@ -189,6 +189,7 @@ async fn follow(
             node: of.node,
             project: Some(of.project),
             runner: Some(of.runner),
+            epoch: None,
             follow: Some(FollowStep {
                 path: &path,
                 seen: seen.as_ref(),
@@ -352,7 +353,7 @@ on_both_databases! {
                 let lines: Vec<Observation> = (from..to)
                     .map(|number| {
                         let record = crate::observed::usage("c1", &format!("k{number}"), 1);
-                        let second = number as i64 % 3600;
+                        let second = number as i64 * 9 % 3600;
                         Observation::Usage(UsageRecord { at: at(second), ..record })
                     })
                     .collect();
@@ -361,6 +362,7 @@ on_both_databases! {
                     node,
                     project: Some(project.id),
                     runner: Some(runner.id),
+                    epoch: None,
                     follow: None,
                     observations: &lines,
                     price: &price,

@@ -83,6 +83,7 @@ impl<'s> Teller<'s> {
             node: self.node,
             project: Some(self.project.id),
             runner: self.runner,
+            epoch: None,
             follow: None,
             observations,
             price: &price,
@@ -158,6 +159,28 @@ on_both_databases! {
         let (next, event) = given::ended(&runner);
         let stale = store.runner_write(&runner, &next, event, "agent", None).await;
         assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    }
+
+    async fn what_an_earlier_start_held_is_history(db: TestStore) {
+        let store = db.store();
+        let (teller, runner) = Teller::new(store).await;
+        teller.tell(&[current("c1")]).await;
+        let (mut next, event) = given::activity(&runner);
+        next.epoch = 2;
+        store.runner_write(&runner, &next, event, "daemon", None).await.unwrap();
+        let late = [current("c0")];
+        let batch = Observed { epoch: Some(1), ..teller.batch(&late) };
+        let told = store.observed(&batch, "agent").await.unwrap();
+        assert_eq!(told.now_holds, None);
+        assert_eq!(store.runner_get(runner.id).await.unwrap().session, runner.session);
+        let held = store.session_show(told.sessions["c0"]).await.unwrap().held;
+        assert_eq!((held.len(), held[0].epoch), (1, 1));
+        let held = store.session_show(runner.session.unwrap()).await.unwrap().held;
+        assert_eq!(held.iter().map(|held| held.epoch).collect::<Vec<_>>(), [2, 1]);
+        // The control: the start that is now goes on with it.
+        let batch = Observed { epoch: Some(2), ..teller.batch(&late) };
+        let told = store.observed(&batch, "agent").await.unwrap();
+        assert_eq!(told.now_holds, Some(told.sessions["c0"]));
     }
 
     async fn a_fork_has_its_parent_and_takes_nothing_of_it(db: TestStore) {

@@ -16,7 +16,7 @@ use crate::clock::{ago, fresh_key};
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::table::{Cell, Column, Table, Tone};
-use crate::units::{self, parse_duration, parse_seconds, parse_usd, usd};
+use crate::units::{self, money, parse_duration, parse_seconds, parse_usd};
 use crate::view::{ItemView, QueueView, time};
 
 /// Queue what is to be done, and see what became of it
@@ -256,7 +256,7 @@ fn what(item: &QueueItem) -> String {
 fn show_one(context: &Context, item: &QueueItem) -> Result<(), Failure> {
     context.ui.show(&ItemView::from(item), || {
         let at = |us: i64| time(us).map_or_else(String::new, |at| at.to_string());
-        let cost = (item.max_cost != 0).then(|| usd(item.max_cost)).unwrap_or_default();
+        let cost = if item.max_cost != 0 { money(item.max_cost) } else { String::new() };
         let timeout = match item.timeout_seconds {
             0 => String::new(),
             seconds => units::span(Duration::from_secs(seconds)),

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::exit::{Exit, Failure};
 use crate::table::Tone;
 use crate::ui::{Format, Ui};
-use crate::units::{parse_seconds, parse_usd, usd};
+use crate::units::{money, parse_seconds, parse_usd};
 use crate::view::{RunResultView, StepView};
 
 /// The most that is read as a prompt, in bytes; the daemon takes less.
@@ -178,7 +178,7 @@ pub(crate) fn run(mut context: Context, args: Run) -> Result<Exit, Failure> {
         let runner = runner.ok_or_else(|| Failure::failed("the daemon launched nothing"))?;
         context.ui.note(format!("running {} ({})", runner.name, runner.id));
         let mut watch = Watch::new(&context, &runner)?;
-        let result = watch.to_its_end(&mut api).await?;
+        let result = watch.follow_to_its_end(&mut api).await?;
         report(&context, &result, watch.interrupted)
     })
 }
@@ -209,7 +209,7 @@ impl<'c> Watch<'c> {
     }
 
     /// Shows what comes until the result does, over as many connections as it takes.
-    async fn to_its_end(&mut self, api: &mut Api<'_>) -> Result<RunResult, Failure> {
+    async fn follow_to_its_end(&mut self, api: &mut Api<'_>) -> Result<RunResult, Failure> {
         loop {
             let request =
                 WatchRun { runner: self.runner.clone(), from: self.from, ..WatchRun::default() };
@@ -249,7 +249,7 @@ impl<'c> Watch<'c> {
                             self.from = steps.next;
                         }
                         Ok(Some(RunProgress { kind: Some(Kind::Result(result)) })) => {
-                            return Ok(Ok(result));
+                            return Ok(Ok(*result));
                         }
                         Ok(Some(RunProgress { kind: None })) => {}
                         Ok(None) => return Ok(Err(Status::unavailable("the daemon said no more"))),
@@ -358,9 +358,9 @@ fn summary(result: &RunResult, runner: &Runner) -> String {
         let read = used.input + used.cache_read + used.cache_write + used.cache_write_1h;
         parts.push(format!("{read} tokens in, {} out", used.output + used.reasoning));
         if used.unpriced == 0 {
-            parts.push(usd(used.cost));
+            parts.push(money(used.cost));
         } else if used.reporting > 0 {
-            parts.push(format!("{} as the assistant says", usd(used.reported_cost)));
+            parts.push(format!("{} as the assistant says", money(used.reported_cost)));
         }
     }
     if !runner.session_id.is_empty() {

@@ -7,7 +7,8 @@ use stratavore_testkit::world::rows;
 
 use crate::scene::{Scene, comes_in_order};
 
-const TURN: [&str; 4] = ["working", "needs_permission", "working", "idle"];
+/// That it works at first may be read together with its question, and is no event of its own then.
+const TURN: [&str; 3] = ["needs_permission", "working", "idle"];
 
 /// All that was said in the conversation of which the last thing was this prompt.
 fn said_with(scene: &Scene, prompt: &str) -> String {
@@ -128,6 +129,6 @@ fn gemini_is_proved() {
     let carries_on = |row: &&Value| row["successor_of"] == *first;
     let second = rows(&live).iter().find(carries_on).expect("it is carried on");
     let said = sent(&scene, second["id"].as_str().unwrap(), "say the word");
-    assert!(said.contains("walnut") && said.contains("make the first"), "{said}");
+    assert!(said.contains("made") && said.contains("the word is walnut"), "{said}");
     scene.until_ledger_is_the_bill();
 }

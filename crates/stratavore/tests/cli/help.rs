@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 112] = [
+const COMMANDS: [&str; 105] = [
     "",
     "new",
     "projects",
@@ -55,13 +55,6 @@ const COMMANDS: [&str; 112] = [
     "events",
     "events list",
     "events subscribe",
-    "sessions",
-    "sessions search",
-    "sessions messages",
-    "sessions export",
-    "sessions import",
-    "search",
-    "import",
     "outbox",
     "outbox status",
     "outbox dead",
@@ -148,6 +141,10 @@ fn every_command_is_in_the_list_above() {
         let help = home.run(&arguments).ok();
         let Some((_, listed)) = help.split_once("Commands:\n") else { continue };
         for line in listed.lines().take_while(|line| !line.is_empty()) {
+            // What does not fit into a line goes on in the next one.
+            if line.starts_with("   ") {
+                continue;
+            }
             let name = line.split_whitespace().next().unwrap();
             let path = format!("{command} {name}").trim().to_owned();
             // Their pages say nothing that the list does not.

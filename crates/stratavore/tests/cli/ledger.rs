@@ -73,6 +73,7 @@ fn take_in(world: &World, runner: &Value, observations: &[Observation]) {
             node: id("node_id").parse().unwrap(),
             project: Some(id("project_id").parse().unwrap()),
             runner: Some(id("id").parse().unwrap()),
+            epoch: None,
             follow: None,
             observations,
             price: &price,

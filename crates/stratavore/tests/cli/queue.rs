@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use stratavore_core::Timestamp;
-use stratavore_testkit::model::Reply;
+use stratavore_testkit::model::{Purpose, Reply};
 use stratavore_testkit::world::{World, rows, signal, until};
 
 use crate::run::ClaudeWorld;
@@ -213,13 +214,26 @@ fn a_daemon_that_is_killed_again_and_again_loses_no_item_and_does_none_twice() {
 fn an_item_of_claude_waits_for_the_end_of_a_rate_limit_and_goes_on_in_its_session() {
     let claude = ClaudeWorld::new();
     let (world, model) = (&claude.world, &claude.model);
-    // Soon, and long enough for a daemon to die and another one to start.
-    let reset = (now() + Duration::from_secs(6)).as_second();
-    let limited = Reply::limited(&format!("Claude AI usage limit reached|{reset}"));
-    model.on_prompt(
-        "marker-one",
-        [Reply::shell("echo once >> effects"), limited, Reply::text("done after the limit")],
-    );
+    // When each request came; the second one is told that there is a limit, and until when.
+    let (asked_at, reset) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+    let (asked, told) = (asked_at.clone(), reset.clone());
+    model.answers(move |request| {
+        if request.purpose != Purpose::Main || !request.says("marker-one") {
+            return None;
+        }
+        let mut asked = asked.lock().unwrap();
+        asked.push(now());
+        Some(match asked.len() {
+            1 => Reply::shell("echo once >> effects"),
+            2 => {
+                // Long enough for a daemon to die and another one to start.
+                let until = (now() + Duration::from_secs(8)).as_second();
+                *told.lock().unwrap() = until;
+                Reply::limited(&format!("Claude AI usage limit reached|{until}"))
+            }
+            _ => Reply::text("done after the limit"),
+        })
+    });
     let options = claude.options();
     let mut words: Vec<&str> =
         vec!["queue", "add", "demo", "marker-one: do it", "--format", "json"];
@@ -233,7 +247,8 @@ fn an_item_of_claude_waits_for_the_end_of_a_rate_limit_and_goes_on_in_its_sessio
     assert_eq!((&waits["state"], &waits["attempts"]), (&"queued".into(), &0.into()), "{waits}");
     assert!(waits["why"].as_str().unwrap().contains("rate limit"), "{waits}");
     let until: Timestamp = waits["not_before"].as_str().unwrap().parse().unwrap();
-    assert_eq!(until.as_second(), reset, "{waits}");
+    let reset = *reset.lock().unwrap();
+    assert!(until.as_second() >= reset, "{waits}");
     // Who dies while it waits changes nothing.
     world.kill_daemon();
     world.run(["daemon", "start"]).ok();
@@ -242,6 +257,9 @@ fn an_item_of_claude_waits_for_the_end_of_a_rate_limit_and_goes_on_in_its_sessio
     assert_eq!(done["session"], waits["session"]);
     assert_ne!(done["runner"], waits["runner"]);
     assert_eq!(lines(world, "effects"), ["once"]);
+    let asked_at = asked_at.lock().unwrap();
+    assert_eq!(asked_at.len(), 3, "{asked_at:?}");
+    assert!(asked_at[2].as_second() >= reset, "not before the limit is over: {asked_at:?} {reset}");
     // It was told so in the same conversation, and knows what it has done.
     let asked = model.asked();
     let last = asked.last().unwrap();

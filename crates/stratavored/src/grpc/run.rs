@@ -99,9 +99,10 @@ impl Runs for Api {
                     let steps = steps.into_iter().map(step).collect();
                     Ok(Kind::Steps(v1::RunSteps { next, steps }))
                 }
-                Ok(Some(RunProgress::Ended(result))) => {
-                    api.run_result(&caller, *result).await.map(Kind::Result)
-                }
+                Ok(Some(RunProgress::Ended(result))) => api
+                    .run_result(&caller, *result)
+                    .await
+                    .map(|result| Kind::Result(Box::new(result))),
                 Ok(None) => return None,
                 Err(error) => Err(status(error)),
             };

@@ -10,6 +10,7 @@ use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::transcript::Digest;
 
+use super::intake::Intake;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -25,7 +26,9 @@ impl Control {
     /// The periodic task.
     pub(crate) async fn tidy_vault(&self) -> Result<String, Error> {
         let forgotten = self.forget_old().await?;
-        let removed = self.remove_unnamed().await?;
+        let before = self.now_for_expiry().checked_sub(GRACE).unwrap_or(Timestamp::UNIX_EPOCH);
+        let stopping = self.inner.supervisor.stopping();
+        let removed = self.intake().remove_unnamed(before, &|| stopping.is_cancelled()).await?;
         Ok(format!("{forgotten} conversations forgotten, {removed} blobs removed"))
     }
 
@@ -80,64 +83,62 @@ impl Control {
             from = next;
         }
     }
+}
 
-    /// Removes blobs of this node that nobody names.
-    async fn remove_unnamed(&self) -> Result<u64, Error> {
-        let store = self.inner.node.id.to_string();
-        let before = self.now().checked_sub(GRACE).unwrap_or(Timestamp::UNIX_EPOCH);
+impl Intake {
+    /// Removes blobs of this host that nobody names and nobody has put there since `before`.
+    pub(crate) async fn remove_unnamed(
+        &self,
+        before: Timestamp,
+        is_over: &(dyn Fn() -> bool + Sync),
+    ) -> Result<u64, Error> {
         let mut removed = 0;
         // What a daemon that died had set aside.
-        for digest in self.inner.vault.aside().await? {
-            self.settle(&store, digest).await?;
+        for digest in self.vault.aside().await? {
+            self.settle(digest).await?;
         }
         loop {
-            let unnamed = self.inner.store.blob_unnamed(&store, before, PAGE).await?;
+            let unnamed = self.store.blob_unnamed(&self.name, before, PAGE).await?;
             for digest in &unnamed {
-                if self.inner.store.blob_forget(&store, *digest, before).await? {
-                    removed += u64::from(self.remove_blob(&store, *digest, before).await?);
+                if self.store.blob_forget(&self.name, *digest, before).await? {
+                    removed += u64::from(self.remove_blob(*digest, before).await?);
                 }
             }
-            if unnamed.len() < PAGE as usize || self.inner.supervisor.stopping().is_cancelled() {
+            if unnamed.len() < PAGE as usize || is_over() {
                 break;
             }
         }
         // Those whose rows were never written, or went before they did.
         let mut after: Option<Digest> = None;
         let mut looked_at = 0;
-        while looked_at < LOOKED_AT && !self.inner.supervisor.stopping().is_cancelled() {
-            let page = self.inner.vault.list(after, PAGE as usize).await?;
+        while looked_at < LOOKED_AT && !is_over() {
+            let page = self.vault.list(after, PAGE as usize).await?;
             let Some(last) = page.last() else { break };
             after = Some(*last);
             looked_at += page.len();
             for digest in page {
-                if !self.inner.store.blob_is_known(&store, digest).await? {
-                    removed += u64::from(self.remove_blob(&store, digest, before).await?);
+                if !self.store.blob_is_known(&self.name, digest).await? {
+                    removed += u64::from(self.remove_blob(digest, before).await?);
                 }
             }
         }
         Ok(removed)
     }
 
-    async fn remove_blob(
-        &self,
-        store: &str,
-        digest: Digest,
-        before: Timestamp,
-    ) -> Result<bool, Error> {
-        let before = SystemTime::from(before);
-        if !self.inner.vault.set_aside(digest, before).await? {
+    async fn remove_blob(&self, digest: Digest, before: Timestamp) -> Result<bool, Error> {
+        if !self.vault.set_aside(digest, SystemTime::from(before)).await? {
             return Ok(false);
         }
-        self.settle(store, digest).await
+        self.settle(digest).await
     }
 
     /// Removes what is set aside, unless somebody has named it meanwhile.
-    async fn settle(&self, store: &str, digest: Digest) -> Result<bool, Error> {
-        if self.inner.store.blob_is_known(store, digest).await? {
-            self.inner.vault.bring_back(digest).await?;
+    async fn settle(&self, digest: Digest) -> Result<bool, Error> {
+        if self.store.blob_is_known(&self.name, digest).await? {
+            self.vault.bring_back(digest).await?;
             return Ok(false);
         }
-        self.inner.vault.discard(digest).await?;
+        self.vault.discard(digest).await?;
         Ok(true)
     }
 }

@@ -181,3 +181,45 @@ async fn what_is_no_file_is_refused() {
         assert!(matches!(refused, Err(Error::Absent { .. })), "{path:?}: {refused:?}");
     }
 }
+
+/// All files of blobs that there are.
+fn blobs(rig: &Rig) -> Vec<PathBuf> {
+    let directories = fs::read_dir(rig.home.path().join("vault/blobs")).unwrap().flatten();
+    let files = directories.flat_map(|directory| fs::read_dir(directory.path()).unwrap().flatten());
+    files.map(|file| file.path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_names_is_removed_and_nothing_else() {
+    both(async |rig| {
+        let mut dice = Dice(21);
+        let mut whole = Vec::new();
+        // So many that the first ones are merged.
+        for _ in 0..40 {
+            let more = text(&mut dice, 5000);
+            rig.append(&more);
+            whole.extend(more);
+            rig.take_in_with(Care::Now).await;
+        }
+        // One whose row was never written, and one that was set aside by who died then.
+        rig.intake.put(b"of nobody".to_vec()).await.unwrap();
+        let named = rig.db.store().transcript_list(rig.session).await.unwrap();
+        let named = rig.db.store().transcript_segments(named[0].id).await.unwrap();
+        let far: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        assert!(rig.intake.vault.set_aside(named[0].segment.blob, far.into()).await.unwrap());
+
+        let before = blobs(&rig).len();
+        let never = || false;
+        // Young ones stay: somebody may be about to name them. What was set aside and is named is back.
+        assert_eq!(rig.intake.remove_unnamed(at(0), &never).await.unwrap(), 0);
+        assert_eq!(blobs(&rig).len(), before + 1);
+        assert!(rig.read_back().await == [whole.clone()]);
+
+        let removed = rig.intake.remove_unnamed(far, &never).await.unwrap();
+        assert!(removed > 16, "{removed} of {before}");
+        assert_eq!(blobs(&rig).len(), named.len());
+        assert!(rig.read_back().await == [whole]);
+        assert_eq!(rig.intake.remove_unnamed(far, &never).await.unwrap(), 0);
+    })
+    .await;
+}

@@ -190,9 +190,8 @@ impl Queue for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("queue.cancel", request);
-        let id = self.control.item(&caller, &request.item).await.map_err(status)?.id;
-        let (control, by) = (self.control.clone(), caller.clone());
-        let cancelled = async move { control.item_cancel(&by, id, key).await };
+        let (control, by, item) = (self.control.clone(), caller.clone(), request.item.clone());
+        let cancelled = async move { control.item_cancel(&by, &item, key).await };
         let cancelled = self.control.decided(&caller, "queue.cancel", &request.item, cancelled);
         Ok(Response::new(self.item_message(cancelled.await.map_err(status)?).await))
     }
@@ -204,9 +203,8 @@ impl Queue for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("queue.retry", request);
-        let id = self.control.item(&caller, &request.item).await.map_err(status)?.id;
-        let (control, by) = (self.control.clone(), caller.clone());
-        let retried = async move { control.item_retry(&by, id, key).await };
+        let (control, by, item) = (self.control.clone(), caller.clone(), request.item.clone());
+        let retried = async move { control.item_retry(&by, &item, key).await };
         let retried = self.control.decided(&caller, "queue.retry", &request.item, retried);
         Ok(Response::new(self.item_message(retried.await.map_err(status)?).await))
     }

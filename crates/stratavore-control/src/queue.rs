@@ -100,30 +100,32 @@ impl Control {
     pub async fn item_cancel(
         &self,
         caller: &Caller,
-        id: ItemId,
+        wanted: &str,
         key: Option<Idempotency>,
     ) -> Result<Item, Error> {
         let who = caller.to_string();
         let now = self.now();
-        self.item_change(caller, id, key, "cancel anything", |item| item.cancel(who.clone(), now))
-            .await
+        self.item_change(caller, wanted, key, "cancel anything", |item| {
+            item.cancel(who.clone(), now)
+        })
+        .await
     }
 
     /// Queues an item again that has failed or was cancelled.
     pub async fn item_retry(
         &self,
         caller: &Caller,
-        id: ItemId,
+        wanted: &str,
         key: Option<Idempotency>,
     ) -> Result<Item, Error> {
         let now = self.now();
-        self.item_change(caller, id, key, "queue anything", |item| item.retried(now)).await
+        self.item_change(caller, wanted, key, "queue anything", |item| item.retried(now)).await
     }
 
     async fn item_change(
         &self,
         caller: &Caller,
-        id: ItemId,
+        wanted: &str,
         key: Option<Idempotency>,
         what: &str,
         change: impl Fn(&Item) -> Result<ItemChange, ItemRefusal>,
@@ -133,6 +135,7 @@ impl Control {
             return Ok(answer);
         }
         let by = self.by(caller, key.as_ref());
+        let id = self.item(caller, wanted).await?.id;
         let mut last = None;
         for _ in 0..CONFLICTS {
             let seen = self.inner.store.item_get(id).await?;

@@ -190,13 +190,9 @@ impl Queue for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("queue.cancel", request);
-        let (control, by, on) = (self.control.clone(), caller.clone(), request.item.clone());
-        let cancelled = async move {
-            control.may_change(&by, "change queues")?;
-            let id = control.item(&by, &request.item).await?.id;
-            control.item_cancel(&by, id, key).await
-        };
-        let cancelled = self.control.decided(&caller, "queue.cancel", &on, cancelled);
+        let (control, by, item) = (self.control.clone(), caller.clone(), request.item.clone());
+        let cancelled = async move { control.item_cancel(&by, &item, key).await };
+        let cancelled = self.control.decided(&caller, "queue.cancel", &request.item, cancelled);
         Ok(Response::new(self.item_message(cancelled.await.map_err(status)?).await))
     }
 
@@ -207,13 +203,9 @@ impl Queue for Api {
         let caller = caller(&request)?;
         let mut request = request.into_inner();
         let key = keyed!("queue.retry", request);
-        let (control, by, on) = (self.control.clone(), caller.clone(), request.item.clone());
-        let retried = async move {
-            control.may_change(&by, "change queues")?;
-            let id = control.item(&by, &request.item).await?.id;
-            control.item_retry(&by, id, key).await
-        };
-        let retried = self.control.decided(&caller, "queue.retry", &on, retried);
+        let (control, by, item) = (self.control.clone(), caller.clone(), request.item.clone());
+        let retried = async move { control.item_retry(&by, &item, key).await };
+        let retried = self.control.decided(&caller, "queue.retry", &request.item, retried);
         Ok(Response::new(self.item_message(retried.await.map_err(status)?).await))
     }
 

@@ -124,12 +124,18 @@ async fn prompt(context: &Context, args: &Send, data: &[u8]) -> Result<Option<Ex
     let api = if insists {
         Some(Api::connect(context).await?)
     } else {
-        Api::connect_if_running(context).await?
+        // A daemon that cannot be asked is no reason not to type: the agent takes it.
+        Api::connect_if_running(context).await.unwrap_or_default()
     };
     let Some(mut api) = api else { return Ok(None) };
     let project = args.project.clone().unwrap_or_default();
     let get = GetRunner { runner: args.runner.clone(), project };
-    let runner = api.call(async |client| client.runners().get(get.clone()).await).await?;
+    let asked = api.call(async |client| client.runners().get(get.clone()).await).await;
+    let runner = match asked {
+        Ok(runner) => runner,
+        Err(failure) if insists => return Err(failure),
+        Err(_) => return Ok(None),
+    };
     if !insists && !runner.tells_of_prompts {
         return Ok(None);
     }

@@ -447,7 +447,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("nodes join --token-file /dev/null", "nodes.join"),
     ("ca init", "nodes.init_ca"),
     ("import", "import"),
-    ("sessions export ses_ stolen", "sessions.export"),
     ("search --project spare words", "search"),
     ("notify add n ntfy --topic n", "notify.add"),
     ("notify remove n", "notify.remove"),

@@ -447,7 +447,7 @@ fn a_model_has_the_prices_that_are_given() {
     );
     assert_eq!(
         files.said(files.load(&[], &[])),
-        "user.yaml:6:41: `prices.corp/claude-*.output` is `much`, and must be US dollars for a million tokens, from 0 to 1000000, such as `1.25`"
+        "user.yaml:6:39: `prices.corp/claude-*.output` is `much`, and must be US dollars for a million tokens, from 0 to 1000000, such as `1.25`"
     );
     files.write(
         "user.yaml",

@@ -93,24 +93,34 @@ macro_rules! messages {
 }
 
 messages! {
-    AddNotify AgentHeartbeat AgentHello AgentIdentity AgentReport ArchiveProject Attach Ca
+    AddItem AddNotify AgentHeartbeat AgentHello AgentIdentity AgentReport AllowBudget
+    AllowedBudget AnswerAsk AnswerHook ArchiveProject Ask Attach Budget BudgetDetail
+    BudgetHistory BudgetHistoryOf BudgetList BudgetPeriod BudgetShare BudgetStep Ca ChangeItem
     ConnectFrame CreateProject DaemonStatus DeadLetter DeadLetterList DeleteProject Destination
-    Done EditProject Ended EnvVariable Event EventFilter EventList Exit ExportRecord FromAgent
-    FromAgentSocket GetCaRequest GetNode GetProject GetRunner Go InitCaRequest JoinRequest
-    JoinTokenInfo JoinTokenList Lagged LaunchRunners Limits LimitsEdit ListDeadLetters
-    ListEvents ListNodes ListNotify ListProjects ListRecordKeys ListRunners ListTokensRequest
-    LocalUser MintTokenRequest MintedToken Node NodeList Notification NotifyAttempt
-    NotifyDestination NotifyHistory NotifyList NotifyRules OnBehalfOf OutboxStatus
-    OutboxStatusRequest Output OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem
-    ProcessIdentity Project ProjectList Quota QuotaEdit ReadOutputRequest ReconcileReport
-    ReconcileRequest RecordKey RecordKeys RecordLines RecoverRunners Rejected RemoveNotify
-    RemovedNotify RenewRequest Resize RestartRunner RetryDeadLetters RetryNotify
-    RetryNotifyReply RetryReply RevokeTokenRequest RevokedToken RotateRecordKey Runner
-    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent SetPaused ShowNotify
-    ShutdownReply ShutdownRequest SignRequest SignedCertificate SocketHello SocketRefused
-    SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus SubscribeEvents
-    SwitchNotify TaskStatus TestNotify ToAgent ToAgentSocket Upgrade UpgradeAgentRequest
-    UpgradedAgent Usage WaitRunner Welcome Writer Yield
+    Doing Done EditProject Ended EnvVariable Event EventFilter EventList Exit ExplainUsage
+    Explanation ExportFile ExportPart ExportRecord ExportSessionRequest FindRequest FoundMessage
+    FoundMessages FromAgent FromAgentSocket GetCaRequest GetItem GetNode GetProject GetRunner
+    GetSession Go Hook HookAnswer ImportManifest ImportPart ImportRequest ImportStep
+    ImportedFile ImportedSession InboxList InitCaRequest JoinRequest JoinTokenInfo JoinTokenList
+    Lagged LaunchRunners Limits LimitsEdit ListBudgets ListDeadLetters ListEvents ListInbox
+    ListItems ListMessages ListNodes ListNotify ListProjects ListRecordKeys ListRunners
+    ListSessions ListTokensRequest LocalUser Message MessageList MintTokenRequest MintedToken
+    Node NodeList NotCovered Notification NotifyAttempt NotifyDestination NotifyHistory
+    NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output OutputChunk
+    OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project ProjectList
+    Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit ReadOutputRequest
+    ReconcileReport ReconcileRequest RecordKey RecordKeys RecordLines RecoverRunners Rejected
+    RemoveBudget RemoveNotify RemoveSession RemovedNotify RenewRequest ReportUsage Resize
+    RestartRunner RetryDeadLetters RetryNotify RetryNotifyReply RetryReply RevokeTokenRequest
+    RevokedToken RotateRecordKey RunProgress RunResult RunStep RunSteps RunUsage Runner
+    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent Session SessionDetails
+    SessionHolder SessionList SetBudget SetPaused SetQueue ShowBudget ShowNotify ShutdownReply
+    ShutdownRequest SignRequest SignalRead SignedCertificate SnippetPiece SocketHello
+    SocketRefused SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus
+    SubscribeEvents SwitchNotify TaskStatus TestNotify ToAgent ToAgentSocket Upgrade
+    UpgradeAgentRequest UpgradedAgent Usage UsageExplained UsageFilter UsageGroup UsageReport
+    UsageRow UsageSums VaultStatus VaultStatusRequest WaitRunner Waiting WatchRun Welcome Writer
+    Yield
 }
 
 #[test]

@@ -524,7 +524,7 @@ mod tests {
 
     #[test]
     fn queries_are_put_together_of_folded_words_only() {
-        let evil = Query::parse("\"a' OR b\" -x*) NEAR(y \"z\"\"|'&! col:umn*").unwrap();
+        let evil = Query::parse("\"a' OR b\" -x*) NEAR(y \"z\" |'&! col:umn*").unwrap();
         assert_eq!(
             fts5(&evil),
             "(\"a or b\" AND \"near y\" AND \"z\" AND \"col umn\" *) NOT (\"x\")"

@@ -99,7 +99,7 @@ impl Store {
                 .bind(Text(item.id))
                 .bind(Text(item.project))
                 .bind(item.state.as_str())
-                .bind(item.wish.priority)
+                .bind(i64::from(item.wish.priority))
                 .bind(item.state.not_before().map(DbTime))
                 .bind(item.generation)
                 .bind(DbTime(item.created_at))

@@ -4,7 +4,7 @@ CREATE TABLE queue_items (
     id         text COLLATE "C" PRIMARY KEY,
     project_id text COLLATE "C" NOT NULL REFERENCES projects (id),
     state      text COLLATE "C" NOT NULL,
-    priority   integer NOT NULL,
+    priority   bigint NOT NULL,
     not_before timestamptz,
     runner_id  text COLLATE "C" REFERENCES runners (id),
     generation bigint NOT NULL,

@@ -460,6 +460,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("budget show theirs", "budget.show"),
     ("budget history theirs", "budget.history"),
     ("sessions rm ses_", "sessions.remove"),
+    ("sessions export ses_ taken", "sessions.export"),
     ("sessions show ses_", "sessions.get"),
     ("usage explain other", "ledger.explain"),
     ("usage --runner other", "ledger.report"),

@@ -81,9 +81,12 @@ impl Target {
             }
             return Ok(Self::Archive(Box::new(Tar::new(io::stdout()))));
         }
-        make(to)?;
-        let mut there = to.read_dir().map_err(|error| not_written(to, &error))?;
-        if there.next().is_some() {
+        let is_taken = match to.read_dir() {
+            Ok(mut there) => there.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(not_written(to, &error)),
+        };
+        if is_taken {
             let message = format!("{} is not empty", to.display());
             return Err(Failure::new(Exit::Conflict, "conflict", message)
                 .next("name a directory that is not there yet"));
@@ -105,6 +108,8 @@ impl Target {
                     return Err(Failure::failed("the daemon named a file that is no file's name"));
                 }
                 let path = at.join(name);
+                // Not before something is there to be put into it: a refusal leaves nothing behind.
+                make(at)?;
                 if let Some(directory) = path.parent().filter(|parent| *parent != &**at) {
                     make(directory)?;
                 }

@@ -41,6 +41,7 @@ use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
+use crate::window::Limited;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -158,6 +159,7 @@ pub(crate) struct Inner {
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
     pub(crate) following: Following,
     pub(crate) prompting: Prompting,
+    pub(crate) limited: Limited,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
     pub(crate) vault: Vault,
@@ -206,6 +208,7 @@ impl Control {
             sealing: tokio::sync::Mutex::new(None),
             following: Following::default(),
             prompting: Prompting::default(),
+            limited: Limited::default(),
             scheduling: Mutex::default(),
             vault: parts.vault,
             embed_wake: Arc::default(),

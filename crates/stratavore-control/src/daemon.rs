@@ -22,6 +22,7 @@ use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
 use crate::vault;
+use crate::window;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -184,6 +185,12 @@ impl Control {
         supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.look_at_levels().await }
+        });
+        self.find_limited().await?;
+        let control = task(self);
+        supervisor.spawn_task("limits", window::LOOK_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.go_on_after_limits().await }
         });
         let (control, wake) = (task(self), self.inner.queue_wake.clone());
         supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {

@@ -36,10 +36,12 @@ mod queue;
 mod reboot;
 mod reconcile;
 mod refusal;
+mod resume;
 mod retention;
 #[cfg(test)]
 mod rig;
 mod run;
+mod run_limit;
 mod runner;
 mod seal;
 mod search;
@@ -50,6 +52,7 @@ mod trim;
 mod upgrade;
 mod usage;
 mod vault;
+mod window;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
@@ -62,13 +65,14 @@ pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
 pub use inbox::{Waiting, is_answerable};
-pub use launch::{Launch, Resume};
+pub use launch::Launch;
 pub use links::AgentCommand;
 pub use notify::{NewDestination, NotifySettings, NotifyView};
 pub use outbox::{RabbitSettings, Retry};
 pub use prompt::Delivery;
 pub use queue::QueueEdit;
 pub use reconcile::ReconcileReport;
+pub use resume::Resume;
 pub use run::{RunProgress, RunResult, RunWatch};
 pub use runner::{RunnerView, WaitFor, known_states};
 pub use search::{Search, SearchBy, SearchPage};
@@ -79,3 +83,4 @@ pub use vault::{
     Care, ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile,
     ManifestSession, SessionExport, SessionImport, Taken, VaultSettings,
 };
+pub use window::WindowView;

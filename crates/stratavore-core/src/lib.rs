@@ -40,6 +40,7 @@ pub mod signal;
 pub mod terminal;
 pub mod transcript;
 pub mod usage;
+pub mod window;
 pub mod words;
 
 pub use id::{

@@ -104,23 +104,23 @@ messages! {
     ImportedFile ImportedSession InboxList InitCaRequest JoinRequest JoinTokenInfo JoinTokenList
     Lagged LaunchRunners Limits LimitsEdit ListBudgets ListDeadLetters ListEvents ListInbox
     ListItems ListMessages ListNodes ListNotify ListProjects ListRecordKeys ListRunners
-    ListSessions ListTokensRequest LocalUser Message MessageList MintTokenRequest MintedToken
-    Node NodeList NotCovered Notification NotifyAttempt NotifyDestination NotifyHistory
-    NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output OutputChunk
-    OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project ProjectList
-    Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit ReadOutputRequest
-    ReconcileReport ReconcileRequest RecordKey RecordKeys RecordLines RecoverRunners Rejected
-    RemoveBudget RemoveNotify RemoveSession RemovedNotify RenewRequest ReportUsage Resize
-    RestartRunner RetryDeadLetters RetryNotify RetryNotifyReply RetryReply RevokeTokenRequest
-    RevokedToken RotateRecordKey RunProgress RunResult RunStep RunSteps RunUsage Runner
-    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent Session SessionDetails
-    SessionHolder SessionList SetBudget SetPaused SetQueue ShowBudget ShowNotify ShutdownReply
-    ShutdownRequest SignRequest SignalRead SignedCertificate SnippetPiece SocketHello
-    SocketRefused SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus
-    SubscribeEvents SwitchNotify TaskStatus TestNotify ToAgent ToAgentSocket Upgrade
-    UpgradeAgentRequest UpgradedAgent Usage UsageExplained UsageFilter UsageGroup UsageReport
-    UsageRow UsageSums VaultStatus VaultStatusRequest WaitRunner Waiting WatchRun Welcome Writer
-    Yield
+    ListSessions ListTokensRequest ListWindows LocalUser Message MessageList MintTokenRequest
+    MintedToken Node NodeList NotCovered Notification NotifyAttempt NotifyDestination
+    NotifyHistory NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output
+    OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project
+    ProjectList Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit
+    ReadOutputRequest ReconcileReport ReconcileRequest RecordKey RecordKeys RecordLines
+    RecoverRunners Rejected RemoveBudget RemoveNotify RemoveSession RemovedNotify RenewRequest
+    ReportUsage Resize RestartRunner RetryDeadLetters RetryNotify RetryNotifyReply RetryReply
+    RevokeTokenRequest RevokedToken RotateRecordKey RunProgress RunResult RunStep RunSteps
+    RunUsage Runner RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent
+    Session SessionDetails SessionHolder SessionList SetBudget SetPaused SetQueue ShowBudget
+    ShowNotify ShutdownReply ShutdownRequest SignRequest SignalRead SignedCertificate
+    SnippetPiece SocketHello SocketRefused SocketWelcome StatusRequest Steal StopAssistant
+    StopRunner StoreStatus SubscribeEvents SwitchNotify TaskStatus TestNotify ToAgent
+    ToAgentSocket Upgrade UpgradeAgentRequest UpgradedAgent Usage UsageExplained UsageFilter
+    UsageGroup UsageReport UsageRow UsageSums VaultStatus VaultStatusRequest WaitRunner Waiting
+    WatchRun Welcome Window WindowList Writer Yield
 }
 
 #[test]

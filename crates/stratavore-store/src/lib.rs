@@ -72,6 +72,7 @@ mod usage;
 mod usage_report;
 mod usage_row;
 mod value;
+mod window;
 
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};

@@ -122,6 +122,7 @@ mod tests {
                 prompt: None,
                 bare: false,
                 headless: None,
+                after_limit: Default::default(),
                 env: BTreeMap::new(),
                 directory: "/".into(),
                 columns: 80,

@@ -88,6 +88,7 @@ impl World {
                 prompt: None,
                 bare: false,
                 headless: None,
+                after_limit: Default::default(),
                 env: BTreeMap::new(),
                 directory: work.to_str().unwrap().into(),
                 columns: 80,

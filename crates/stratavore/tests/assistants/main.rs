@@ -11,3 +11,4 @@ mod ledger;
 mod prompts;
 mod resume;
 mod scene;
+mod windows;

@@ -9,6 +9,7 @@ mod holder;
 mod journeys;
 mod ledger;
 mod prompts;
+mod restored;
 mod resume;
 mod scene;
 mod windows;

@@ -3,11 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod activity;
+mod again;
 mod approvals;
 mod bare;
+mod budget;
+mod headless;
 mod holder;
-mod journeys;
+mod hooks;
 mod ledger;
 mod prompts;
 mod resume;
 mod scene;
+mod vault;

@@ -27,7 +27,7 @@ fn pid(scene: &Scene, runner: &str) -> u32 {
 
 /// What tells that we had our hands in it.
 fn is_ours(word: &str) -> bool {
-    ["stratavore-agent", "hook", "/state/runners/", "otlp", "OTEL_", "opencode-plugin"]
+    ["stratavore-agent", "hook", "/state/runners/", "OTLP", "otlp", "OTEL_", "opencode-plugin"]
         .iter()
         .any(|mark| word.contains(mark))
 }

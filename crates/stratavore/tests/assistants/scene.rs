@@ -17,7 +17,7 @@ use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, rows};
 
 /// How long a machine with much else to do may take for what an assistant does at most in seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct Scene {
@@ -255,7 +255,11 @@ impl Scene {
     /// nothing else.
     #[track_caller]
     pub(crate) fn until_ledger_is_the_bill(&self) {
-        self.until_ledger_is(&self.model.bill());
+        assert_eq!(self.model.faults(), Vec::<String>::new());
+        self.until("the ledger is the bill", || {
+            let (found, wanted) = (counted(&self.ledger()), billed(&self.model.bill()));
+            if found == wanted { Ok(()) } else { Err(differences(&found, &wanted)) }
+        });
     }
 
     /// The same for a part of the bill.

@@ -129,10 +129,10 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
 
 const THREE: &str = "33333333-3333-4333-8333-333333333333";
 
-/// The session was last used so many days earlier than it was.
+/// The session was last used so many days ago.
 fn ages(world: &World, session: &str, days: i64) {
     let sql = format!(
-        "UPDATE sessions SET updated_at = updated_at - {} WHERE external_id = '{session}'",
+        "UPDATE sessions SET updated_at = unixepoch() * 1000000 - {} WHERE external_id = '{session}'",
         days * 24 * 3600 * 1_000_000
     );
     let file = world.path("state/stratavore.db");

@@ -296,6 +296,12 @@ pub trait Adapter: Sync {
         None
     }
 
+    /// What the dialog on its screen asks, where no signal says it: the tool, and what with.
+    fn asked_on_screen(&self, screen: &str) -> Option<(String, String)> {
+        let _ = screen;
+        None
+    }
+
     /// One line of the output of a run without a screen.
     fn step(&self, line: &str) -> Vec<Step> {
         let _ = line;

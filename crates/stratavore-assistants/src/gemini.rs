@@ -16,6 +16,7 @@
 //! whole there before a conversation is resumed.
 
 mod chat;
+mod dialog;
 mod hook;
 mod output;
 mod start;
@@ -62,7 +63,7 @@ impl Adapter for Gemini {
             activity: Some(Source::Screen),
             prompts: true,
             permission_requests: true,
-            permission_answers: false,
+            permission_answers: true,
             usage: Some(Quality::Exact),
             cost: false,
             transcript: true,
@@ -108,6 +109,14 @@ impl Adapter for Gemini {
 
     fn answer_keys(&self, body: &Value, allow: bool) -> Option<&'static str> {
         hook::answer_keys(body, allow)
+    }
+
+    fn dialog(&self) -> Option<&'static str> {
+        Some(dialog::CHOICE)
+    }
+
+    fn asked_on_screen(&self, screen: &str) -> Option<(String, String)> {
+        dialog::read(screen)
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

@@ -89,10 +89,6 @@ impl Adapter for OpenCode {
         ask::answer(body, allow, message)
     }
 
-    fn answer_keys(&self, body: &Value, allow: bool) -> Option<&'static str> {
-        ask::answer_keys(body, allow)
-    }
-
     fn step(&self, line: &str) -> Vec<Step> {
         output::step(line)
     }

@@ -30,13 +30,14 @@ use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
+use stratavore_core::{RunnerId, SessionId, Timestamp};
 use stratavore_runtime::{Watch, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
 };
 use tokio::sync::Notify;
 
+use crate::asked::ask_id;
 use crate::control::Control;
 use crate::error::Error;
 use crate::supervisor::chain;
@@ -394,6 +395,7 @@ impl Control {
         let store = &self.inner.store;
         let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let mut doing = None;
+        let mut on_screen = runner.activity.waits_for_person();
         for observation in observations {
             match observation {
                 Observation::Doing(told)
@@ -405,9 +407,17 @@ impl Control {
                     });
                 }
                 Observation::Asked(asked) => {
-                    let id = AskId::from_entropy(self.entropy());
+                    let id = ask_id(runner.id, epoch, asked);
                     let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
-                    store.ask_open(&Ask::new(id, runner.id, epoch, asked.clone(), hook)).await?;
+                    let asked = self.asked_on_screen(runner, asked.clone()).await;
+                    on_screen |= asked.call.is_none();
+                    doing = doing.map(|doing| match doing.question {
+                        None if doing.activity.waits_for_person() && !asked.text.is_empty() => {
+                            doing.asking(&format!("{}: {}", asked.tool, asked.text))
+                        }
+                        Some(_) | None => doing,
+                    });
+                    store.ask_open(&Ask::new(id, runner.id, epoch, asked, hook)).await?;
                 }
                 Observation::AskOver { call } => {
                     let of_call = |ask: &Ask| ask.call.as_ref() == Some(call);
@@ -427,7 +437,7 @@ impl Control {
             }
         }
         if let Some(doing) = doing {
-            self.does(runner, epoch, doing).await?;
+            self.does(runner, epoch, doing, on_screen).await?;
         }
         Ok(())
     }
@@ -444,12 +454,19 @@ impl Control {
         Ok(!self.inner.store.session_get(session).await?.has_begun())
     }
 
-    /// Takes down what the assistant does.
-    async fn does(&self, runner: &Runner, epoch: i64, doing: Doing) -> Result<(), Error> {
+    /// Takes down what the assistant does; `asked_on_screen`: it has asked something before this, of which
+    /// its screen may have taken the answer.
+    async fn does(
+        &self,
+        runner: &Runner,
+        epoch: i64,
+        doing: Doing,
+        asked_on_screen: bool,
+    ) -> Result<(), Error> {
         let input = Input::Activity { epoch, doing };
         let now = self.apply(runner.id, input, &Caller::agent(runner.id), None).await?;
         let waits = now.activity.waits_for_person();
-        if !waits && !now.is_terminal() && runner.activity.waits_for_person() {
+        if !waits && !now.is_terminal() && asked_on_screen {
             // What had no hook that waits was answered on the screen.
             let on_screen = |ask: &Ask| ask.call.is_none();
             self.inner.store.asks_over(runner.id, on_screen, self.now()).await?;
@@ -500,7 +517,8 @@ impl Control {
                 Ok(runner) if runner.epoch == epoch && !runner.is_terminal() => {
                     // A hook that came meanwhile is told by its own signal.
                     if runner.doing.as_ref().is_none_or(|known| known.since <= doing.since) {
-                        self.does(&runner, epoch, doing).await?;
+                        let waited = runner.activity.waits_for_person();
+                        self.does(&runner, epoch, doing, waited).await?;
                     }
                 }
                 Ok(_) | Err(StoreError::NotFound { .. }) => self.no_longer_followed(id),

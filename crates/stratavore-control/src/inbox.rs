@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use stratavore_assistants as assistants;
 use stratavore_core::ask::{Ask, AskState};
 use stratavore_core::caller::Caller;
@@ -250,11 +251,12 @@ enum Way {
 /// `None`: only a person who sees its screen can answer.
 fn how(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option<Way> {
     let adapter = assistants::adapter(&runner.command.assistant);
-    let hook = ask.hook.as_ref()?;
     if ask.call.is_some() {
-        return adapter.answer(hook, allow, message).map(Way::Hook);
+        return adapter.answer(ask.hook.as_ref()?, allow, message).map(Way::Hook);
     }
     adapter.dialog()?;
+    // Of what no hook told there is nothing but the screen.
+    let hook = ask.hook.as_ref().unwrap_or(&Value::Null);
     adapter.answer_keys(hook, allow).map(Way::Keys)
 }
 
@@ -270,7 +272,7 @@ fn no_longer_asks(runner: &Runner) -> Error {
     )
 }
 
-/// A text without its blanks and line ends: a screen breaks lines where it has to.
+/// A text without its blanks, line ends and frames: a screen breaks lines where it has to.
 fn words(text: &str) -> String {
-    text.split_whitespace().collect()
+    text.split(|c: char| c.is_whitespace() || ('\u{2500}'..='\u{257f}').contains(&c)).collect()
 }

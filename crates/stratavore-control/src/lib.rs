@@ -8,6 +8,7 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod asked;
 mod audit;
 mod audit_file;
 mod bounds;

@@ -276,6 +276,8 @@ trust_level = "trusted"
             "general": {
                 "enableAutoUpdate": false,
                 "enableAutoUpdateNotification": false,
+                // Else it tries for minutes what it is told to leave.
+                "maxAttempts": 2,
                 "sessionRetention": { "enabled": false },
             },
             "privacy": { "usageStatisticsEnabled": false },

@@ -14,7 +14,10 @@ pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod rabbit;
+pub mod reboot;
 pub mod receiver;
+#[cfg(feature = "model")]
+pub mod running;
 pub mod strace;
 pub mod terminal;
 #[cfg(feature = "tls")]

@@ -30,6 +30,8 @@ fn is_asked_and_answered(program: Program) {
     scene.until_activity(&runner, "needs_permission");
     assert_eq!(scene.made("first.txt"), None, "nobody has allowed it");
 
+    // The daemon that took the question in is not the one that takes the answer.
+    scene.world.kill_daemon();
     let approved = scene.world.json(&["approve", id]);
     assert_eq!((&approved["state"], &approved["allowed"]), (&"answered".into(), &true.into()));
     let again = scene.world.run(["deny", id]);
@@ -54,8 +56,8 @@ fn is_asked_and_answered(program: Program) {
 /// Denies what the runner asks, with words for the model where its assistant takes some.
 fn denied(scene: &Scene, runner: &str) {
     let with_words = scene.world.run(["deny", "one", "--message", "leave it as it is"]);
-    if scene.program == Program::Codex {
-        // Its dialog takes keys only, and nothing was answered with what it cannot take.
+    if matches!(scene.program, Program::Codex | Program::Gemini) {
+        // Their dialogs take keys only, and nothing was answered with what they cannot take.
         with_words.fails(2);
         scene.world.run(["deny", "one"]).ok();
         scene.until_activity(runner, "idle");
@@ -90,4 +92,15 @@ fn claude_is_answered_from_the_inbox() {
 #[test]
 fn codex_is_answered_from_the_inbox() {
     is_asked_and_answered(Program::Codex);
+}
+
+#[test]
+fn opencode_is_answered_from_the_inbox() {
+    is_asked_and_answered(Program::Opencode);
+}
+
+/// No hook of its tells what it asks here, so it is read off its screen.
+#[test]
+fn gemini_is_answered_from_the_inbox() {
+    is_asked_and_answered(Program::Gemini);
 }

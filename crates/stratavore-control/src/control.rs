@@ -41,6 +41,7 @@ use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
+use crate::wake::Untold;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -77,6 +78,8 @@ pub struct Settings {
     /// Variables that a runner may set although they change how programs load.
     pub env_allow: Vec<String>,
     pub state_dir: PathBuf,
+    /// How often what other daemons do is looked for, where that is not as usual.
+    pub look_every: Option<Duration>,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
     pub notify: NotifySettings,
@@ -148,6 +151,8 @@ pub(crate) struct Inner {
     pub(crate) budget_wake: Arc<Notify>,
     pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
+    pub(crate) untold: Untold,
+    pub(crate) wishes_wake: Arc<Notify>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
     pub(crate) wishes_seen: AtomicI64,
@@ -198,6 +203,8 @@ impl Control {
             budget_wake: Arc::default(),
             budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
+            untold: Untold::default(),
+            wishes_wake: Arc::default(),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,
             refusals: Refusals::default(),

@@ -25,7 +25,7 @@ use crate::vault;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
-/// The same where other daemons write, who cannot wake this one.
+/// The same where other daemons write, whose word may be lost.
 const RELAY_EVERY_SHARED: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ impl Control {
         let task = |control: &Control| control.clone();
         let control = task(self);
         let shared = self.inner.store.is_shared();
-        let relay_every = if shared { RELAY_EVERY_SHARED } else { RELAY_EVERY };
+        let relay_every = if shared { self.look_every(RELAY_EVERY_SHARED) } else { RELAY_EVERY };
         supervisor.spawn_task("relay", relay_every, self.inner.relay_wake.clone(), move || {
             let control = control.clone();
             async move { control.relay().await }
@@ -137,11 +137,15 @@ impl Control {
             async move { control.purge().await }
         });
         if shared {
-            let control = task(self);
-            supervisor.spawn_task("wishes", WISHES_EVERY, Default::default(), move || {
+            let (control, wake) = (task(self), self.inner.wishes_wake.clone());
+            supervisor.spawn_task("wishes", self.look_every(WISHES_EVERY), wake, move || {
                 let control = control.clone();
                 async move { control.carry_out_wishes().await }
             });
+        }
+        if shared {
+            supervisor.spawn(self.clone().tell_others());
+            supervisor.spawn(self.clone().hear_others());
         }
         if let Some(settings) = self.inner.settings.rabbit.clone() {
             supervisor.spawn(self.clone().deliver_to_rabbit(settings));

@@ -17,6 +17,8 @@ const RELAY_TTL: Duration = Duration::from_secs(30);
 const RELAY_BATCH: u32 = 256;
 /// How many batches are published between two looks at where the first pending event can be.
 const LOOK_EVERY: usize = 16;
+/// How often a subscriber looks who is not told of anything.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const PAGE: u32 = 500;
 const LIST_DEFAULT: u32 = 100;
 const LIST_MAX: u32 = 1000;
@@ -34,6 +36,7 @@ impl Control {
         }
         loop {
             let Some(lease) = self.relay_lease().await? else {
+                self.inner.untold.written();
                 return Ok("another daemon relays".into());
             };
             if published > 0 && published.is_multiple_of(LOOK_EVERY * RELAY_BATCH as usize) {
@@ -47,6 +50,7 @@ impl Control {
                     failpoint("relay_before_bus");
                     self.inner.bus.publish(&events);
                     if !events.is_empty() {
+                        self.inner.untold.published();
                         self.inner.audit_wake.notify_one();
                     }
                     if last {
@@ -168,8 +172,8 @@ impl Subscription {
                     Received::Events(_) | Received::Lagged => {}
                     Received::Closed => return Ok(None),
                 },
-                // Another daemon may have published.
-                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+                // Another daemon may have published, and its word been lost.
+                () = tokio::time::sleep(self.control.look_every(LOOK_AGAIN)) => {}
             }
         }
     }

@@ -50,6 +50,7 @@ mod trim;
 mod upgrade;
 mod usage;
 mod vault;
+mod wake;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};

@@ -72,6 +72,7 @@ mod usage;
 mod usage_report;
 mod usage_row;
 mod value;
+mod wake;
 
 pub use admit::{NameWish, NewRunner, PASSING};
 pub use audit::{AuditCheckpoint, AuditRecord};
@@ -96,6 +97,7 @@ pub use transaction::OldTransaction;
 pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
 pub use usage_report::UsagePlace;
+pub use wake::{Listener, Wake};
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]
@@ -114,6 +116,8 @@ struct Inner {
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
     nearby: nearby::Nearby,
+    /// By what other daemons' wake-ups are told from our own.
+    voice: String,
 }
 
 enum Engine {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::doing;
 use crate::tx::{Alarm, on};
+use crate::value::random;
 use crate::{
     Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, nearby, postgres, sqlite,
 };
@@ -29,8 +30,9 @@ impl Store {
         tracing::info!(engine = engine.name(), schema, "the store is open");
         let floor = Mutex::default();
         let nearby = nearby::Nearby::of(&engine).await;
-        let inner =
-            Arc::new(Inner { engine, pool, schema, writer: OnceLock::new(), floor, nearby });
+        let voice = format!("{:032x}", u128::from_ne_bytes(random()));
+        let writer = OnceLock::new();
+        let inner = Arc::new(Inner { engine, pool, schema, writer, floor, nearby, voice });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -187,7 +187,8 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         transcript,
         trim,
         usage,
-        usage_report
+        usage_report,
+        wake
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

@@ -405,6 +405,7 @@ impl Setup {
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
+            look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
             rabbit: rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,

@@ -35,3 +35,4 @@ mod statement;
 mod tamper;
 mod transcript;
 mod trim;
+mod wake;

@@ -36,3 +36,4 @@ mod surv;
 mod timeshift;
 mod trim;
 mod upg;
+mod wake;

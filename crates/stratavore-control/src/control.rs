@@ -26,6 +26,7 @@ use stratavore_store::{Store, StoreError};
 use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::alert::Edges;
 use crate::audit_file::AuditFiles;
 use crate::budget::Counted;
 use crate::embedding::{Embedder, Patience};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How often what other daemons do is looked for, where that is not as usual.
     pub look_every: Option<Duration>,
+    /// How often it is looked whether something is wrong that is to be told.
+    pub alerts_every: Duration,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
     pub notify: NotifySettings,
@@ -151,6 +154,7 @@ pub(crate) struct Inner {
     pub(crate) budget_wake: Arc<Notify>,
     pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
+    pub(crate) edges: Edges,
     pub(crate) untold: Untold,
     pub(crate) wishes_wake: Arc<Notify>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
@@ -203,6 +207,7 @@ impl Control {
             budget_wake: Arc::default(),
             budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
+            edges: Edges::default(),
             untold: Untold::default(),
             wishes_wake: Arc::default(),
             wishes_seen: AtomicI64::new(-1),

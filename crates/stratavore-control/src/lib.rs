@@ -8,6 +8,7 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod alert;
 mod audit;
 mod audit_file;
 mod bounds;
@@ -54,6 +55,7 @@ mod wake;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
+pub use alert::LOOK_EVERY as ALERTS_EVERY;
 pub use audit::RecordExport;
 pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};

@@ -26,6 +26,7 @@ mod statement;
 
 mod account;
 mod admit;
+mod alert;
 mod alone;
 mod ask;
 mod audit;
@@ -75,6 +76,7 @@ mod value;
 mod wake;
 
 pub use admit::{NameWish, NewRunner, PASSING};
+pub use alert::Teller;
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use budget::{BudgetPeriod, BudgetShare, definition as budget_definition};

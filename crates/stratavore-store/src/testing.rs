@@ -155,6 +155,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         account,
         admit,
+        alert,
         alone,
         ask,
         audit,

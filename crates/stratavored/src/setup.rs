@@ -13,8 +13,8 @@ use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings, Settings,
-    VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings,
+    Settings, VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
@@ -406,6 +406,7 @@ impl Setup {
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
             look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
+            alerts_every: or_as_tested("alerts_every", ALERTS_EVERY),
             rabbit: rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,

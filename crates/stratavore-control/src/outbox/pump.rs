@@ -10,7 +10,7 @@ use stratavore_bus::rabbit::{Lane, Link, Message, News, Outcome, RabbitError};
 use stratavore_bus::{Received, Subscription};
 use stratavore_core::DeadLetterId;
 use stratavore_core::destination::{DeadLetter, Health};
-use stratavore_core::envelope::{cloud_event, routing_key, type_of};
+use stratavore_core::envelope::{cloud_event, further_key, routing_key, type_of};
 use stratavore_core::event::{Event, EventFilter};
 use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
@@ -397,6 +397,7 @@ fn message(event: &Event) -> Message {
     Message {
         id: event.id.to_string(),
         routing_key: routing_key(event),
+        further_key: further_key(event),
         kind: type_of(&event.kind),
         at: event.at,
         body: cloud_event(event).to_string().into_bytes(),

@@ -81,6 +81,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How often what other daemons do is looked for, where that is not as usual.
     pub look_every: Option<Duration>,
+    /// How often it is looked which database server answers.
+    pub server_every: Duration,
     /// How often it is looked whether something is wrong that is to be told.
     pub alerts_every: Duration,
     /// Where events go besides, if anywhere.

@@ -143,6 +143,11 @@ impl Control {
             });
         }
         if shared {
+            let (control, every) = (task(self), self.inner.settings.server_every);
+            supervisor.spawn_task("server", every, Default::default(), move || {
+                let control = control.clone();
+                async move { control.look_at_server().await }
+            });
             supervisor.spawn(self.clone().tell_others());
             supervisor.spawn(self.clone().hear_others());
         }

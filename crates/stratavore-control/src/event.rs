@@ -121,11 +121,12 @@ impl Control {
     ) -> Result<Subscription, Error> {
         // Interest is registered before the position is read, so that nothing falls in between.
         let wakes = self.inner.bus.subscribe();
+        let timeline = self.inner.store.timeline();
         let position = match after {
             Some(after) => after,
             None => self.inner.store.event_last_position().await?,
         };
-        Ok(Subscription { control: self.clone(), filter, position, wakes })
+        Ok(Subscription { control: self.clone(), filter, position, timeline, wakes })
     }
 
     pub(crate) async fn purge(&self) -> Result<String, Error> {
@@ -142,6 +143,8 @@ pub struct Subscription {
     control: Control,
     filter: EventFilter,
     position: i64,
+    /// Of the server that the position is of.
+    timeline: i64,
     wakes: stratavore_bus::Subscription,
 }
 
@@ -153,6 +156,11 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
         loop {
             let upto = self.control.inner.store.event_last_position().await?;
+            let timeline = self.control.inner.store.timeline();
+            if timeline != self.timeline {
+                // One that was promoted may not have the last of what was read, and gives its places again.
+                (self.position, self.timeline) = (self.position.min(upto), timeline);
+            }
             if upto > self.position {
                 let events =
                     self.control.inner.store.event_list(self.position, &self.filter, PAGE).await?;

@@ -59,6 +59,7 @@ mod reserve;
 mod retry;
 mod runner;
 mod schema;
+mod server;
 mod session;
 mod session_seen;
 mod settings;
@@ -123,6 +124,16 @@ struct Inner {
 }
 
 enum Engine {
-    Postgres { common: sqlx::PgPool, vital: sqlx::PgPool, deadline: deadline::Deadline },
-    Sqlite { path: PathBuf, write: sqlx::SqlitePool, read: sqlx::SqlitePool, alarm: tx::Alarm },
+    Postgres {
+        common: sqlx::PgPool,
+        vital: sqlx::PgPool,
+        deadline: deadline::Deadline,
+        guard: Arc<server::Guard>,
+    },
+    Sqlite {
+        path: PathBuf,
+        write: sqlx::SqlitePool,
+        read: sqlx::SqlitePool,
+        alarm: tx::Alarm,
+    },
 }

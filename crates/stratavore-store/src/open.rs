@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::doing;
+use crate::server::Guard;
 use crate::tx::{Alarm, on};
 use crate::value::random;
 use crate::{
@@ -23,8 +24,9 @@ impl Store {
                 (Engine::Sqlite { path, write, read, alarm }, schema)
             }
             Database::Postgres(at) => {
-                let (common, vital, deadline, schema) = postgres::open(&at, &pool).await?;
-                (Engine::Postgres { common, vital, deadline }, schema)
+                let guard = Guard::open(at.witness.as_deref())?;
+                let (common, vital, deadline, schema) = postgres::open(&at, &pool, &guard).await?;
+                (Engine::Postgres { common, vital, deadline, guard }, schema)
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");

@@ -127,6 +127,7 @@ pub fn on_server(home: &TestPostgres) -> Database {
         tls: TlsMode::Disable,
         root_certificate: None,
         statement_timeout: STATEMENT_TIMEOUT,
+        witness: None,
     })
 }
 
@@ -182,6 +183,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         queue,
         runner,
         schema,
+        server,
         session,
         session_seen,
         transaction,

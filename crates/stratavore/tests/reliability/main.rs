@@ -32,6 +32,7 @@ mod record;
 mod schema;
 mod soak;
 mod sqlite;
+mod standby;
 mod surv;
 mod timeshift;
 mod trim;

@@ -253,6 +253,7 @@ impl Setup {
         Ok(stratavore_runtime::Settings {
             runners: self.paths.runners_dir(),
             agents_socket: self.paths.agents_socket(),
+            agents_sockets: agent.sockets.iter().map(PathBuf::from).collect(),
             agent: self.agent_program()?,
             heartbeat: agent.heartbeat,
             launch_timeout: self.config.runner.launch_timeout,

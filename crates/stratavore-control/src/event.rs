@@ -59,6 +59,8 @@ impl Control {
                 }
                 Err(error) => {
                     *self.inner.relay_lease.lock().await = None;
+                    // Another daemon may have the duty by now.
+                    self.inner.untold.written();
                     return Err(error.into());
                 }
             }

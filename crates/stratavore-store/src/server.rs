@@ -165,19 +165,16 @@ impl Store {
         }
     }
 
-    /// Looks which server answers now. The connections that there are may lead to one of before, and
-    /// would for as long as it lives.
-    pub async fn server_look(&self) -> Result<(), StoreError> {
-        let Engine::Postgres { common, guard, .. } = &self.inner.engine else { return Ok(()) };
-        let limit = self.inner.pool.connect_timeout;
-        let looked = tokio::time::timeout(limit, look(common, guard)).await;
-        let doing_this = "looking which server answers";
-        match looked {
-            Ok(Err(sqlx::Error::Protocol(why))) => {
-                Err(StoreError::Unavailable { doing: doing_this, source: why.into() })
-            }
-            Ok(looked) => looked.map_err(doing(doing_this)),
-            Err(late) => Err(StoreError::Unavailable { doing: doing_this, source: late.into() }),
+    /// Looks which server answers now, and answers why it must not be spoken to, if it must not. The
+    /// connections that there are may lead to one of before, and would for as long as it lives.
+    pub async fn server_look(&self) -> Result<Option<String>, StoreError> {
+        let Engine::Postgres { common, guard, .. } = &self.inner.engine else { return Ok(None) };
+        let what = "looking which server answers";
+        match tokio::time::timeout(self.inner.pool.connect_timeout, look(common, guard)).await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(sqlx::Error::Protocol(why))) => Ok(Some(why)),
+            Ok(Err(error)) => Err(doing(what)(error)),
+            Err(late) => Err(StoreError::Unavailable { doing: what, source: late.into() }),
         }
     }
 }

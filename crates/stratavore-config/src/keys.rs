@@ -85,6 +85,7 @@ keys! {
     "search.timeout": search.timeout = |g| duration(g, "100ms", "10m"), Shown::shown;
 
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
+    "agent.sockets": agent.sockets = sockets, Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
     "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
     "agent.output_max_bytes": agent.output_max_bytes = |g| size(g, "128KiB", "64GiB"), Shown::shown;
@@ -134,6 +135,19 @@ fn queues(given: &Given) -> Result<Vec<String>, Wanted> {
 }
 
 /// Projects with how long their conversations are kept.
+fn sockets(given: &Given) -> Result<Vec<String>, Wanted> {
+    const MOST: usize = 8;
+    let paths = list(given, "absolute paths")?;
+    let is_path = |path: &&String| path.starts_with('/') && !path.contains('\0');
+    match paths.iter().find(|path| !is_path(path)) {
+        Some(wrong) => {
+            Err(format!("a list of absolute paths, and `{}` is none", wrong.escape_debug()))
+        }
+        None if paths.len() > MOST => Err(format!("a list of up to {MOST} absolute paths")),
+        None => Ok(paths),
+    }
+}
+
 fn keep_projects(given: &Given) -> Result<Vec<String>, Wanted> {
     const WHAT: &str = "projects with how long each is kept, at least a day, such as `shop=90d`";
     let pairs = list(given, WHAT)?;

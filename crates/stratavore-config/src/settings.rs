@@ -266,6 +266,8 @@ pub struct Events {
 pub struct Agent {
     /// `None`: `stratavore-agent` beside the running program.
     pub binary: Option<PathBuf>,
+    /// Where agents dial when the daemon that started them is away; absolute paths.
+    pub sockets: Vec<String>,
     pub heartbeat: Duration,
     pub output_segment_bytes: u64,
     /// Of one runner.
@@ -277,6 +279,7 @@ impl Default for Agent {
     fn default() -> Self {
         Self {
             binary: None,
+            sockets: Vec::new(),
             heartbeat: Duration::from_secs(10),
             output_segment_bytes: 1 << 20,
             output_max_bytes: 64 << 20,

@@ -8,6 +8,7 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod alert;
 mod asked;
 mod audit;
 mod audit_file;
@@ -46,6 +47,7 @@ mod run_limit;
 mod runner;
 mod seal;
 mod search;
+mod server;
 mod session;
 mod start;
 mod supervisor;
@@ -53,10 +55,12 @@ mod trim;
 mod upgrade;
 mod usage;
 mod vault;
+mod wake;
 mod window;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
+pub use alert::LOOK_EVERY as ALERTS_EVERY;
 pub use audit::RecordExport;
 pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};
@@ -77,6 +81,7 @@ pub use resume::Resume;
 pub use run::{RunProgress, RunResult, RunWatch};
 pub use runner::{RunnerView, WaitFor, known_states};
 pub use search::{Search, SearchBy, SearchPage};
+pub use server::LOOK_EVERY as SERVER_LOOK_EVERY;
 pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};

@@ -331,7 +331,8 @@ impl Control {
         known_states(&wait.states)?;
         let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
         let until = Instant::now() + limit;
-        let look = if self.inner.store.is_shared() { WAIT_LOOK_SHARED } else { WAIT_LOOK };
+        let shared = self.inner.store.is_shared();
+        let look = if shared { self.look_every(WAIT_LOOK_SHARED) } else { WAIT_LOOK };
         // Interest is registered before the question, so that no change falls in between.
         let mut subscription = self.inner.bus.subscribe();
         loop {
@@ -346,7 +347,7 @@ impl Control {
                 () = stopping.cancelled() => return Err(Error::Stopping),
                 () = tokio::time::sleep_until(until) => {}
                 () = of_interest(&mut subscription, id) => {}
-                // Another daemon may have published.
+                // Another daemon may have published, and its word been lost.
                 () = tokio::time::sleep(look) => {}
             }
         }

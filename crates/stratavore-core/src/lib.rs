@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod alert;
 pub mod ask;
 pub mod budget;
 pub mod caller;

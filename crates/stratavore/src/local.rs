@@ -136,6 +136,7 @@ mod tests {
                 command,
                 limits: Limits::default(),
                 agents_socket: "/nowhere".into(),
+                agents_sockets: Vec::new(),
                 join_token_sha256: String::new(),
                 launch_timeout_ms: 1,
                 heartbeat_ms: 1,

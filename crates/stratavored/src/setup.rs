@@ -13,8 +13,8 @@ use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings, Settings,
-    VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings,
+    SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
@@ -215,6 +215,7 @@ impl Setup {
             },
             root_certificate: postgres.root_cert.clone(),
             statement_timeout: store.pool.statement_timeout,
+            witness: Some(self.paths.state_dir().join("database-server")),
         }))
     }
 
@@ -252,6 +253,7 @@ impl Setup {
         Ok(stratavore_runtime::Settings {
             runners: self.paths.runners_dir(),
             agents_socket: self.paths.agents_socket(),
+            agents_sockets: agent.sockets.iter().map(PathBuf::from).collect(),
             agent: self.agent_program()?,
             heartbeat: agent.heartbeat,
             launch_timeout: self.config.runner.launch_timeout,
@@ -405,6 +407,9 @@ impl Setup {
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
+            look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
+            server_every: or_as_tested("server_every", SERVER_LOOK_EVERY),
+            alerts_every: or_as_tested("alerts_every", ALERTS_EVERY),
             rabbit: rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,

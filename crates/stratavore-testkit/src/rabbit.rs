@@ -45,6 +45,15 @@ pub fn is_installed() -> bool {
     Path::new("/usr/lib/rabbitmq/lib").is_dir() && Path::new("/usr/bin/erl_call").exists()
 }
 
+/// Which one is installed, by the name of its directory.
+pub fn version() -> Option<String> {
+    let mut entries = std::fs::read_dir("/usr/lib/rabbitmq/lib").ok()?;
+    entries.find_map(|entry| {
+        let name = entry.ok()?.file_name();
+        Some(name.to_str()?.strip_prefix("rabbitmq_server-")?.to_owned())
+    })
+}
+
 /// A running broker. Displays as the value for [`BROKER_VARIABLE`].
 ///
 /// Dropping it ends the broker, however it is, and removes its data.

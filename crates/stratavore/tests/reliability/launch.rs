@@ -287,7 +287,7 @@ fn t_launch_an_agent_that_dies_at_the_end_tells_what_it_has_written_down() {
 
 /// The control: the check notices two processes at once, and one that came after the other.
 #[test]
-fn the_observer_notices_a_second_process() {
+fn t_launch_the_observer_notices_a_second_process() {
     let world = impatient("20s");
     let mark = mark(&world);
     let arguments = ["launch", "--project", "demo", "--env", &mark, "--count", "2", "--"];

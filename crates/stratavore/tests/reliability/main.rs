@@ -13,6 +13,7 @@ mod fence;
 mod idem;
 mod jam;
 mod launch;
+mod limits;
 mod lost;
 mod matrix;
 mod mig;

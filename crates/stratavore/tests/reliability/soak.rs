@@ -95,7 +95,7 @@ fn round(world: &World) {
 }
 
 #[test]
-fn soak_nothing_grows() {
+fn t_soak_nothing_grows() {
     let mut trial = Trial::new("T-SOAK", "nothing grows with what comes and goes");
     let asked = std::env::var("STRATAVORE_TEST_SOAK_SECONDS").ok();
     let lasts = asked.map(|seconds| Duration::from_secs(seconds.parse().expect("seconds")));

@@ -192,6 +192,16 @@ impl Broker {
         signal(self.at.pid().expect("the broker runs"), Signal::CONT);
     }
 
+    /// Makes it short of disk, to the same effect as [`Broker::block`].
+    pub fn fill_disk(&self) {
+        self.at.eval("rabbit_disk_monitor:set_disk_free_limit(\"9000GB\").").expect("it is told");
+    }
+
+    /// Gives it its disk back.
+    pub fn empty_disk(&self) {
+        self.at.eval("rabbit_disk_monitor:set_disk_free_limit(\"50MB\").").expect("it is told");
+    }
+
     /// Makes it short of memory, so that it takes nothing from any publisher.
     pub fn block(&self) {
         self.at.eval("vm_memory_monitor:set_vm_memory_high_watermark(0).").expect("it is told");

@@ -124,3 +124,34 @@ fn a_runner_that_has_had_its_time_is_ended_and_says_so() {
     assert!(shown["cause"].as_str().unwrap().contains("wall"), "{shown}");
     assert!(world.processes_of(&runner).is_empty());
 }
+
+/// Row 11.
+#[test]
+fn a_quota_that_is_lowered_ends_nothing_and_lets_nothing_new_in() {
+    let world = World::new();
+    world.project("demo");
+    let quota =
+        |limit: &str| world.run(["projects", "edit", "demo", "--quota-runners", limit]).ok();
+    let names = ["one", "two", "three"];
+    quota("3");
+    let ids = names.map(|name| world.launch("demo", name, &["sleep", "1000"]));
+    let processes = ids.each_ref().map(|id| world.process_of(id));
+    quota("1");
+    world.run(["reconcile"]).ok();
+    let launch = ["launch", "--project", "demo", "--", "sleep", "1000"];
+    let refused = world.run(launch).fails(4).stderr();
+    assert!(refused.contains("quota of runners is 1, 3 in use"), "{refused}");
+    for (id, process) in ids.iter().zip(processes) {
+        assert_eq!(world.runner(id)["state"], "running");
+        assert!(process.is_alive(), "{id} goes on as the same process");
+    }
+    // There is room only once fewer run than the new quota.
+    for name in &names[..2] {
+        world.run(["kill", name, "--force"]).ok();
+        world.run(launch).fails(4);
+    }
+    world.run(["kill", "three", "--force"]).ok();
+    world.run(launch).ok();
+    quota("2");
+    world.run(launch).ok();
+}

@@ -8,7 +8,7 @@ use stratavore_testkit::world::{World, until};
 
 use crate::outbox::{Outlet, projects};
 
-fn problems(world: &World) -> String {
+pub(crate) fn problems(world: &World) -> String {
     world.json(&["status"])["daemon"]["problems"].to_string()
 }
 

@@ -69,7 +69,7 @@ fn held(moments: &[usize], quota: usize) -> Result<(), String> {
 }
 
 /// Asks the daemon of `world` until it answers, or refuses for a reason of its own.
-async fn insist<T>(
+pub(crate) async fn insist<T>(
     world: &World,
     ask: impl AsyncFn(Client) -> Result<Response<T>, Status>,
 ) -> Result<T, Problem> {
@@ -286,7 +286,16 @@ fn t_quota_without_the_lock_there_are_too_many() {
     }
     let mark = mark(&worlds);
     on_runtime(async {
-        let launches = (0..CLIENTS).map(|n| launch(&worlds[n % worlds.len()], &mark));
+        let launches = (0..CLIENTS).map(async |n| {
+            // A name of its own: two of one name are kept apart without the lock too.
+            let name = format!("runner-{n}");
+            let env = vec![mark.clone()];
+            let request = LaunchRunners { name, env, ..new_runner("demo", fresh_key("quota")) };
+            let world = &worlds[n % worlds.len()];
+            let asked =
+                insist(world, async |client| client.runners().launch(request.clone()).await);
+            asked.await.map(|mut list| list.runners.remove(0).id)
+        });
         let let_in = join_all(launches).await.into_iter().flatten().enumerate();
         let starting = let_in.map(async |(n, runner)| {
             let world = &worlds[n % worlds.len()];

@@ -1,5 +1,8 @@
 //! Launching: check and reserve, then start, then say so.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -502,7 +502,10 @@ pub(crate) async fn control(
     let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
     let runtime = Runtime::new(setup.runtime_settings()?).await;
     #[cfg(debug_assertions)]
-    stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
+    {
+        stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
+        stratavore_store::LEFT_OUT.get_or_init(|| stratavore_runtime::is_off);
+    }
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     let others = setup.listen(&store).await?;
     let port = others.as_ref().and_then(|listener| listener.local_addr().ok());

@@ -271,6 +271,11 @@ impl Control {
         }
         let mut recovered = Vec::new();
         for runner in lost {
+            // It would be admitted, and fail when it is started.
+            if let Err(error) = resolve_directory(Path::new(&runner.command.directory)) {
+                remarks.push(format!("{}: {error}", runner.name));
+                continue;
+            }
             if dry_run {
                 if let Some(by) = self.inner.store.runner_successor(runner.id).await? {
                     if !wanted.is_empty() {

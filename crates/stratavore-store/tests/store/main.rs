@@ -37,3 +37,4 @@ mod tamper;
 mod transcript;
 mod trim;
 mod wake;
+mod window;

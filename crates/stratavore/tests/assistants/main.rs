@@ -15,6 +15,7 @@ mod ledger;
 mod prompts;
 mod restored;
 mod resume;
+mod run_limit;
 mod scene;
 mod vault;
 mod windows;

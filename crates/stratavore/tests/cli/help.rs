@@ -50,6 +50,7 @@ const COMMANDS: [&str; 105] = [
     "sessions import",
     "usage",
     "usage explain",
+    "usage windows",
     "search",
     "import",
     "events",

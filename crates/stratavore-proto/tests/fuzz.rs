@@ -9,7 +9,7 @@ use stratavore_proto::frame::{FRAME_MAX, FrameCodec};
 use stratavore_proto::runner_dir::RunnerDir;
 use stratavore_proto::v1;
 use stratavore_testkit::fuzz::{Corpus, bears, fuzz, peak_memory};
-use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::trial::{Dice, Trial, scale};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// The most memory that this whole test program may ever have.

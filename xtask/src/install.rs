@@ -280,6 +280,26 @@ mod tests {
         );
     }
 
+    /// Row 16 of the fault catalogue: what ends or restarts the daemon ends no runner, whose agents are
+    /// processes of its unit where they have no scope of their own.
+    #[test]
+    fn the_units_end_the_daemon_alone() {
+        let root = Workspace::read().unwrap().root;
+        for which in ["user", "system"] {
+            let path = root.join(format!("deploy/systemd/{which}/stratavored.service"));
+            let unit = fs::read_to_string(path).unwrap();
+            let set = |key: &str| {
+                let values = unit.lines().filter_map(|line| line.strip_prefix(key));
+                values.collect::<Vec<_>>()
+            };
+            assert_eq!(set("KillMode="), ["process"], "{which}");
+            // Either would end the agents with the daemon after all.
+            assert_eq!(set("ExecStop="), Vec::<&str>::new(), "{which}");
+            assert!(!set("SendSIGHUP=").contains(&"yes"), "{which}");
+            assert!(!set("OOMPolicy=").contains(&"kill"), "{which}");
+        }
+    }
+
     #[test]
     fn a_relative_prefix_and_an_unknown_option_are_refused() {
         assert!(options(&["--prefix=here".to_owned()]).is_err());

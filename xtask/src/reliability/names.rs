@@ -1,5 +1,7 @@
-//! The names of trials and of the tests that make them: `--only T-NAME` finds a test by its name.
+//! The names of trials and of the tests that make them: `--only T-NAME` finds a test by its name, and
+//! docs/reliability.md names the tests of each fault.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -80,4 +82,48 @@ fn a_trial_that_no_name_finds_is_noticed() {
     let shared = "fn work() {\n    Trial::new(\"T-X\", \"p\");\n}\n";
     assert_eq!(hidden(&format!("{shared}#[test]\nfn t_x_one() {{}}\n")), Vec::<String>::new());
     assert_eq!(hidden(shared).len(), 1);
+}
+
+/// The rows of the fault catalogue.
+const ROWS: std::ops::RangeInclusive<u32> = 1..=88;
+
+/// What is wrong with the map of the fault catalogue in the document, where these functions exist.
+fn lost(document: &str, functions: &BTreeSet<&str>) -> Vec<String> {
+    let rows = document.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let row: u32 = cells.next()?.parse().ok()?;
+        Some((row, cells.nth(1)?.trim_end_matches(" |")))
+    });
+    let rows: BTreeMap<u32, &str> = rows.collect();
+    let missing = ROWS.filter(|row| !rows.contains_key(row)).map(|row| format!("no row {row}"));
+    let named =
+        rows.iter().filter(|(_, tests)| !tests.starts_with("not ")).flat_map(|(row, tests)| {
+            let names = tests.split(", ").map(|name| name.trim_matches('`'));
+            let gone = names.filter(|name| !functions.contains(name));
+            gone.map(move |name| format!("row {row}: there is no test `{name}`"))
+        });
+    missing.chain(named).collect()
+}
+
+#[test]
+fn every_fault_of_the_catalogue_has_tests_that_are_there() {
+    let root = Workspace::read().unwrap().root;
+    let own = files(&root.join("xtask")).into_iter().map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        (path, text)
+    });
+    let sources: Vec<(PathBuf, String)> = sources().into_iter().chain(own).collect();
+    let functions: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|(_, text)| {
+            text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next())
+        })
+        .collect();
+    let document = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    assert_eq!(lost(&document, &functions), Vec::<String>::new());
+    // The control: a test that was renamed, and a row that is missing.
+    let renamed = document.replace("`the_units_end_the_daemon_alone`", "`the_units_end`");
+    assert_eq!(lost(&renamed, &functions), ["row 16: there is no test `the_units_end`"]);
+    let shorter: Vec<&str> = document.lines().filter(|line| !line.starts_with("| 69 |")).collect();
+    assert_eq!(lost(&shorter.join("\n"), &functions), ["no row 69"]);
 }

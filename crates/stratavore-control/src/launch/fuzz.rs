@@ -94,9 +94,8 @@ fn judge(given: &[u8], resolve: impl Fn(&Path) -> Result<String, Error>) -> Resu
     for part in resolved.components() {
         so_far.push(part);
         let is_link = fs::symlink_metadata(&so_far).is_ok_and(|meta| meta.is_symlink());
-        match part {
-            Component::RootDir | Component::Normal(_) if !is_link => {}
-            _ => return Err(format!("{resolved:?} leads on at {so_far:?}")),
+        if is_link || !matches!(part, Component::RootDir | Component::Normal(_)) {
+            return Err(format!("{resolved:?} leads on at {so_far:?}"));
         }
     }
     // The kernel's own answer: it follows what was given, and must come to the same place.

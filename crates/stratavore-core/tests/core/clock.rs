@@ -86,7 +86,7 @@ fn case(dice: &mut Dice, reading: Reading) -> Result<(), String> {
                 match restarts.next(clock.now(), &backoff) {
                     Verdict::Again(next, not_before) => {
                         let wait = not_before.duration_since(clock.now());
-                        let most = SignedDuration::try_from(backoff.max * 5 / 4).unwrap();
+                        let most = SignedDuration::try_from(backoff.max * 5 / 4).expect("it fits");
                         if wait.is_negative() || wait > most {
                             return Err(format!("a restart waits for {wait:?}"));
                         }

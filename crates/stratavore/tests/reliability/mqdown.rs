@@ -112,6 +112,9 @@ fn t_mqdown_a_broker_that_is_away_is_only_a_delay() {
     trial.end();
 }
 
+/// What is done to a broker, or undone.
+type Deed = fn(&Broker);
+
 /// On the same broker, since each takes ten seconds to start.
 fn t_blocked(broker: &Broker, outlet: &Outlet, world: &World, names: &[String]) {
     let mut trial = Trial::new(
@@ -120,7 +123,7 @@ fn t_blocked(broker: &Broker, outlet: &Outlet, world: &World, names: &[String]) 
     );
     for round in 0..scale(2, 50) {
         let before = memory(world);
-        let (block, unblock): (fn(&Broker), fn(&Broker)) = match round % 2 {
+        let (block, unblock): (Deed, Deed) = match round % 2 {
             0 => (Broker::block, Broker::unblock),
             _ => (Broker::fill_disk, Broker::empty_disk),
         };

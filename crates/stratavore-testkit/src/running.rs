@@ -37,7 +37,7 @@ impl Running {
     #[track_caller]
     pub fn until(&mut self, kind: &str) -> Value {
         let mut seen = Vec::new();
-        while let Some(line) = self.next() {
+        for line in self.by_ref() {
             if line["kind"] == kind {
                 return line;
             }

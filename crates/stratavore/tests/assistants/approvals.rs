@@ -7,8 +7,9 @@ use stratavore_testkit::world::rows;
 
 use crate::scene::{Scene, refusal};
 
-/// That it works at first may be read together with its question, and is no event of its own then.
-const TURN: [&str; 3] = ["needs_permission", "working", "idle"];
+/// That it works before and after may be read together with its question and its end, and is no event of its
+/// own then.
+const TURN: [&str; 2] = ["needs_permission", "idle"];
 
 /// One thing is approved, a second time to no avail, and the next thing is denied.
 fn is_asked_and_answered(program: Program) {

@@ -262,6 +262,7 @@ impl Control {
         }));
         problems.extend(disk::problem(&self.inner.settings.state_dir));
         problems.extend(store.alarm());
+        problems.extend(self.inner.vault.problem().map(|problem| format!("the vault: {problem}")));
         DaemonStatus {
             daemon: self.inner.daemon.clone(),
             node: self.inner.node.clone(),

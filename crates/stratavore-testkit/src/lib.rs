@@ -15,6 +15,8 @@ pub mod programs;
 pub mod proxy;
 pub mod rabbit;
 pub mod receiver;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod strace;
 pub mod terminal;
 #[cfg(feature = "tls")]

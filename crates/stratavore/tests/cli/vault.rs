@@ -5,18 +5,23 @@ use std::path::{Path, PathBuf};
 
 use stratavore_testkit::world::World;
 
-/// A world whose user has a home of their own, with a project.
-fn world() -> World {
+/// A world whose user has a home of their own.
+pub(crate) fn world() -> World {
     let mut world = World::new();
     let home = world.path("home");
     fs::create_dir_all(&home).unwrap();
     world.set_env("HOME", &home.display().to_string());
+    world
+}
+
+fn with_project() -> World {
+    let world = world();
     world.project("demo");
     world
 }
 
 /// A transcript as Claude Code writes it: a question, an answer, and a file that it looked at.
-fn transcript(session: &str, directory: &Path, words: &str) -> String {
+pub(crate) fn transcript(session: &str, directory: &Path, words: &str) -> String {
     let line = |kind: &str, number: u32, content: serde_json::Value| {
         let mut message = serde_json::json!({ "role": kind, "content": content });
         if kind == "assistant" {
@@ -41,7 +46,7 @@ fn transcript(session: &str, directory: &Path, words: &str) -> String {
 }
 
 /// Puts a transcript where the daemon's user has those of Claude Code.
-fn put(world: &World, session: &str, text: &str) -> PathBuf {
+pub(crate) fn put(world: &World, session: &str, text: &str) -> PathBuf {
     let directory = world.path("home").join(".claude/projects/-work");
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{session}.jsonl"));
@@ -49,12 +54,12 @@ fn put(world: &World, session: &str, text: &str) -> PathBuf {
     path
 }
 
-const ONE: &str = "11111111-1111-4111-8111-111111111111";
-const TWO: &str = "22222222-2222-4222-8222-222222222222";
+pub(crate) const ONE: &str = "11111111-1111-4111-8111-111111111111";
+pub(crate) const TWO: &str = "22222222-2222-4222-8222-222222222222";
 
 #[test]
 fn conversations_of_before_are_taken_in_found_and_handed_over() {
-    let world = world();
+    let world = with_project();
     let inside = transcript(ONE, &world.work().join("deep"), "flaky heartbeat");
     let path = put(&world, ONE, &inside);
     put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
@@ -100,7 +105,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     let given = out.join("transcripts").join(format!("001-{ONE}.jsonl"));
     assert_eq!(fs::read_to_string(&given).unwrap(), inside);
     world.run(["sessions", "export", ONE, &out.display().to_string()]).fails(5);
-    let other = self::world();
+    let other = with_project();
     let out_text = out.display().to_string();
     let import = ["sessions", "import", &out_text];
     assert!(other.run(import).ok().stdout().contains("1 new files"));
@@ -115,7 +120,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     assert_eq!(fs::read_to_string(given_again.path()).unwrap(), inside);
 
     // The control: one byte is another one.
-    let third = self::world();
+    let third = with_project();
     fs::write(&given, inside.replace("flaky", "fluky")).unwrap();
     let refused = third.run(import).fails(2);
     assert!(refused.stderr().contains("is not the"));

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use crate::step;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{FEATURES, Workspace, cargo};
 
 /// The programs that users get, the command line first: it prints the rest of what is installed.
 pub(crate) const PROGRAMS: [&str; 3] = ["stratavore", "stratavored", "stratavore-agent"];
@@ -49,7 +49,7 @@ pub(crate) fn install(arguments: &[String]) -> anyhow::Result<()> {
     }
 
     let mut build = cargo();
-    build.args(["build", "--release", "--bins"]);
+    build.args(["build", "--release", "--bins", "--features", FEATURES]);
     for program in PROGRAMS {
         build.args(["--package", program]);
     }

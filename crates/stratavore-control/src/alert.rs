@@ -98,6 +98,8 @@ impl Control {
         found.extend(
             damage.map(|words| self.problem("store_damaged", "", Severity::Critical, words)),
         );
+        let vault = self.inner.vault.problem().map(|problem| format!("the vault: {problem}"));
+        found.extend(vault.map(|words| self.problem("vault", "", Severity::Error, words)));
         found
     }
 

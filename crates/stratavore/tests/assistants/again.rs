@@ -76,21 +76,21 @@ fn changes_nothing(program: Program) {
 }
 
 #[test]
-fn claude_is_read_again() {
+fn t_ledger_claude_is_read_again() {
     changes_nothing(Program::Claude);
 }
 
 #[test]
-fn codex_is_read_again() {
+fn t_ledger_codex_is_read_again() {
     changes_nothing(Program::Codex);
 }
 
 #[test]
-fn opencode_is_read_again() {
+fn t_ledger_opencode_is_read_again() {
     changes_nothing(Program::Opencode);
 }
 
 #[test]
-fn gemini_is_read_again() {
+fn t_ledger_gemini_is_read_again() {
     changes_nothing(Program::Gemini);
 }

@@ -54,8 +54,10 @@ impl Adapter for Gemini {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: true,
             resume: true,
+            elsewhere: false,
             fork: false,
             // Hooks tell more, but can be had by few.
             activity: Some(Source::Screen),
@@ -95,6 +97,10 @@ impl Adapter for Gemini {
 
     fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
         chat::found(env)
+    }
+
+    fn transcript_home(&self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        chat::home(env)
     }
 
     fn transcripts(&self, session: &str, env: &BTreeMap<String, String>) -> Vec<PathBuf> {

@@ -44,8 +44,10 @@ impl Adapter for OpenCode {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: false,
             resume: true,
+            elsewhere: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,

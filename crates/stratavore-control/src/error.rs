@@ -100,6 +100,7 @@ impl Error {
                 VaultError::Missing(_)
                 | VaultError::Damaged { .. }
                 | VaultError::Disk { .. }
+                | VaultError::Bucket { .. }
                 | VaultError::CutOff(_),
             ) => "vault_unavailable",
             Self::NoNode(_) => "no_node",
@@ -170,6 +171,9 @@ impl Error {
             }
             Self::Vault(VaultError::Full { .. }) => {
                 "free some space, then try again; what is in the vault is whole".into()
+            }
+            Self::Vault(VaultError::Bucket { .. }) => {
+                "look at vault.url and vault.s3 in the configuration, and at the service".into()
             }
             Self::Vault(_) => {
                 "look at the disk of the state directory; the vault is below it".into()

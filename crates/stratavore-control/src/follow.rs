@@ -351,6 +351,9 @@ impl Control {
         match self.inner.store.observed(&batch, by).await {
             Ok(recorded) => {
                 self.recorded(runner, &recorded);
+                if !recorded.deltas.is_empty() {
+                    self.hold_to_limits(runner).await?;
+                }
                 Ok(session.and_then(|session| recorded.sessions.get(&session).copied()))
             }
             // Another daemon was faster; the next look begins where it has ended.
@@ -469,6 +472,7 @@ impl Control {
             self.inner.store.asks_over(runner.id, on_screen, self.now()).await?;
         }
         self.keep_level(&now);
+        self.keep_limited(&now);
         Ok(())
     }
 

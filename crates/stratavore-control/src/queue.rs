@@ -30,7 +30,8 @@ use stratavore_store::{ItemFilter, NameWish, NewRunner, StoreError};
 use crate::bounds;
 use crate::control::{CONFLICTS, Control};
 use crate::error::Error;
-use crate::launch::{Launch, Resume, usual_name};
+use crate::launch::{Launch, usual_name};
+use crate::resume::Resume;
 use crate::supervisor::chain;
 
 /// How often it is looked what is due: nobody wakes anybody when a time has come.

@@ -18,6 +18,8 @@ pub mod reboot;
 pub mod receiver;
 #[cfg(feature = "model")]
 pub mod running;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod strace;
 pub mod terminal;
 #[cfg(feature = "tls")]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod admit;
+mod alert;
 mod alone;
 mod bloat;
 mod budget;
@@ -35,3 +36,5 @@ mod statement;
 mod tamper;
 mod transcript;
 mod trim;
+mod wake;
+mod window;

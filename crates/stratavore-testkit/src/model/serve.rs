@@ -153,6 +153,7 @@ fn respond(shared: &Shared, asked: &Asked, reply: Reply) -> Response {
         .into_iter()
         .collect::<std::collections::BTreeMap<_, _>>();
     headers.insert("content-type", "application/json".into());
+    headers.extend(locked(&shared.windows).iter().cloned());
 
     let spoken: Result<Vec<Spoken>, String> = parts
         .iter()

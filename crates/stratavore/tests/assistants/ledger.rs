@@ -120,12 +120,12 @@ fn the_check_notices(scene: &Scene, trial: &mut Trial) {
 }
 
 #[test]
-fn claude_s_bill_is_the_ledger() {
+fn t_ledger_claude_s_bill_is_the_ledger() {
     everything_is_booked(Program::Claude);
 }
 
 #[test]
-fn codex_s_bill_is_the_ledger() {
+fn t_ledger_codex_s_bill_is_the_ledger() {
     everything_is_booked(Program::Codex);
 }
 

@@ -7,8 +7,8 @@ use stratavore_store::testing::sqlite_execute;
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{World, rows, until};
 
-/// A world whose user has a home of their own, with a project.
-fn world() -> World {
+/// A world whose user has a home of their own.
+pub(crate) fn world() -> World {
     with_home(World::new())
 }
 
@@ -16,12 +16,17 @@ fn with_home(mut world: World) -> World {
     let home = world.path("home");
     fs::create_dir_all(&home).unwrap();
     world.set_env("HOME", &home.display().to_string());
+    world
+}
+
+fn with_project() -> World {
+    let world = world();
     world.project("demo");
     world
 }
 
 /// A transcript as Claude Code writes it: a question, an answer, and a file that it looked at.
-fn transcript(session: &str, directory: &Path, words: &str) -> String {
+pub(crate) fn transcript(session: &str, directory: &Path, words: &str) -> String {
     let line = |kind: &str, number: u32, content: serde_json::Value| {
         let mut message = serde_json::json!({ "role": kind, "content": content });
         if kind == "assistant" {
@@ -46,7 +51,7 @@ fn transcript(session: &str, directory: &Path, words: &str) -> String {
 }
 
 /// Puts a transcript where the daemon's user has those of Claude Code.
-fn put(world: &World, session: &str, text: &str) -> PathBuf {
+pub(crate) fn put(world: &World, session: &str, text: &str) -> PathBuf {
     let directory = world.path("home").join(".claude/projects/-work");
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{session}.jsonl"));
@@ -54,12 +59,12 @@ fn put(world: &World, session: &str, text: &str) -> PathBuf {
     path
 }
 
-const ONE: &str = "11111111-1111-4111-8111-111111111111";
-const TWO: &str = "22222222-2222-4222-8222-222222222222";
+pub(crate) const ONE: &str = "11111111-1111-4111-8111-111111111111";
+pub(crate) const TWO: &str = "22222222-2222-4222-8222-222222222222";
 
 #[test]
 fn conversations_of_before_are_taken_in_found_and_handed_over() {
-    let world = world();
+    let world = with_project();
     let inside = transcript(ONE, &world.work().join("deep"), "flaky heartbeat");
     let path = put(&world, ONE, &inside);
     put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
@@ -105,7 +110,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     let given = out.join("transcripts").join(format!("001-{ONE}.jsonl"));
     assert_eq!(fs::read_to_string(&given).unwrap(), inside);
     world.run(["sessions", "export", ONE, &out.display().to_string()]).fails(5);
-    let other = self::world();
+    let other = with_project();
     let out_text = out.display().to_string();
     let import = ["sessions", "import", &out_text];
     assert!(other.run(import).ok().stdout().contains("1 new files"));
@@ -120,7 +125,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     assert_eq!(fs::read_to_string(given_again.path()).unwrap(), inside);
 
     // The control: one byte is another one.
-    let third = self::world();
+    let third = with_project();
     fs::write(&given, inside.replace("flaky", "fluky")).unwrap();
     let refused = third.run(import).fails(2);
     assert!(refused.stderr().contains("is not the"));
@@ -146,6 +151,7 @@ fn said_in(world: &World, session: &str) -> String {
 #[test]
 fn each_project_s_conversations_are_kept_for_as_long_as_is_said() {
     let world = with_home(World::with_config("vault:\n  keep_projects: [demo=2d]\n"));
+    world.project("demo");
     put(&world, ONE, &transcript(ONE, &world.work(), "old heartbeat"));
     put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
     put(&world, THREE, &transcript(THREE, &world.work(), "young heartbeat"));

@@ -62,6 +62,7 @@ impl Adapter for Aider {
             headless: true,
             preset_session: true,
             resume: true,
+            resumes_unheard: true,
             fork: false,
             activity: Some(Source::Events),
             prompts: false,

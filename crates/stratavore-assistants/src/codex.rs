@@ -79,6 +79,7 @@ impl Adapter for Codex {
             headless: true,
             preset_session: false,
             resume: true,
+            resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,

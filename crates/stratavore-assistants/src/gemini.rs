@@ -55,6 +55,7 @@ impl Adapter for Gemini {
             headless: true,
             preset_session: true,
             resume: true,
+            resumes_unheard: false,
             fork: false,
             // Hooks tell more, but can be had by few.
             activity: Some(Source::Screen),

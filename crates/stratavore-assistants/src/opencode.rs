@@ -46,6 +46,7 @@ impl Adapter for OpenCode {
             headless: true,
             preset_session: false,
             resume: true,
+            resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,

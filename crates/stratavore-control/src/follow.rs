@@ -30,8 +30,8 @@ use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
-use stratavore_core::{AskId, RunnerId, SessionId, Timestamp};
-use stratavore_runtime::{Watch, signal_log};
+use stratavore_core::{RunnerId, SessionId, Timestamp};
+use stratavore_runtime::{Watch, failpoint, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
 };
@@ -39,6 +39,7 @@ use tokio::sync::Notify;
 
 use crate::control::Control;
 use crate::error::Error;
+use crate::inbox::ask_id;
 use crate::supervisor::chain;
 
 /// How often what could not be read is tried again.
@@ -331,6 +332,7 @@ impl Control {
         let Told { observations, hooks, read_to, memory } = told;
         let session = memory.session.clone();
         self.heed(runner, epoch, &observations, &hooks).await?;
+        failpoint("heeded");
         let memory = serde_json::to_string(&memory).map_err(Error::internal)?;
         let follow =
             FollowStep { path, seen: seen.as_ref(), read_to, memory: &memory, identity: &identity };
@@ -402,7 +404,7 @@ impl Control {
                     });
                 }
                 Observation::Asked(asked) => {
-                    let id = AskId::from_entropy(self.entropy());
+                    let id = ask_id(runner.id, epoch, asked);
                     let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
                     store.ask_open(&Ask::new(id, runner.id, epoch, asked.clone(), hook)).await?;
                 }
@@ -438,7 +440,8 @@ impl Control {
         if runner.activity != Activity::Unknown {
             return Ok(false);
         }
-        Ok(!self.inner.store.session_get(session).await?.has_begun())
+        let has_begun = self.inner.store.session_get(session).await?.has_begun();
+        Ok(!has_begun && !self.has_unsaid(runner).await?)
     }
 
     /// Takes down what the assistant does.
@@ -452,7 +455,7 @@ impl Control {
             self.inner.store.asks_over(runner.id, on_screen, self.now()).await?;
         }
         self.keep_level(&now);
-        Ok(())
+        self.say_unsaid(&now).await
     }
 
     /// Remembers whose activity has to be looked at: of an assistant that works, or waits, an interrupt is

@@ -18,6 +18,7 @@ use stratavore_runtime::{failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
 
 use crate::bounds;
+use crate::command::has_begun;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -135,7 +136,7 @@ impl Control {
             let message = format!("{} cannot {what} a conversation", session.assistant);
             return Err(Error::invalid(message, "begin a new one: stratavore launch"));
         }
-        let begun = session.has_begun() && session.external_id.is_some();
+        let begun = has_begun(&session) && session.external_id.is_some();
         if fork && !begun {
             let message =
                 format!("nothing was said in {} yet, so there is nothing to fork", session.id);

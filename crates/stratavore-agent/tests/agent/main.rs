@@ -23,3 +23,4 @@ mod still;
 mod upgrade;
 mod viewer;
 mod wait;
+mod words;

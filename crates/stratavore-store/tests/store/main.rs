@@ -3,6 +3,7 @@
 
 mod admit;
 mod alone;
+mod ask;
 mod bloat;
 mod budget;
 mod budget_exact;

@@ -72,7 +72,7 @@ pub(crate) struct Launch {
     /// With --resume: in a new session that begins as that one is now
     #[arg(long, requires = "resume")]
     fork: bool,
-    /// Observe nothing, and give the assistant nothing but what is asked for here
+    /// Observe nothing: give the assistant no hooks, settings or telemetry of ours
     #[arg(long)]
     bare: bool,
     #[command(flatten)]

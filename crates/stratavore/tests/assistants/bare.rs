@@ -44,6 +44,9 @@ fn a_bare_claude_is_given_nothing() {
     let shown: Vec<&str> = words.iter().map(String::as_str).collect();
     let program = Program::Claude.path().display().to_string();
     assert!(matches!(&shown[..], [own, "--session-id", _] if *own == program), "{words:?}");
+    let shown = scene.world.runner(&bare);
+    let session = shown["session_id"].as_str().unwrap();
+    assert_eq!(scene.external_session(session).as_ref(), words.last(), "it is known by that name");
     assert_eq!(ours(&variables), 0, "{variables:?}");
     // The control: of one that is observed the same look finds something.
     assert!(ours(&others) > 0 && ours(&their_variables) > 0, "{others:?} {their_variables:?}");

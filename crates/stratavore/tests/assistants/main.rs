@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod aider;
 mod approvals;
 mod bare;
 mod holder;
@@ -11,3 +12,4 @@ mod ledger;
 mod prompts;
 mod resume;
 mod scene;
+mod stops;

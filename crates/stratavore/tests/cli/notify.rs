@@ -190,7 +190,7 @@ fn quiet_hours_hold_back_what_is_not_urgent() {
     }
     world.project("demo");
     // It may fail before the launch ends; then that is what the launch says.
-    world.run(["launch", "demo", "--name", "fails", "--", "sh", "-c", "exit 3"]);
+    world.run(["launch", "--project", "demo", "--name", "fails", "--", "sh", "-c", "exit 3"]);
     let got = until("who may be woken is", || woken.got().first().cloned().ok_or(()));
     let told = got.json();
     assert_eq!(

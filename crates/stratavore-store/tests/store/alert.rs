@@ -39,7 +39,8 @@ on_both_databases! {
         let now = given::at(0);
         assert!(store.alert_raise(teller, &own, "daemon", now).await.unwrap());
         assert!(!store.alert_raise(teller, &later, "daemon", now).await.unwrap());
-        assert_eq!(store.alert_list(Scope::Host(node)).await.unwrap(), [own.clone()]);
+        let listed = store.alert_list(Scope::Host(node)).await.unwrap();
+        assert_eq!(listed, std::slice::from_ref(&own));
         assert_eq!(store.alert_list(Scope::Cluster).await.unwrap(), []);
         // Of another scope or about something else it is another one.
         let all = alert(Scope::Cluster, "disk_low");

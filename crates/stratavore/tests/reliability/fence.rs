@@ -136,6 +136,7 @@ fn t_fence_a_daemon_that_wakes_up_after_its_lease_changes_nothing() {
     // The control: its time has passed as well, but nobody has taken its place.
     pair.expire();
     asking.push(pair.event_at(0, "last"));
+    signal(pair.daemon(1), Signal::STOP);
     pair.expire();
     trial.control("a term that is not over", wakes_up(&pair, 0).is_err());
     pair.settle();

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use stratavore_core::runner::{Cause, ProcessIdentity};
 use stratavore_proto::runner_dir::AgentRecord;
 use stratavore_proto::v1::agent_report::What;
@@ -21,10 +21,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::failpoint::failpoint;
-use crate::kill::{self, Target};
+use crate::kill::Target;
 use crate::runner::{Life, Runner, Wish};
 use crate::signals::Signals;
-use crate::{child, drain, link, observe, procfs, pty, socket, upgrade};
+use crate::stop::Stopping;
+use crate::{child, drain, link, observe, pty, socket, upgrade};
 
 /// How long a program has to end when the host wants the agent to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,9 +33,6 @@ const GRACE: Duration = Duration::from_secs(10);
 /// first wait; each one is three times as long as the one before.
 const START_TRIES: u32 = 4;
 const START_AGAIN: Duration = Duration::from_millis(100);
-/// How long after TERM a program is hung up on, at most: shells heed that.
-const HANGUP_AFTER: Duration = Duration::from_secs(1);
-
 /// The main loop's own state.
 pub(crate) struct Agent {
     pub runner: Rc<Runner>,
@@ -54,17 +52,6 @@ pub(crate) struct Agent {
     pub paused: bool,
     /// What the daemon said when it said that this epoch is over.
     pub fenced: bool,
-}
-
-/// A stop that is under way. Times are on the monotonic clock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stopping {
-    /// Told instead of how the program ended.
-    pub cause: Option<Cause>,
-    pub hangup_at: Option<Duration>,
-    pub kill_at: Duration,
-    /// How often all was killed.
-    pub passes: u32,
 }
 
 impl Agent {
@@ -123,8 +110,7 @@ impl Agent {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let stopping =
-            self.stopping.as_ref().map(|stopping| stopping.hangup_at.unwrap_or(stopping.kill_at));
+        let stopping = self.stopping.as_ref().map(Stopping::next);
         [self.deadline, stopping].into_iter().flatten().min()
     }
 
@@ -133,7 +119,13 @@ impl Agent {
         match wish {
             Wish::Go if matches!(*self.runner.life.borrow(), Life::Waiting) => self.go(tasks),
             Wish::Go => None,
-            Wish::Stop { cause, grace, force } => self.stop(cause, grace, force),
+            Wish::Stop { cause, grace, force, quit } => {
+                if self.may_be_asked(force, &quit) {
+                    self.ask_to_quit(cause, grace, quit, tasks);
+                    return None;
+                }
+                self.stop(cause, grace, force)
+            }
             Wish::Pause(paused) => {
                 self.pause(paused);
                 None
@@ -217,51 +209,6 @@ impl Agent {
         });
     }
 
-    /// Asks the program to end, and sees to it that it does. `Some`: nothing runs.
-    fn stop(&mut self, cause: Option<Cause>, grace: Duration, force: bool) -> Option<Cause> {
-        let Some(process) = self.runner.process() else {
-            return Some(cause.unwrap_or_else(link::stopped_before_start));
-        };
-        let now = self.monotonic();
-        let grace = if force { Duration::ZERO } else { grace };
-        if let Some(stopping) = &mut self.stopping {
-            // A second wish can only shorten the grace.
-            stopping.kill_at = stopping.kill_at.min(now + grace);
-            if force {
-                stopping.hangup_at = None;
-            }
-            return None;
-        }
-        let hangup_at = (!force).then(|| now + (grace / 4).min(HANGUP_AFTER));
-        self.stopping = Some(Stopping { cause, hangup_at, kill_at: now + grace, passes: 0 });
-        if !force {
-            signal_group(process, Signal::TERM);
-            if procfs::ignores(process.pid, Signal::TERM.as_raw()) {
-                self.hang_up();
-            }
-            self.wake_up();
-        }
-        None
-    }
-
-    /// What was stopped or frozen has to run to heed a signal.
-    fn wake_up(&mut self) {
-        self.paused = false;
-        if let Err(error) = self.runner.cgroups.freeze(false) {
-            crate::log::note(format_args!("thaw the runner: {error}"));
-        }
-        self.target().continue_stopped();
-    }
-
-    fn hang_up(&mut self) {
-        if let Some(stopping) = &mut self.stopping {
-            stopping.hangup_at = None;
-        }
-        if let Some(process) = self.runner.process() {
-            signal_group(process, Signal::HUP);
-        }
-    }
-
     pub(crate) fn target(&self) -> Target<'_> {
         let runner = &self.runner;
         Target {
@@ -281,18 +228,7 @@ impl Agent {
             }
             self.stop(Some(Cause::WallTime), GRACE, false);
         }
-        let stopping = self.stopping.as_mut()?;
-        if stopping.kill_at <= now {
-            stopping.hangup_at = None;
-            let pass = stopping.passes;
-            stopping.passes += 1;
-            // What cannot be killed now, in the middle of a system call, is tried again, ever less often.
-            stopping.kill_at =
-                now + kill::pause_after(pass).max(Duration::from_secs(u64::from(pass / 200)));
-            self.target().kill_once();
-        } else if stopping.hangup_at.is_some_and(|at| at <= now) {
-            self.hang_up();
-        }
+        self.stop_goes_on(now);
         None
     }
 
@@ -346,17 +282,8 @@ impl Agent {
     }
 }
 
-fn pid_of(process: ProcessIdentity) -> Option<Pid> {
+pub(crate) fn pid_of(process: ProcessIdentity) -> Option<Pid> {
     Pid::from_raw(i32::try_from(process.pid).ok()?)
-}
-
-/// Signals the program's own group, which has its pid, as it leads its session. The program was
-/// not waited for, so neither can belong to anybody else.
-fn signal_group(process: ProcessIdentity, signal: Signal) {
-    if let Some(pid) = pid_of(process) {
-        // The group may be empty already.
-        let _sent = kill_process_group(pid, signal);
-    }
 }
 
 pub(crate) async fn sleep_until(wake: Option<Duration>, now: Duration) {

@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tokio::time::timeout;
 
+use crate::sent::{Fate, Sent};
+
 /// How many bytes wait at most.
 pub(crate) const QUEUE_MAX: usize = 64 * 1024;
 /// How long a program may read nothing before a writer is refused.
@@ -29,7 +31,22 @@ pub(crate) struct Input {
     written: watch::Sender<u64>,
     grown: Notify,
     turn: Mutex<()>,
+    sent: Sent,
     closed: Cell<bool>,
+}
+
+/// What somebody wants typed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub data: &'a [u8],
+    /// As a paste.
+    pub bracketed: bool,
+    /// Then press enter.
+    pub enter: bool,
+    /// Of one id only the first is typed. Empty: typed whenever it comes.
+    pub id: &'a str,
+    /// One of this id may have come before.
+    pub again: bool,
 }
 
 /// Why something was not typed.
@@ -41,17 +58,20 @@ pub(crate) enum Refused {
     NotRead { waiting: usize },
     #[error("the program has ended")]
     Ended,
+    #[error("it may have been typed before, and this agent cannot tell")]
+    Unsure,
 }
 
 impl Input {
-    /// An empty queue, or one with what waited before an upgrade.
-    pub(crate) fn new(waiting: Vec<u8>) -> Self {
+    /// An empty queue, or one with what waited before an upgrade, and what had been sent.
+    pub(crate) fn new(waiting: Vec<u8>, sent: Sent) -> Self {
         Self {
             taken: Cell::new(waiting.len() as u64),
             queue: RefCell::new(waiting.into()),
             written: watch::Sender::new(0),
             grown: Notify::new(),
             turn: Mutex::new(()),
+            sent,
             closed: Cell::new(false),
         }
     }
@@ -59,6 +79,11 @@ impl Input {
     /// What waits, for an upgrade.
     pub(crate) fn waiting(&self) -> Vec<u8> {
         self.queue.borrow().iter().copied().collect()
+    }
+
+    /// What had been sent, for an upgrade.
+    pub(crate) fn sent(&self) -> Sent {
+        self.sent.copy()
     }
 
     /// Puts in all of `bytes` if there is room now. True if it was.
@@ -109,15 +134,15 @@ impl Input {
         Ok(())
     }
 
-    /// Types `data`, as a paste if `bracketed`, and presses enter if `enter`; returns once the
-    /// terminal has it.
-    pub(crate) async fn send(
-        &self,
-        data: &[u8],
-        bracketed: bool,
-        enter: bool,
-    ) -> Result<(), Refused> {
+    /// Types a text; returns once the terminal has it. False: it has had it before.
+    pub(crate) async fn send(&self, text: Text<'_>) -> Result<bool, Refused> {
         let _turn = timeout(PATIENCE, self.turn()).await.map_err(|_| self.not_read())?;
+        let Text { data, bracketed, enter, id, again } = text;
+        match self.sent.take(id, again) {
+            Fate::Type => {}
+            Fate::Drop => return Ok(false),
+            Fate::Unsure => return Err(Refused::Unsure),
+        }
         if bracketed {
             self.push(&marked_as_paste(data)).await?;
         } else {
@@ -131,7 +156,7 @@ impl Input {
             self.push(b"\r").await?;
             self.flushed().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn progress(&self, written: &mut watch::Receiver<u64>) -> Result<(), Refused> {
@@ -210,7 +235,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_types_faster_than_the_program_reads_waits_and_is_refused_in_the_end() {
-        let input = Input::new(Vec::new());
+        let input = Input::new(Vec::new(), Sent::default());
         let text = vec![b'x'; QUEUE_MAX + 1000];
         let read_some = async {
             let first = input.next().await;

@@ -247,6 +247,7 @@ async fn heed(runner: &Runner, frame: ToAgent) -> Result<(), LinkError> {
             cause: None,
             grace: Duration::from_millis(stop.grace_ms),
             force: stop.force,
+            quit: stop.quit,
         },
         Some(to_agent::Kind::SetPaused(wish)) => Wish::Pause(wish.paused),
         Some(to_agent::Kind::Upgrade(upgrade)) => Wish::Upgrade(upgrade.program),

@@ -45,6 +45,8 @@ pub(crate) enum Wish {
         cause: Option<Cause>,
         grace: Duration,
         force: bool,
+        /// What is typed first to have it end by itself; empty: nothing.
+        quit: String,
     },
     Pause(bool),
     Upgrade(String),

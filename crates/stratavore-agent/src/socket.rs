@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
+use crate::input::Text;
 use crate::inside::Place;
 use crate::runner::{Life, Runner};
 use crate::screen::Picture;
@@ -95,7 +96,7 @@ fn place(runner: &Runner, stream: &UnixStream) -> Place {
 fn refusal(runner: &Runner, place: Place, wish: Option<&Wish>) -> Option<String> {
     let own = place == Place::Inside(runner.spec.runner);
     let deed = match wish? {
-        Wish::Attach(_) | Wish::Send(_) => "attach to runners or type into them",
+        Wish::Attach(_) | Wish::Send(_) | Wish::Again(_) => "attach to runners or type into them",
         Wish::Output(_) | Wish::Screen(_) if !own => "read what other runners print",
         Wish::Output(_) | Wish::Screen(_) => return None,
         // The assistant of this runner tells of itself, and of no other.
@@ -189,7 +190,8 @@ async fn converse(
             connection.send(welcome(false)).await?;
             replay::run(runner, connection, wish).await
         }
-        Some(Wish::Send(wish)) => send(runner, connection, welcome(false), wish).await,
+        Some(Wish::Send(wish)) => send(runner, connection, welcome(false), wish, false).await,
+        Some(Wish::Again(wish)) => send(runner, connection, welcome(false), wish, true).await,
         Some(Wish::Screen(_)) => {
             connection.feed(welcome(false)).await?;
             let (offset, picture) = runner.terminal.borrow_mut().picture();
@@ -223,7 +225,8 @@ async fn send(
     runner: &Runner,
     mut connection: Connection,
     welcome: FromAgentSocket,
-    SendInput { data, paste, enter }: SendInput,
+    SendInput { data, paste, enter, id }: SendInput,
+    again: bool,
 ) -> Result<(), FrameError> {
     if matches!(*runner.life.borrow(), Life::Waiting) {
         return refuse(&mut connection, "the runner has not started yet: send again once it runs")
@@ -231,9 +234,10 @@ async fn send(
     }
     connection.send(welcome).await?;
     let bracketed = paste && runner.terminal.borrow_mut().screen().bracketed_paste();
-    match runner.input.send(&data, bracketed, enter).await {
-        Ok(()) => {
-            if enter {
+    let text = Text { data: &data, bracketed, enter, id: &id, again };
+    match runner.input.send(text).await {
+        Ok(typed) => {
+            if typed && enter {
                 runner.note_sent(data.len());
             }
             connection.send(done()).await

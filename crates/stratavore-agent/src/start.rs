@@ -172,7 +172,7 @@ fn begin(
         cgroups: Cgroups::create(spec.runner, &spec.limits),
         terminal: Terminal::new(log, spec.recording, Screen::new(size)).into(),
         master: Default::default(),
-        input: Input::new(Vec::new()),
+        input: Input::new(Vec::new(), Default::default()),
         viewers: Default::default(),
         spool: Spool::create(dir.spool()).map_err(doing("write the spool"))?.into(),
         changed: watch::Sender::new(()),

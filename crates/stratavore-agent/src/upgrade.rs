@@ -26,7 +26,7 @@ use stratavore_proto::runner_dir::{RunnerDir, Spec};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, Stopping, record};
+use crate::agent::{Agent, record};
 use crate::cgroup::Cgroups;
 use crate::clock::SystemClock;
 use crate::input::Input;
@@ -34,8 +34,10 @@ use crate::output::OutputLog;
 use crate::pty::Master;
 use crate::runner::{Life, Runner};
 use crate::screen::{Screen, Size};
+use crate::sent::Sent;
 use crate::spool::Spool;
 use crate::start::{StartError, doing, observing, on_runtime};
+use crate::stop::Stopping;
 use crate::sys::{self, Strings};
 use crate::terminal::Terminal;
 use crate::{entropy, harden, signals};
@@ -63,6 +65,8 @@ struct State {
     pids_before: u64,
     terminal: TerminalState,
     typed: String,
+    #[serde(default = "Sent::of_before")]
+    sent: Sent,
     /// The port that the assistant's telemetry comes to.
     #[serde(default)]
     telemetry: Option<RawFd>,
@@ -74,6 +78,8 @@ struct State {
 #[derive(Serialize, Deserialize)]
 struct StoppingState {
     cause: Option<Cause>,
+    #[serde(default)]
+    term_at: Option<u64>,
     hangup_at: Option<u64>,
     kill_at: u64,
     passes: u32,
@@ -203,6 +209,7 @@ fn save(agent: &Agent, process: ProcessIdentity, files: Files) -> State {
         process,
         stopping: agent.stopping.as_ref().map(|stopping| StoppingState {
             cause: stopping.cause.clone(),
+            term_at: stopping.term_at.map(micros),
             hangup_at: stopping.hangup_at.map(micros),
             kill_at: micros(stopping.kill_at),
             passes: stopping.passes,
@@ -222,6 +229,7 @@ fn save(agent: &Agent, process: ProcessIdentity, files: Files) -> State {
             printed_at: saved.printed_at,
         },
         typed: entropy::hex(&runner.input.waiting()),
+        sent: runner.input.sent(),
         telemetry: None,
         next_report,
         reports: reports.iter().map(|report| entropy::hex(report)).collect(),
@@ -293,7 +301,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         cgroups: Cgroups::reopen(state.cgroups, state.oom_before, state.pids_before),
         terminal: restored.into(),
         master: master.into(),
-        input: Input::new(bytes(&state.typed)?),
+        input: Input::new(bytes(&state.typed)?, state.sent),
         viewers: Default::default(),
         spool: spool.map_err(|error| StartError::Resume(error.to_string()))?.into(),
         changed: watch::Sender::new(()),
@@ -314,6 +322,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
     record(&runner, Some(state.process));
     let stopping = state.stopping.map(|stopping| Stopping {
         cause: stopping.cause,
+        term_at: stopping.term_at.map(Duration::from_micros),
         hangup_at: stopping.hangup_at.map(Duration::from_micros),
         kill_at: Duration::from_micros(stopping.kill_at),
         passes: stopping.passes,

@@ -46,6 +46,8 @@ pub struct Proves {
     pub resume: bool,
     /// It finds a conversation from another directory than that in which it was held.
     pub elsewhere: bool,
+    /// It tells no messages; what it is started with resumes whatever was said before.
+    pub resumes_unheard: bool,
     pub fork: bool,
     /// The best source that tells what it is doing.
     pub activity: Option<Source>,
@@ -270,8 +272,9 @@ pub trait Adapter: Sync {
         None
     }
 
-    /// What the waiting hook prints to let the assistant go on, or not; `message` is for the assistant.
-    /// `body` is what the hook was given.
+    /// What the waiting hook prints to let the assistant go on, or not; `message` is for the assistant:
+    /// why not, or the answer to its question. `body` is what the hook was given. `None`: it does not take
+    /// this answer so.
     fn answer(
         &self,
         body: &serde_json::Value,

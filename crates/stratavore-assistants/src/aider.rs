@@ -64,6 +64,7 @@ impl Adapter for Aider {
             preset_session: true,
             resume: true,
             elsewhere: false,
+            resumes_unheard: true,
             fork: false,
             activity: Some(Source::Events),
             prompts: false,

@@ -90,6 +90,7 @@ impl Adapter for Claude {
             preset_session: true,
             resume: true,
             elsewhere: false,
+            resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,
@@ -133,9 +134,10 @@ impl Adapter for Claude {
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
-        let mut decision = hooks::decision(body, allow, message)?;
-        if let Some(input) = message.filter(|_| allow).and_then(|text| answered(body, text)) {
-            decision["hookSpecificOutput"]["decision"]["updatedInput"] = input;
+        let mut decision = hooks::decision(body, allow, message.filter(|_| !allow))?;
+        if let Some(text) = message.filter(|_| allow) {
+            // Words that it would not see are not taken for it.
+            decision["hookSpecificOutput"]["decision"]["updatedInput"] = answered(body, text)?;
         }
         Some(decision.to_string())
     }

@@ -81,6 +81,7 @@ impl Adapter for Codex {
             preset_session: false,
             resume: true,
             elsewhere: true,
+            resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,

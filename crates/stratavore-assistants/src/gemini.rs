@@ -58,6 +58,7 @@ impl Adapter for Gemini {
             preset_session: true,
             resume: true,
             elsewhere: false,
+            resumes_unheard: false,
             fork: false,
             // Hooks tell more, but can be had by few.
             activity: Some(Source::Screen),

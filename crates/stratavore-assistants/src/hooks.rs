@@ -216,7 +216,9 @@ pub(crate) fn decision(body: &Value, allow: bool, message: Option<&str>) -> Opti
         return None;
     }
     let decision = match (allow, message) {
-        (true, _) => json!({ "behavior": "allow" }),
+        (true, None) => json!({ "behavior": "allow" }),
+        // It takes no words with that.
+        (true, Some(_)) => return None,
         (false, Some(message)) => json!({ "behavior": "deny", "message": message }),
         (false, None) => json!({ "behavior": "deny" }),
     };

@@ -48,6 +48,7 @@ impl Adapter for OpenCode {
             preset_session: false,
             resume: true,
             elsewhere: false,
+            resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
             prompts: true,

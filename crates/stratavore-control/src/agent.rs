@@ -116,6 +116,9 @@ impl Control {
                 self.inner.links.end_upgrade(runner.id, Ok(greeting.version));
                 if greeting.started {
                     self.hand_over_answers(runner.id).await;
+                    if let Err(error) = self.say_unsaid(&runner).await {
+                        self.not_done(runner.id, "could not type its first prompt", &error);
+                    }
                 }
                 Ok(Welcome { connection, commands })
             }
@@ -212,6 +215,7 @@ impl Control {
     ) -> Result<(), Error> {
         use stratavore_core::runner::Note as Noted;
         failpoint("L12");
+        let has_started = matches!(note, Note::Started(_));
         let input = match note {
             Note::Started(process) => Input::Started { epoch, process },
             Note::Exited(exit) => Input::Exited { epoch, exit },
@@ -223,6 +227,10 @@ impl Control {
             }
         };
         self.apply(runner, input, &Caller::agent(runner), None).await?;
+        if has_started {
+            // Not every assistant tells its agent that its transcript has begun.
+            self.signals_grown(runner);
+        }
         Ok(())
     }
 

@@ -21,6 +21,10 @@ const PROMPT: &str = "prompt";
 
 /// All that one start takes.
 pub(crate) struct CommandOfStart {
+    /// What the assistant calls its conversation, where nothing else will tell that.
+    pub session: Option<String>,
+    /// The prompt that could not be given with the command.
+    pub unsaid: Option<String>,
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub observe: Option<Observe>,
@@ -35,6 +39,8 @@ impl Control {
         let known = assistants::find(assistant).is_some_and(|known| known.program.is_some());
         if !known && runner.command.prompt.is_none() {
             return Ok(CommandOfStart {
+                session: None,
+                unsaid: None,
                 argv: argv.clone(),
                 env,
                 observe: None,
@@ -96,6 +102,9 @@ impl Control {
             }
             (None, _) | (_, None) => None,
         };
+        let unsaid = prompt.filter(|_| started.unsaid).map(String::from);
+        // Of one that is observed its own events say it.
+        let session = started.session.filter(|_| command.bare);
         let Started { argv, env: own, watch_title: title, transcript, telemetry, .. } = started;
         // Ours: in a word or a prompt of the caller's it is a text like any.
         let is_ours = |word: &String| !command.argv.contains(word) && prompt != Some(word.as_str());
@@ -103,7 +112,7 @@ impl Control {
         let words = places.filter(|(_, word)| is_ours(word)).map(|(place, _)| place).collect();
         let telemetry = telemetry.iter().map(ToString::to_string).collect();
         let observe = Observe { env: own, words, title, telemetry, transcript, input };
-        Ok(CommandOfStart { argv, env, observe: Some(observe), files })
+        Ok(CommandOfStart { session, unsaid, argv, env, observe: Some(observe), files })
     }
 
     /// The command that an assistant calls as its hook.
@@ -121,7 +130,7 @@ fn conversation<'a>(
     parent: Option<&'a Session>,
     preset: &'a str,
 ) -> Conversation<'a> {
-    let begun = |session: &&Session| session.has_begun();
+    let begun = |session: &&Session| has_begun(session);
     let named = |session: &'a Session| session.external_id.as_deref();
     if let Some(session) = session.filter(begun).and_then(named) {
         return Conversation::Resume { session };
@@ -130,6 +139,13 @@ fn conversation<'a>(
         Some(session) => Conversation::Fork { session, preset },
         None => Conversation::Fresh { preset },
     }
+}
+
+/// True if there is something to resume. Of an assistant that tells no messages that is so once it was
+/// started.
+pub(crate) fn has_begun(session: &Session) -> bool {
+    let resumes_unheard = || assistants::adapter(&session.assistant).proves().resumes_unheard;
+    session.has_begun() || (session.external_id.is_some() && resumes_unheard())
 }
 
 /// A random UUID (version 4, RFC 9562), of 16 random bytes.

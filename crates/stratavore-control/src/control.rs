@@ -38,6 +38,7 @@ use crate::notify::{Destinations, NotifySettings};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
 use crate::prompt::Prompting;
+use crate::prompt::quit_word;
 use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
@@ -433,7 +434,10 @@ impl Control {
                 let grace = Duration::from_millis(stop.grace_ms);
                 // From now on its patience counts.
                 self.inner.links.seen_since(id, runner.generation, self.inner.clock.monotonic());
-                if self.inner.links.tell(id, AgentCommand::Stop { grace, force: stop.force }) {
+                if self.inner.links.tell(
+                    id,
+                    AgentCommand::Stop { grace, force: stop.force, quit: quit_word(runner) },
+                ) {
                     self.give_up_after(runner, stop);
                 } else {
                     self.watch(id);

@@ -128,6 +128,7 @@ impl Error {
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }
                 | StoreError::Unavailable { .. }
+                | StoreError::WrongServer { .. }
                 | StoreError::SchemaNewer { .. }
                 | StoreError::Failed { .. }
                 | StoreError::Corrupt { .. } => "store_unavailable",
@@ -220,6 +221,9 @@ impl Error {
                 StoreError::Corrupt { .. } => {
                     "if it is damaged (stratavore status), stop the daemon and restore it from a backup"
                         .into()
+                }
+                StoreError::WrongServer { .. } => {
+                    "see that store.postgres.host leads to the primary, then try again".into()
                 }
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }

@@ -31,7 +31,7 @@ use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
 use stratavore_core::{RunnerId, SessionId, Timestamp};
-use stratavore_runtime::{Watch, signal_log};
+use stratavore_runtime::{Watch, failpoint, signal_log};
 use stratavore_store::{
     FileIdentity, Follow, FollowStep, Observed, Recorded, SessionFilter, StoreError,
 };
@@ -332,6 +332,7 @@ impl Control {
         let Told { observations, hooks, read_to, memory } = told;
         let session = memory.session.clone();
         self.heed(runner, epoch, &observations, &hooks).await?;
+        failpoint("heeded");
         let memory = serde_json::to_string(&memory).map_err(Error::internal)?;
         let follow =
             FollowStep { path, seen: seen.as_ref(), read_to, memory: &memory, identity: &identity };
@@ -451,7 +452,8 @@ impl Control {
         if runner.activity != Activity::Unknown {
             return Ok(false);
         }
-        Ok(!self.inner.store.session_get(session).await?.has_begun())
+        let has_begun = self.inner.store.session_get(session).await?.has_begun();
+        Ok(!has_begun && !self.has_unsaid(runner).await?)
     }
 
     /// Takes down what the assistant does; `asked_on_screen`: it has asked something before this, of which
@@ -473,7 +475,7 @@ impl Control {
         }
         self.keep_level(&now);
         self.keep_limited(&now);
-        Ok(())
+        self.say_unsaid(&now).await
     }
 
     /// Remembers whose activity has to be looked at: of an assistant that works, or waits, an interrupt is

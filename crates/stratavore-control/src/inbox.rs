@@ -3,17 +3,21 @@
 //! Invariant: an ask is answered once. The answer is written down first, with who gave it, and then
 //! handed to the hook that waits, or typed at the dialog where none does; one that a crash kept back is handed over when the agent connects.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
 use stratavore_assistants as assistants;
-use stratavore_core::ask::{Ask, AskState};
+use stratavore_core::ask::{Ask, AskState, Prompt};
+use stratavore_core::budget::Action;
 use stratavore_core::caller::Caller;
+use stratavore_core::name::Name;
+use stratavore_core::observation::AskKind;
 use stratavore_core::runner::{Doing, Runner};
-use stratavore_core::{AskId, RunnerId, Timestamp};
+use stratavore_core::{AskId, NodeId, RunnerId, Timestamp};
 use stratavore_runtime::failpoint;
 use stratavore_runtime::socket::SocketError;
-use stratavore_store::RunnerFilter;
+use stratavore_store::{BudgetHold, RunnerFilter};
 
 use crate::control::Control;
 use crate::error::Error;
@@ -41,7 +45,18 @@ pub struct Waiting {
     pub since: Timestamp,
     /// What it asks; `None`: only its screen says.
     pub ask: Option<Ask>,
+    /// The budget that holds it, and asks whether it may go on.
+    pub held: Option<Held>,
     pub doing: Option<Doing>,
+}
+
+/// A budget that holds a runner and asks a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub budget: Name,
+    pub since: Timestamp,
+    /// How much is used of what, and what would lift it.
+    pub text: String,
 }
 
 impl Control {
@@ -57,30 +72,95 @@ impl Control {
         };
         let asks = self.inner.store.asks_open(LISTED_MAX).await?;
         let filter = RunnerFilter { project, live_only: true, ..RunnerFilter::default() };
+        let held = self.held(None).await?;
         let mut waiting = Vec::new();
         for view in self.runner_list(caller, &filter).await? {
             let of_it = |ask: &&Ask| ask.runner == view.runner.id && ask.epoch == view.runner.epoch;
             let mut asked = asks.iter().filter(of_it).peekable();
             let doing = view.runner.doing.clone();
+            if let Some(held) = held.get(&view.runner.id) {
+                // What it asks it can be answered once it goes on.
+                let (held, since) = (Some(held.clone()), held.since);
+                waiting.push(Waiting { runner: view, since, ask: None, held, doing });
+                continue;
+            }
             if asked.peek().is_none() && view.runner.activity.waits_for_person() {
                 let since = doing.as_ref().map_or(view.runner.updated_at, |doing| doing.since);
                 let (runner, doing) = (view.clone(), doing.clone());
-                waiting.push(Waiting { runner, since, ask: None, doing });
+                waiting.push(Waiting { runner, since, ask: None, held: None, doing });
             }
             for ask in asked {
                 let (runner, since, doing) = (view.clone(), ask.asked_at, doing.clone());
-                waiting.push(Waiting { runner, since, ask: Some(ask.clone()), doing });
+                let ask = Some(ask.clone());
+                waiting.push(Waiting { runner, since, ask, held: None, doing });
             }
         }
         waiting.sort_by_key(|waiting| waiting.since);
         Ok(waiting)
     }
 
+    /// The budget that holds this runner and asks whether it may go on, if one does.
+    pub async fn held_by(&self, runner: &Runner) -> Result<Option<Held>, Error> {
+        Ok(self.held(Some(runner.node)).await?.remove(&runner.id))
+    }
+
+    async fn held(&self, node: Option<NodeId>) -> Result<BTreeMap<RunnerId, Held>, Error> {
+        let mut holds = self.inner.store.budget_holds(node).await?;
+        holds.retain(|hold| hold.step.action == Action::Ask);
+        if holds.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let now = self.now();
+        let budgets = self.inner.store.budget_list(None).await?;
+        let current = self.inner.store.budget_current(now).await?;
+        let held = |hold: BudgetHold| {
+            let budget = budgets.iter().find(|budget| budget.id == hold.budget)?;
+            let period = budget.period(now, Some(hold.runner))?;
+            let counted = current.get(&budget.id)?.iter().find(|one| one.period == period)?;
+            let (used, limit) = (budget.unit.show(counted.account.used), budget.limit());
+            let lift = budget.lift_hold(&period, hold.runner);
+            let text = format!("{used} used of {limit}; {lift}");
+            Some((hold.runner, Held { budget: budget.name.clone(), since: hold.at, text }))
+        };
+        Ok(holds.into_iter().filter_map(held).collect())
+    }
+
+    async fn asks_now(&self, runner: &Runner) -> Result<Vec<Ask>, Error> {
+        let asks = self.inner.store.asks_of(runner.id, OF_RUNNER_MAX).await?;
+        let is_now = |ask: &Ask| ask.state == AskState::Open && ask.epoch == runner.epoch;
+        Ok(asks.into_iter().filter(is_now).collect())
+    }
+
+    /// Answers the one question that the runner asks with a prompt to it, if the assistant takes words for
+    /// an answer. False: it asks none, or several.
+    pub(crate) async fn answer_with(
+        &self,
+        caller: &Caller,
+        runner: &Runner,
+        prompt: &Prompt,
+    ) -> Result<bool, Error> {
+        let text = prompt.text.trim();
+        let asks = self.inner.store.asks_of(runner.id, OF_RUNNER_MAX).await?;
+        // One whose daemon died over it has answered, and is not said a second time.
+        let was_it = |ask: &Ask| {
+            matches!(&ask.state, AskState::Answered { message: Some(message), at, .. }
+            if message == text && *at >= prompt.made_at)
+        };
+        if asks.iter().any(was_it) {
+            return Ok(true);
+        }
+        let mut asks = self.asks_now(runner).await?;
+        let (Some(ask), true) = (asks.pop(), asks.is_empty()) else { return Ok(false) };
+        let takes_words = how(runner, &ask, true, Some(text)).is_some();
+        if ask.kind != AskKind::Question || !takes_words || text.chars().count() > MESSAGE_MAX {
+            return Ok(false);
+        }
+        self.answer(caller, ask, true, Some(text.to_owned())).await.map(|_| true)
+    }
+
     /// What a runner asks just now: the one thing, or an error that says what there is.
     pub async fn ask_of(&self, runner: &Runner) -> Result<Ask, Error> {
-        let asks = self.inner.store.asks_of(runner.id, OF_RUNNER_MAX).await?;
-        let open = asks.into_iter().filter(|ask| ask.state == AskState::Open);
-        let mut open: Vec<Ask> = open.filter(|ask| ask.epoch == runner.epoch).collect();
+        let mut open = self.asks_now(runner).await?;
         match open.len() {
             1 => Ok(open.remove(0)),
             0 => Err(Error::invalid(
@@ -120,20 +200,15 @@ impl Control {
         }
         match how(&runner, &ask, allow, message.as_deref()) {
             Some(Way::Hook(_)) => {}
-            Some(Way::Keys(_)) if message.is_some() => {
-                return Err(Error::invalid(
-                    format!("{} takes no words with its answer", runner.command.assistant),
-                    format!(
-                        "answer without a message, then say it: stratavore send {}",
-                        runner.name
-                    ),
-                ));
-            }
+            Some(Way::Keys(_)) if message.is_some() => return Err(takes_no_words(&runner)),
             Some(Way::Keys(_)) if ask.state == AskState::Open => {
                 self.until_it_is_on_the_screen(&runner, &ask).await?;
             }
             // Who comes too late is told so by the store.
             Some(Way::Keys(_)) => {}
+            None if message.is_some() && how(&runner, &ask, allow, None).is_some() => {
+                return Err(takes_no_words(&runner));
+            }
             None => {
                 let what = if allow { "approve" } else { "deny" };
                 return Err(Error::invalid(
@@ -263,6 +338,13 @@ fn how(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option
 /// True if the runner's ask can be answered from elsewhere than its screen.
 pub fn is_answerable(runner: &Runner, ask: &Ask) -> bool {
     how(runner, ask, true, None).is_some()
+}
+
+fn takes_no_words(runner: &Runner) -> Error {
+    Error::invalid(
+        format!("{} takes no words with this answer", runner.command.assistant),
+        format!("answer without a message, then say it: stratavore send {}", runner.name),
+    )
 }
 
 fn no_longer_asks(runner: &Runner) -> Error {

@@ -175,6 +175,16 @@ impl Control {
                 "leave --after-limit out",
             ));
         }
+        let limited =
+            launch.headless.is_some_and(|h| h.max_turns.is_some() || h.max_cost.is_some());
+        if limited && proves.usage.is_none() {
+            return Err(Error::invalid(
+                format!(
+                    "{assistant} does not tell what it uses, so it cannot be held to turns or a cost"
+                ),
+                "leave --max-turns and --max-cost out, or end it by time: --timeout 30m",
+            ));
+        }
         let before = resumed.map_or(&[][..], |resume| &resume.args);
         let args = if launch.args.is_empty() { before } else { &launch.args };
         let argv = assistants::command(&assistant, args, settings.as_ref())?;

@@ -16,9 +16,16 @@ const QUEUE: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentCommand {
     Go,
-    Stop { grace: Duration, force: bool },
+    /// `quit` is typed first, to have it end by itself.
+    Stop {
+        grace: Duration,
+        force: bool,
+        quit: Option<&'static str>,
+    },
     SetPaused(bool),
-    Upgrade { program: String },
+    Upgrade {
+        program: String,
+    },
 }
 
 /// The version of the program that an agent came back as, or why it stayed what it was.

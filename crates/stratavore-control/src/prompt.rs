@@ -5,9 +5,12 @@
 //!    └─────▶ failed
 //! ```
 //!
-//! It leaves the queue before a key is typed, so whatever dies meanwhile, it is typed once at most. That the
-//! assistant has it is told by its hook or its transcript; where neither comes, the enter key is pressed
-//! again, for assistants take a fast one for a part of the text.
+//! It leaves the queue before a key is typed. Whoever is asked about it once more, after a daemon has died,
+//! sends it once more, and the runner's agent types the first that comes and no other: so it is typed once,
+//! whatever dies. That the assistant has it is told by its hook or its transcript; where neither comes, the
+//! enter key is pressed again, for assistants take a fast one for a part of the text.
+//!
+//! A prompt to an assistant that asks one question, which it takes words for an answer to, is that answer.
 //!
 //! Invariant: nothing is typed into a turn unless that was asked for.
 
@@ -17,15 +20,16 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use stratavore_assistants as assistants;
-use stratavore_core::activity::Activity;
+use stratavore_core::activity::{Activity, Source};
 use stratavore_core::ask::{Prompt, PromptState};
 use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
-use stratavore_core::runner::Runner;
+use stratavore_core::runner::{Desired, Runner};
 use stratavore_core::{PromptId, RunnerId};
 use stratavore_runtime::failpoint;
+use stratavore_runtime::socket::SocketError;
 use tokio::sync::{Notify, OwnedMutexGuard};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::bounds;
 use crate::control::Control;
@@ -35,6 +39,8 @@ use crate::error::Error;
 const TAKEN_AFTER: Duration = Duration::from_secs(3);
 /// How often that is done.
 const ENTERS: u32 = 3;
+/// How old a prompt may be that is sent again: an agent knows the latest only.
+const AGAIN_MAX: Duration = Duration::from_secs(600);
 /// The longest that is waited for the end of a turn.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(500);
@@ -88,12 +94,27 @@ impl Control {
             state: PromptState::Queued,
         };
         let kept = self.inner.store.prompt_queue(&prompt).await?;
-        if kept.state != PromptState::Queued {
-            return self.until_taken(&kept).await;
-        }
+        let turn = self.inner.prompting.turn(id);
         // Held until the assistant has it: the next one must not be typed into its turn.
-        let _turn = self.inner.prompting.turn(id).await;
-        self.deliver(caller, &kept, delivery).await?;
+        let _turn = match kept.state {
+            PromptState::Queued => turn.await,
+            PromptState::Written { .. } => match timeout(TAKEN_AFTER, turn).await {
+                Ok(turn) => turn,
+                Err(_) => return Ok(self.inner.store.prompt_get(kept.id).await?),
+            },
+            PromptState::Taken { .. } | PromptState::Failed { .. } => return Ok(kept),
+        };
+        let kept = self.inner.store.prompt_get(kept.id).await?;
+        match kept.state {
+            PromptState::Queued => self.deliver(caller, &kept, delivery).await?,
+            PromptState::Written { at, epoch } => {
+                let is_young = self.now().duration_since(at).unsigned_abs() < AGAIN_MAX;
+                if !is_young || !self.deliver_again(&kept, epoch, delivery).await? {
+                    return self.until_taken(&kept).await;
+                }
+            }
+            PromptState::Taken { .. } | PromptState::Failed { .. } => return Ok(kept),
+        }
         for _ in 0..ENTERS {
             let now = self.until_taken(&kept).await?;
             if !matches!(now.state, PromptState::Written { .. }) {
@@ -115,11 +136,10 @@ impl Control {
 
     /// Of one key there is one prompt.
     fn prompt_id(&self, runner: RunnerId, key: Option<&Idempotency>) -> PromptId {
-        let Some(key) = key else { return PromptId::from_entropy(self.entropy()) };
-        let digest = Sha256::digest(format!("prompt {runner} {}", key.key()));
-        let mut entropy = [0; 16];
-        entropy.copy_from_slice(&digest[..16]);
-        PromptId::from_entropy(entropy)
+        match key {
+            Some(key) => id_of(&format!("prompt {runner} {}", key.key())),
+            None => PromptId::from_entropy(self.entropy()),
+        }
     }
 
     async fn deliver(
@@ -128,26 +148,59 @@ impl Control {
         prompt: &Prompt,
         delivery: Delivery,
     ) -> Result<(), Error> {
-        if let Err(error) = self.until_idle(prompt, delivery).await {
-            let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
-            self.inner.store.prompt_leave_queue(prompt.id, failed).await?;
-            return Err(error);
+        let now = self.live(prompt.runner).await?;
+        if !delivery.into_turn && self.answer_with(caller, &now, prompt).await? {
+            let taken = PromptState::Taken { at: self.now() };
+            self.inner.store.prompt_leave_queue(prompt.id, taken).await?;
+            return Ok(());
         }
+        let runner = match self.until_idle(prompt, delivery).await {
+            Ok(runner) => runner,
+            Err(error) => {
+                let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
+                self.inner.store.prompt_leave_queue(prompt.id, failed).await?;
+                return Err(error);
+            }
+        };
         let about = serde_json::json!({
             "runner": prompt.runner, "prompt": prompt.id, "bytes": prompt.text.len(),
         });
         self.record(caller, "request.sent", about).await?;
-        let written = PromptState::Written { at: self.now() };
+        let written = PromptState::Written { at: self.now(), epoch: runner.epoch };
         if !self.inner.store.prompt_leave_queue(prompt.id, written).await? {
             return Ok(());
         }
         failpoint("prompt_written");
-        let data = prompt.text.clone().into_bytes();
-        Ok(self.inner.runtime.send(prompt.runner, data, true, true).await?)
+        Ok(self.inner.runtime.prompt(prompt.runner, prompt.id, &prompt.text, false).await?)
+    }
+
+    /// Hands over once more what was written: whoever wrote it may have died before it was typed. False:
+    /// nobody can tell whether it was.
+    async fn deliver_again(
+        &self,
+        prompt: &Prompt,
+        epoch: i64,
+        delivery: Delivery,
+    ) -> Result<bool, Error> {
+        let runner = tokio::select! {
+            runner = self.until_idle(prompt, delivery) => runner,
+            now = self.until_moved(prompt, None) => return now.map(|_| true),
+        };
+        match runner {
+            // Its agent knows what was typed; another one's does not.
+            Ok(runner) if runner.epoch == epoch => {}
+            Ok(_) | Err(Error::Busy { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        match self.inner.runtime.prompt(prompt.runner, prompt.id, &prompt.text, true).await {
+            Ok(()) => Ok(true),
+            Err(SocketError::Refused(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits until the assistant may be asked.
-    async fn until_idle(&self, prompt: &Prompt, delivery: Delivery) -> Result<(), Error> {
+    async fn until_idle(&self, prompt: &Prompt, delivery: Delivery) -> Result<Runner, Error> {
         let until = Instant::now() + delivery.wait.min(WAIT_MAX);
         let mut events = self.inner.bus.subscribe();
         loop {
@@ -162,13 +215,17 @@ impl Control {
                 | Activity::RateLimited => !delivery.into_turn,
             };
             if !busy {
-                return Ok(());
+                return Ok(runner);
             }
             if Instant::now() >= until {
                 let activity = runner.activity.as_str();
                 return Err(Error::Busy {
                     message: format!("runner {} is {activity}: nothing was typed", runner.name),
-                    hint: "wait for it: --wait 10m; or type it all the same: --into-turn".into(),
+                    hint: if runner.activity.waits_for_person() {
+                        "see what it asks, and answer that: stratavore inbox".into()
+                    } else {
+                        "wait for it: --wait 10m; or type it all the same: --into-turn".into()
+                    },
                 });
             }
             let stopping = self.inner.supervisor.stopping();
@@ -184,11 +241,15 @@ impl Control {
 
     /// Waits a while for the assistant to say that it has it.
     async fn until_taken(&self, prompt: &Prompt) -> Result<Prompt, Error> {
-        let until = Instant::now() + TAKEN_AFTER;
+        self.until_moved(prompt, Some(Instant::now() + TAKEN_AFTER)).await
+    }
+
+    /// Waits until nothing is to be done about it any more, or until a time.
+    async fn until_moved(&self, prompt: &Prompt, until: Option<Instant>) -> Result<Prompt, Error> {
         loop {
             let taken = self.inner.prompting.taken.notified();
             let now = self.inner.store.prompt_get(prompt.id).await?;
-            let over = Instant::now() >= until;
+            let over = until.is_some_and(|until| Instant::now() >= until);
             match now.state {
                 PromptState::Queued | PromptState::Written { .. } if !over => {}
                 PromptState::Queued
@@ -198,11 +259,27 @@ impl Control {
             }
             tokio::select! {
                 () = taken => {}
-                () = tokio::time::sleep_until(until) => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
     }
+}
+
+/// What has a runner's assistant end by itself if it is typed, where that would be taken for what it is: only
+/// while it is known to be idle.
+pub(crate) fn quit_word(runner: &Runner) -> Option<&'static str> {
+    let is_told = runner.doing.as_ref().is_some_and(|doing| doing.source > Source::Screen);
+    let reads = runner.command.headless.is_none() && runner.desired != Desired::Paused;
+    let is_idle = runner.activity == Activity::Idle && is_told;
+    let quit = assistants::adapter(&runner.command.assistant).proves().quit;
+    quit.filter(|_| reads && is_idle)
+}
+
+/// The id of the one prompt that this is about.
+pub(crate) fn id_of(what: &str) -> PromptId {
+    let mut entropy = [0; 16];
+    entropy.copy_from_slice(&Sha256::digest(what)[..16]);
+    PromptId::from_entropy(entropy)
 }
 
 /// Who types prompts just now, and that some have arrived.

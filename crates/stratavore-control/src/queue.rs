@@ -28,6 +28,7 @@ use stratavore_runtime::failpoint;
 use stratavore_store::{ItemFilter, NameWish, NewRunner, StoreError};
 
 use crate::bounds;
+use crate::command::has_begun;
 use crate::control::{CONFLICTS, Control};
 use crate::error::Error;
 use crate::launch::{Launch, usual_name};
@@ -315,7 +316,7 @@ impl Control {
         let store = &self.inner.store;
         let resume = self.session_of(item).await?;
         let begun = match resume.as_ref().filter(|_| item.last_runner.is_some()) {
-            Some(resume) => store.session_get(resume.session).await?.has_begun(),
+            Some(resume) => has_begun(&store.session_get(resume.session).await?),
             None => false,
         };
         let prompt = item.wish.prompt.as_deref();

@@ -292,7 +292,9 @@ impl Control {
             Action::RepeatStop => {
                 if let Some(RunnerState::Stopping { stop, .. }) = row.map(|row| &row.state) {
                     let grace = Duration::from_millis(stop.grace_ms);
-                    self.inner.links.tell(id, AgentCommand::Stop { grace, force: stop.force });
+                    self.inner
+                        .links
+                        .tell(id, AgentCommand::Stop { grace, force: stop.force, quit: None });
                 }
                 Ok((None, Next::Done))
             }

@@ -15,6 +15,7 @@ use stratavore_core::runner::{Command, EnvValue};
 use stratavore_core::session::Session;
 use stratavore_store::StoreError;
 
+use crate::command::has_begun;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -50,7 +51,7 @@ impl Control {
             let message = format!("{} cannot {what} a conversation", session.assistant);
             return Err(Error::invalid(message, "begin a new one: stratavore launch"));
         }
-        let begun = session.has_begun() && session.external_id.is_some();
+        let begun = has_begun(&session) && session.external_id.is_some();
         if fork && !begun {
             let message =
                 format!("nothing was said in {} yet, so there is nothing to fork", session.id);

@@ -15,11 +15,8 @@ impl Control {
     /// while the one before still answers on the connections that there are.
     pub(crate) async fn look_at_server(&self) -> Result<String, Error> {
         match self.inner.store.server_look().await {
-            Ok(None) => Ok(format!("timeline {}", self.inner.store.timeline())),
-            Ok(Some(why)) => {
-                let doing = "looking which server answers";
-                Err(StoreError::Unavailable { doing, source: why.into() }.into())
-            }
+            Ok(()) => Ok(format!("timeline {}", self.inner.store.timeline())),
+            Err(error @ StoreError::WrongServer { .. }) => Err(error.into()),
             // Whoever asks it something is told so.
             Err(error) => Ok(format!("it does not answer: {error}")),
         }

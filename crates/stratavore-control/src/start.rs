@@ -5,11 +5,15 @@
 use std::time::Duration;
 
 use stratavore_core::caller::Caller;
+use stratavore_core::observation::{Observation, SessionSeen};
 use stratavore_core::runner::{Input, Runner};
+use stratavore_core::usage::Tokens;
 use stratavore_runtime::{Agent, Start, StartError, failpoint};
+use stratavore_store::Observed;
 
 use crate::command::CommandOfStart;
 use crate::control::Control;
+use crate::error::Error;
 use crate::launch::{hex, sha256};
 use crate::supervisor::chain;
 
@@ -142,7 +146,17 @@ impl Control {
         let digest = sha256(&token);
         let token = hex(&token);
         failpoint("L6");
-        let CommandOfStart { argv, env, observe, files } = command;
+        let CommandOfStart { session, unsaid, argv, env, observe, files } = command;
+        let kept = async {
+            if let Some(session) = session {
+                self.name_session(runner, session).await?;
+            }
+            match unsaid {
+                Some(text) => self.keep_unsaid(runner, &text).await,
+                None => Ok(()),
+            }
+        };
+        kept.await.map_err(|error| StartError::Command(chain(&error)))?;
         let start = Start {
             project,
             env,
@@ -153,6 +167,31 @@ impl Control {
             files,
         };
         self.inner.runtime.start(runner, start).await
+    }
+
+    /// Takes down what the assistant is about to call the conversation.
+    async fn name_session(&self, runner: &Runner, session: String) -> Result<(), Error> {
+        let (price, now) = (|_: &str, _: &Tokens, _| None, self.now());
+        let named = SessionSeen {
+            session,
+            directory: Some(runner.command.directory.clone()),
+            at: Some(now),
+            is_current: true,
+            ..SessionSeen::default()
+        };
+        let batch = Observed {
+            assistant: &runner.command.assistant,
+            node: self.inner.node.id,
+            project: Some(runner.project),
+            runner: Some(runner.id),
+            epoch: Some(runner.epoch),
+            follow: None,
+            observations: &[Observation::Session(named)],
+            price: &price,
+            now,
+        };
+        self.inner.store.observed(&batch, self.by(&Caller::daemon(), None)).await?;
+        Ok(())
     }
 
     /// Waits until the agent has connected, has ended, or has had the time that one may take.

@@ -104,8 +104,14 @@ pub struct Prompt {
 pub enum PromptState {
     /// Nothing of it was typed.
     Queued,
-    /// It was typed, or half of it; it is never typed again.
-    Written { at: Timestamp },
+    /// It was handed to the agent of this epoch, or was about to be; that one types it once, however often
+    /// it is sent.
+    Written {
+        at: Timestamp,
+        /// 0: by a daemon that did not say.
+        #[serde(default)]
+        epoch: i64,
+    },
     /// The assistant says that it has it.
     Taken { at: Timestamp },
     /// It was not typed, and will not be.

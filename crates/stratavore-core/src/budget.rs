@@ -282,8 +282,24 @@ impl Budget {
     }
 
     /// What a runner that this budget holds or stops is told, and everybody who looks at it.
-    pub fn because(&self, used: i64) -> String {
-        format!("budget {}: {} used of {}", self.name, self.unit.show(used), self.limit())
+    pub fn because(&self, period: &Period, used: i64) -> String {
+        let (used, limit) = (self.unit.show(used), self.limit());
+        format!("budget {}: {used} used of {limit}; {}", self.name, self.lift(period, None))
+    }
+
+    /// What would lift its limit; `other`: what would as well just now.
+    pub fn lift(&self, period: &Period, other: Option<String>) -> String {
+        let wait = |ends| format!("wait until {} {}", self.zone.show(ends), self.zone);
+        let raise = format!("raise it: stratavore budget set {} --amount …", self.name);
+        let ways = period.ends().map(wait).into_iter().chain(other).chain([raise]);
+        ways.collect::<Vec<_>>().join(", or ")
+    }
+
+    /// The same for a runner that it holds.
+    pub fn lift_hold(&self, period: &Period, runner: RunnerId) -> String {
+        let allow =
+            format!("let it go on: stratavore budget allow {runner} --budget {}", self.name);
+        self.lift(period, Some(allow))
     }
 
     /// `50.00 USD a day`.

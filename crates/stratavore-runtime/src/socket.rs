@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use stratavore_core::RunnerId;
 use stratavore_core::runner::AgentIdentity;
+use stratavore_core::{PromptId, RunnerId};
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
     AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello,
@@ -65,9 +65,26 @@ impl Runtime {
         paste: bool,
         enter: bool,
     ) -> Result<(), SocketError> {
-        self.ask(runner, socket_hello::Wish::Send(SendInput { data: data.into(), paste, enter }))
-            .await
-            .map(|_| ())
+        let input = SendInput { data: data.into(), paste, enter, ..SendInput::default() };
+        self.ask(runner, socket_hello::Wish::Send(input)).await.map(|_| ())
+    }
+
+    /// Types a prompt and enter. Of one prompt the agent types only the first that comes; `again`: one may
+    /// have come before, and an agent that cannot tell refuses.
+    pub async fn prompt(
+        &self,
+        runner: RunnerId,
+        prompt: PromptId,
+        text: &str,
+        again: bool,
+    ) -> Result<(), SocketError> {
+        let data = text.as_bytes().to_vec().into();
+        let input = SendInput { data, paste: true, enter: true, id: prompt.to_string() };
+        let wish = match again {
+            false => socket_hello::Wish::Send(input),
+            true => socket_hello::Wish::Again(input),
+        };
+        self.ask(runner, wish).await.map(|_| ())
     }
 
     /// Gives a hook of the assistant that waits its answer: what it is to print. Refused if it no longer

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::types::Text;
-use stratavore_core::budget::{Account, Budget, Period, Share, Step, Unit};
+use stratavore_core::budget::{Account, Action, Budget, Period, Share, Step, Unit};
 use stratavore_core::event::NewEvent;
 use stratavore_core::usage::UsageDelta;
 use stratavore_core::{ProjectId, RunnerId, Timestamp};
@@ -271,6 +271,7 @@ async fn tell(
             "starts": starts,
             "ends": period.ends(),
             "over": !period.is_current(now),
+            "lift": (step.action > Action::Notify).then(|| budget.lift(period, None)),
         });
         next(tx, budget, now).await?;
         event::append(tx, budget::about(budget, by), &NewEvent::new(kind, data)).await?;

@@ -260,7 +260,7 @@ impl Store {
                 let mut prompt: Prompt = from_json("a prompt", &record)?;
                 // What was said before it was typed was said by somebody else.
                 let after =
-                    matches!(prompt.state, PromptState::Written { at: typed } if typed <= at);
+                    matches!(prompt.state, PromptState::Written { at: typed, .. } if typed <= at);
                 if after && is_same_prompt(&prompt.text, text) {
                     prompt.state = PromptState::Taken { at };
                     set_prompt(&mut tx, &prompt).await?;

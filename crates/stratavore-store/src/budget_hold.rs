@@ -145,14 +145,14 @@ impl Store {
         rows.into_iter().map(hold).collect()
     }
 
-    /// Notes that a budget holds a runner. `asks`: an event says that somebody is waited for. If it
-    /// is held for the same already, nothing is changed, and nobody is told twice.
+    /// Notes that a budget holds a runner. `asks`: an event says that somebody is waited for, and what
+    /// would lift it. If it is held for the same already, nothing is changed, and nobody is told twice.
     pub async fn budget_hold(
         &self,
         budget: &Budget,
         runner: &Runner,
         hold: &BudgetHold,
-        asks: bool,
+        asks: Option<&str>,
         by: impl Into<By>,
     ) -> Result<(), StoreError> {
         let by = &self.author(by)?;
@@ -170,11 +170,11 @@ impl Store {
                 .await
                 .map(|done| done.rows_affected()))
             .map_err(doing("recording who is held by a budget"))?;
-            if noted > 0 && asks {
+            if let Some(lift) = asks.filter(|_| noted > 0) {
                 let mut of = budget::held(&mut tx, budget.id).await?;
                 let data = serde_json::json!({
                     "runner": runner.id, "runner_name": runner.name, "project": runner.project,
-                    "percent": hold.step.percent, "limit_text": of.limit(),
+                    "percent": hold.step.percent, "limit_text": of.limit(), "lift": lift,
                 });
                 account::next(&mut tx, &mut of, hold.at).await?;
                 let asked = NewEvent::new("budget.ask", data);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::error::doing;
 use crate::schema::{self, Applied, Standing};
-use crate::server::Guard;
+use crate::server::{self, Guard};
 use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -140,12 +140,7 @@ async fn migrate(
     let mut conn = connected
         .map_err(|late| StoreError::Unavailable { doing: "connecting", source: late.into() })?
         .map_err(doing("connecting"))?;
-    guard.admit(&mut conn).await.map_err(|error| match error {
-        sqlx::Error::Protocol(why) => {
-            StoreError::Unavailable { doing: "connecting", source: why.into() }
-        }
-        error => doing("connecting")(error),
-    })?;
+    guard.admit(&mut conn).await.map_err(server::refused("connecting"))?;
     let (version, begun): (i32, bool) =
         sqlx::query_as(LOOK).fetch_one(&mut conn).await.map_err(doing("connecting"))?;
     if version < VERSION_MIN * 10_000 {

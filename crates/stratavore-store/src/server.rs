@@ -134,10 +134,9 @@ impl Guard {
     }
 
     fn if_meant(&self) -> String {
-        match &self.witness {
-            Some(path) => format!("if this server is meant, remove {}", path.display()),
-            None => "if this server is meant, open the store anew".into(),
-        }
+        let file = self.witness.as_deref().and_then(Path::file_name).unwrap_or_default();
+        let file = file.to_string_lossy();
+        format!("if this server is meant, remove {file} from the state directory of each daemon")
     }
 
     /// True of a connection of this age that was made before the server was another one.
@@ -165,17 +164,24 @@ impl Store {
         }
     }
 
-    /// Looks which server answers now, and answers why it must not be spoken to, if it must not. The
-    /// connections that there are may lead to one of before, and would for as long as it lives.
-    pub async fn server_look(&self) -> Result<Option<String>, StoreError> {
-        let Engine::Postgres { common, guard, .. } = &self.inner.engine else { return Ok(None) };
+    /// Looks which server answers now, and refuses it with [`StoreError::WrongServer`] if it must not be
+    /// spoken to. The connections that there are may lead to one of before, as long as that lives.
+    pub async fn server_look(&self) -> Result<(), StoreError> {
+        let Engine::Postgres { common, guard, .. } = &self.inner.engine else { return Ok(()) };
         let what = "looking which server answers";
         match tokio::time::timeout(self.inner.pool.connect_timeout, look(common, guard)).await {
-            Ok(Ok(())) => Ok(None),
-            Ok(Err(sqlx::Error::Protocol(why))) => Ok(Some(why)),
-            Ok(Err(error)) => Err(doing(what)(error)),
+            Ok(looked) => looked.map_err(refused(what)),
             Err(late) => Err(StoreError::Unavailable { doing: what, source: late.into() }),
         }
+    }
+}
+
+/// What it means that a connection was not let in.
+#[expect(clippy::wildcard_enum_match_arm, reason = "not ours, and the rest is told as usual")]
+pub(crate) fn refused(what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |error| match error {
+        sqlx::Error::Protocol(why) => StoreError::WrongServer { why },
+        error => doing(what)(error),
     }
 }
 

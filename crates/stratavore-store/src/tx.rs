@@ -165,7 +165,7 @@ impl Store {
 
 /// A wait for a connection ends with the same error whether all are in use or none can be made: it
 /// is the server that is gone if there was room for one more.
-fn no_connection(
+pub(crate) fn no_connection(
     pool: &PgPool,
     guard: &Guard,
     what: &'static str,
@@ -174,7 +174,7 @@ fn no_connection(
     if matches!(error, sqlx::Error::PoolTimedOut)
         && let Some(why) = guard.refusal()
     {
-        return StoreError::Unavailable { doing: what, source: why.into() };
+        return StoreError::WrongServer { why };
     }
     if matches!(error, sqlx::Error::PoolTimedOut)
         && pool.size() < pool.options().get_max_connections()

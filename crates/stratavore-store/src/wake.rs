@@ -13,7 +13,7 @@ use sqlx::{Acquire, ConnectOptions, Connection};
 
 use crate::deadline::Deadline;
 use crate::error::doing;
-use crate::tx::Reader;
+use crate::tx::{Reader, no_connection};
 use crate::{Engine, Store, StoreError};
 
 const CHANNEL: &str = "stratavore";
@@ -55,14 +55,18 @@ impl Store {
 
     /// Listens from now on; `None`: there are no other daemons. To miss nothing, look after that.
     pub async fn listen(&self) -> Result<Option<Listener>, StoreError> {
-        let Engine::Postgres { common, deadline, .. } = &self.inner.engine else { return Ok(None) };
+        let Engine::Postgres { common, deadline, guard, .. } = &self.inner.engine else {
+            return Ok(None);
+        };
         let at = common.connect_options().as_ref().clone().application_name(APPLICATION);
         // One of its own for each attempt: a connection to a server that is frozen is given back to
         // its pool when it answers.
         let pool = common.options().clone().max_connections(1).min_connections(0);
         let pool = pool.max_lifetime(None).idle_timeout(None);
         let pool = pool.connect_lazy_with(at.disable_statement_logging());
-        let mut listener = PgListener::connect_with(&pool).await.map_err(doing(LISTENING))?;
+        let listener = PgListener::connect_with(&pool).await;
+        let mut listener =
+            listener.map_err(|error| no_connection(&pool, guard, LISTENING, error))?;
         // Whoever listens has to look again then, and has to know.
         listener.eager_reconnect(false);
         deadline.keep(listener.listen(CHANNEL)).await.map_err(doing(LISTENING))?;

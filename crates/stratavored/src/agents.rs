@@ -248,8 +248,13 @@ async fn exchange(
 fn translate(command: AgentCommand) -> to_agent::Kind {
     match command {
         AgentCommand::Go => to_agent::Kind::Go(v1::Go {}),
-        AgentCommand::Stop { grace, force } => {
-            to_agent::Kind::Stop(v1::StopAssistant { grace_ms: grace.as_millis() as u64, force })
+        AgentCommand::Stop { grace, force, quit } => {
+            let quit = quit.unwrap_or_default().to_owned();
+            to_agent::Kind::Stop(v1::StopAssistant {
+                grace_ms: grace.as_millis() as u64,
+                force,
+                quit,
+            })
         }
         AgentCommand::SetPaused(paused) => to_agent::Kind::SetPaused(v1::SetPaused { paused }),
         AgentCommand::Upgrade { program } => to_agent::Kind::Upgrade(v1::Upgrade { program }),

@@ -151,6 +151,9 @@ impl SetupError {
             Self::Store(StoreError::SchemaNewer { .. }) => {
                 "install the newer stratavore that made the database, or restore a backup of before"
             }
+            Self::Store(StoreError::WrongServer { .. }) => {
+                "let store.postgres.host lead to the primary, then: stratavore daemon start"
+            }
             Self::Store(StoreError::Full { .. }) => {
                 "free some space, then try again: stratavore daemon start"
             }

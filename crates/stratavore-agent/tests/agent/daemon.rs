@@ -323,11 +323,13 @@ impl Line {
     }
 
     pub(crate) async fn stop(&mut self, grace_ms: u64) {
-        self.say(to_agent::Kind::Stop(StopAssistant { grace_ms, force: false })).await;
+        self.say(to_agent::Kind::Stop(StopAssistant { grace_ms, ..StopAssistant::default() }))
+            .await;
     }
 
     pub(crate) async fn kill(&mut self) {
-        self.say(to_agent::Kind::Stop(StopAssistant { grace_ms: 0, force: true })).await;
+        self.say(to_agent::Kind::Stop(StopAssistant { force: true, ..StopAssistant::default() }))
+            .await;
     }
 
     pub(crate) async fn pause(&mut self, paused: bool) {

@@ -24,3 +24,4 @@ mod still;
 mod upgrade;
 mod viewer;
 mod wait;
+mod words;

@@ -48,7 +48,7 @@ async fn a_part_is_played_when_asked_for() {
     let socket = std::env::var(SOCKET).unwrap_or_default();
     match part.as_str() {
         "ask" => {
-            let send = SendInput { data: b"typed\n".to_vec().into(), paste: false, enter: false };
+            let send = SendInput { data: b"typed\n".to_vec().into(), ..SendInput::default() };
             for (name, wish) in [
                 ("attach", attach_wish(false, true, 80, 24)),
                 ("send", Wish::Send(send)),

@@ -179,7 +179,8 @@ pub(crate) async fn send(
     paste: bool,
     enter: bool,
 ) -> Result<(), String> {
-    let wish = Wish::Send(SendInput { data: data.to_vec().into(), paste, enter });
+    let wish =
+        Wish::Send(SendInput { data: data.to_vec().into(), paste, enter, ..SendInput::default() });
     let mut viewer = Viewer::connect(world, "sender", wish).await;
     viewer.welcome().await;
     match viewer.next().await {

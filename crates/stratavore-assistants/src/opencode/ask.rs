@@ -65,6 +65,8 @@ pub(super) fn answer(body: &Value, allow: bool, message: Option<&str>) -> Option
     };
     let event = events.iter().rev().find(asked)?;
     let answer = match (text(event, "/type")?, allow) {
+        // It takes no words with a permission.
+        ("permission.asked", true) if message.is_some() => return None,
         ("permission.asked", true) => json!({"reply": "once"}),
         ("permission.asked", false) => match message {
             Some(message) => json!({"reply": "reject", "message": message}),

@@ -187,7 +187,7 @@ impl Control {
             return Ok(());
         }
         let stop = Stop {
-            by: verdict.budget.because(verdict.used),
+            by: verdict.budget.because(&verdict.period, verdict.used),
             grace_ms: u64::try_from(self.inner.settings.grace.as_millis()).unwrap_or(u64::MAX),
             force: false,
             after: After::End,
@@ -220,8 +220,12 @@ impl Control {
         if !is_noted {
             // Before the pause: one that nobody has noted would never be let go.
             let asks = verdict.step.action == Action::Ask;
+            let lift = asks.then(|| verdict.budget.lift_hold(&verdict.period, runner.id));
             let by = self.by(&Caller::daemon(), None);
-            self.inner.store.budget_hold(verdict.budget, runner, &new, asks, &by).await?;
+            self.inner
+                .store
+                .budget_hold(verdict.budget, runner, &new, lift.as_deref(), &by)
+                .await?;
             self.inner.relay_wake.notify_one();
         }
         if is_paused {

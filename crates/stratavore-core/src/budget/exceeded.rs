@@ -69,15 +69,8 @@ impl BudgetExceeded {
     /// What would lift it.
     pub fn hint(&self) -> String {
         let Self { budget, period, account, holders, .. } = self;
-        let mut ways = Vec::new();
-        if let Some(ends) = period.ends() {
-            ways.push(format!("wait until {} {}", budget.zone.show(ends), budget.zone));
-        }
         // What is reserved and not used is free again once its runner ends.
-        if !holders.is_empty() && account.used < budget.amount {
-            ways.push("stop a runner that has reserved".into());
-        }
-        ways.push(format!("raise it: stratavore budget set {} --amount …", budget.name));
-        ways.join(", or ")
+        let is_reserved = !holders.is_empty() && account.used < budget.amount;
+        budget.lift(period, is_reserved.then(|| "stop a runner that has reserved".into()))
     }
 }

@@ -194,6 +194,7 @@ fn title_of(event: &Event) -> String {
     let name = shown(&event.name);
     let data = |field: &str| event.data[field].as_str().map(shown).unwrap_or_default();
     let because = |why: String| if why.is_empty() { why } else { format!(": {why}") };
+    let lift = |ways: String| if ways.is_empty() { ways } else { format!(". To lift it: {ways}") };
     match event.kind.as_str() {
         "runner.failed" => format!("Runner {name} failed{}", because(data("cause"))),
         "runner.lost" => format!("Runner {name} is lost{}", because(data("cause"))),
@@ -232,16 +233,18 @@ fn title_of(event: &Event) -> String {
             }
         }
         "budget.threshold" | "budget.exhausted" => format!(
-            "Budget {name} is at {} %: {} used of {}",
+            "Budget {name} is at {} %: {} used of {}{}",
             event.data["percent"],
             data("used_text"),
-            data("limit_text")
+            data("limit_text"),
+            lift(data("lift"))
         ),
         "budget.ask" => format!(
-            "Runner {} is held by budget {name} at {} % of {}, and asks whether it may go on",
+            "Runner {} is held by budget {name} at {} % of {}, and asks whether it may go on{}",
             data("runner_name"),
             event.data["percent"],
-            data("limit_text")
+            data("limit_text"),
+            lift(data("lift"))
         ),
         kind => format!("{}: {name}, by {}", shown(kind), shown(&event.by)),
     }

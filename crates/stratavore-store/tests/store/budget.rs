@@ -271,7 +271,7 @@ on_both_databases! {
         let step = Step { percent: 100, action: Action::Ask };
         let hold = BudgetHold { runner: one.id, budget: all.id, period: period.key(), step, was_paused: false, at: at(2) };
         for _ in 0..2 {
-            store.budget_hold(&all, &one, &hold, true, "daemon").await.unwrap();
+            store.budget_hold(&all, &one, &hold, Some("raise it"), "daemon").await.unwrap();
         }
         assert_eq!(store.budget_holds(Some(node)).await.unwrap(), std::slice::from_ref(&hold));
         assert_eq!(store.budget_holds(None).await.unwrap().len(), 1);

@@ -4,6 +4,7 @@
 mod admit;
 mod alert;
 mod alone;
+mod ask;
 mod bloat;
 mod budget;
 mod budget_exact;

@@ -16,12 +16,14 @@ use stratavore_core::clock::Clock;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Who has waited longest comes first. A question with an id can be answered from here; the others on
-their own screen, with `stratavore attach`.
+their own screen, with `stratavore attach`. What is sent to a runner that asks one such question is its
+answer. A runner that a budget holds is let go on by `approve RUNNER`.
 
 Examples:
   stratavore inbox
   stratavore approve ask_7k3m9
   stratavore deny claude-2 --message \"use the staging database\"
+  stratavore approve claude-2 --message \"the second one\"
   stratavore send claude-2 \"yes, both files\"")]
 pub(crate) struct Inbox {
     /// Only those of this project
@@ -34,6 +36,9 @@ pub(crate) struct Inbox {
 pub(crate) struct Approve {
     #[command(flatten)]
     which: Which,
+    /// The answer to its question: one line for each, if it asks several
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
 }
 
 /// Do not let an assistant do what it asks for
@@ -85,7 +90,7 @@ fn show(context: &Context, waiting: &[Waiting]) -> Result<(), Failure> {
             let runner = one.runner.clone().unwrap_or_default();
             let question = runner.doing.as_ref().map_or("", |doing| doing.question.as_str());
             let (id, what) = match &one.ask {
-                Some(ask) => (id(ask), what(ask)),
+                Some(ask) => (id(ask, &runner.name), what(ask)),
                 None if question.is_empty() => ("-".into(), runner.activity.replace('_', " ")),
                 None => ("-".into(), question.to_owned()),
             };
@@ -99,16 +104,25 @@ fn show(context: &Context, waiting: &[Waiting]) -> Result<(), Failure> {
         }
         context.ui.table(&table)
     })?;
-    let answerable = waiting.iter().filter_map(|one| one.ask.as_ref()).find(|ask| ask.answerable);
-    if let Some(ask) = answerable {
-        context.ui.note(format!("next: stratavore approve {0}, or: stratavore deny {0}", ask.id));
+    let answerable = waiting.iter().find(|one| one.ask.as_ref().is_some_and(|ask| ask.answerable));
+    if let Some((ask, one)) = answerable.and_then(|one| Some((one.ask.as_ref()?, one))) {
+        let runner = one.runner.as_ref().map_or("", |runner| &runner.name);
+        let id = id(ask, runner);
+        context.ui.note(match ask.kind.as_str() {
+            "budget" => format!("next: stratavore approve {id}, or: stratavore kill {id}"),
+            _ => format!("next: stratavore approve {id}, or: stratavore deny {id}"),
+        });
     }
     Ok(())
 }
 
-/// The id of one that can be answered from here.
-fn id(ask: &Ask) -> String {
-    if ask.answerable { ask.id.clone() } else { "-".into() }
+/// What one that can be answered from here is answered by.
+fn id(ask: &Ask, runner: &str) -> String {
+    match (ask.answerable, ask.id.as_str()) {
+        (true, "") => runner.into(),
+        (true, id) => id.into(),
+        (false, _) => "-".into(),
+    }
 }
 
 fn what(ask: &Ask) -> String {
@@ -116,7 +130,7 @@ fn what(ask: &Ask) -> String {
 }
 
 pub(crate) fn approve(context: &Context, args: Approve) -> Result<Exit, Failure> {
-    answer(context, args.which, true, String::new())
+    answer(context, args.which, true, args.message.unwrap_or_default())
 }
 
 pub(crate) fn deny(context: &Context, args: Deny) -> Result<Exit, Failure> {

@@ -73,7 +73,7 @@ pub(crate) struct Launch {
     /// With --resume: in a new session that begins as that one is now
     #[arg(long, requires = "resume")]
     fork: bool,
-    /// Observe nothing, and give the assistant nothing but what is asked for here
+    /// Observe nothing: give the assistant no hooks, settings or telemetry of ours
     #[arg(long)]
     bare: bool,
     /// What to do once a limit of the assistant's maker is over: wait, or continue by itself

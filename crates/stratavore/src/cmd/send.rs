@@ -14,6 +14,7 @@ use crate::attach::link::ANSWER;
 use crate::clock::fresh_key;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
+use crate::local::{self, Found, LocalRunner};
 use crate::units::parse_duration;
 use crate::view::PromptView;
 
@@ -21,8 +22,8 @@ use crate::view::PromptView;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 To an assistant that tells what it does, it is a prompt: nothing is typed while the assistant works or
-asks something, and it counts as delivered once the assistant says that it has it. Into any other
-runner, and with --raw, --paste or --no-enter, it is typed as it is, and enter is pressed after it unless
+asks something, and it counts as delivered once the assistant says that it has it. The daemon, which
+knows what the assistant does, is started if none runs. Into any other runner, and with --raw, --paste or --no-enter, it is typed as it is, and enter is pressed after it unless
 --no-enter is given. One line end at the end of a file or of the standard input is dropped when enter is
 pressed. Several lines are best typed with --paste, which programs that know pasting take as one piece.
 
@@ -86,8 +87,9 @@ pub(crate) fn run(context: &Context, args: Send) -> Result<Exit, Failure> {
         let target = resolve::target(context, &args.runner, args.project.as_deref()).await?;
         let name = target.name().to_owned();
         let bytes = data.len();
-        let wish =
-            socket_hello::Wish::Send(SendInput { data: data.into(), paste: args.paste, enter });
+        let input =
+            SendInput { data: data.into(), paste: args.paste, enter, ..SendInput::default() };
+        let wish = socket_hello::Wish::Send(input);
         let exchange = async {
             let mut link = target.connect(wish).await?;
             // Not sent again if the connection is lost: it may have been typed.
@@ -121,20 +123,30 @@ pub(crate) fn run(context: &Context, args: Send) -> Result<Exit, Failure> {
 /// Delivers it as a prompt. `None`: the runner is not one that tells whether it has a prompt.
 async fn prompt(context: &Context, args: &Send, data: &[u8]) -> Result<Option<Exit>, Failure> {
     let insists = args.wait.is_some() || args.into_turn;
-    let api = if insists {
-        Some(Api::connect(context).await?)
-    } else {
-        // A daemon that cannot be asked is no reason not to type: the agent takes it.
-        Api::connect_if_running(context).await.unwrap_or_default()
-    };
-    let Some(mut api) = api else { return Ok(None) };
+    let here = runner_here(context, args);
+    if !insists && here.as_ref().is_some_and(tells_nothing) {
+        return Ok(None);
+    }
     let project = args.project.clone().unwrap_or_default();
     let get = GetRunner { runner: args.runner.clone(), project };
-    let asked = api.call(async |client| client.runners().get(get.clone()).await).await;
-    let runner = match asked {
-        Ok(runner) => runner,
-        Err(failure) if insists => return Err(failure),
-        Err(_) => return Ok(None),
+    let asked = async {
+        let mut api = Api::connect(context).await?;
+        let runner = api.call(async |client| client.runners().get(get.clone()).await).await?;
+        Ok::<_, Failure>((api, runner))
+    };
+    let (mut api, runner) = match asked.await {
+        Ok(asked) => asked,
+        // Only the daemon knows whether it works or asks something: typed blindly, this could answer it.
+        Err(failure) if here.is_some() => {
+            let raw = "or type it whatever the assistant does: stratavore send --raw";
+            let next = [failure.next.as_str(), raw].join("; ");
+            return Err(failure.next(next.trim_start_matches("; ")));
+        }
+        // It cannot be typed either; the way to it says best why.
+        Err(failure) => {
+            let way = resolve::target(context, &args.runner, args.project.as_deref()).await;
+            return Err(way.err().unwrap_or(failure));
+        }
     };
     if !insists && !runner.tells_of_prompts {
         return Ok(None);
@@ -171,6 +183,23 @@ async fn prompt(context: &Context, args: &Send, data: &[u8]) -> Result<Option<Ex
         )
         .next(format!("look at its screen: stratavore screen {name}"))),
     }
+}
+
+/// The live runner of this host that is meant, if it is one.
+fn runner_here(context: &Context, args: &Send) -> Option<LocalRunner> {
+    let runners = context.paths.runners_dir();
+    match local::find(&runners, &args.runner, args.project.as_deref()) {
+        Ok(Found::One(runner)) => Some(runner),
+        Ok(Found::Several(_) | Found::None(_)) | Err(_) => None,
+    }
+}
+
+/// True if nothing is known of what the runner does, so that there is nothing to ask the daemon.
+fn tells_nothing(runner: &LocalRunner) -> bool {
+    let spec = runner.dir.spec().ok().flatten();
+    spec.is_some_and(|spec| {
+        spec.observe.is_none() || spec.command.bare || spec.command.headless.is_some()
+    })
 }
 
 /// Whether the daemon says so; without one nobody knows.

@@ -32,8 +32,8 @@ fn is_ours(word: &str) -> bool {
         .any(|mark| word.contains(mark))
 }
 
-/// Answers the command that it has.
-fn bare_is_given_nothing(program: Program) -> Vec<String> {
+/// Answers the command that it has, and by which name its conversation is known.
+fn bare_is_given_nothing(program: Program) -> (Vec<String>, Option<String>) {
     let scene = Scene::new(program);
     let bare = scene.launch("bare", &["--bare"]);
     let observed = scene.launch("observed", &[]);
@@ -46,34 +46,37 @@ fn bare_is_given_nothing(program: Program) -> Vec<String> {
     assert!(ours(&others) + ours(&their_variables) > 0, "{others:?} {their_variables:?}");
     let explained = scene.world.json(&["explain", "bare"]);
     assert_eq!(explained["observed"], false, "{explained}");
-    assert_eq!(scene.world.runner(&bare)["activity"], "unknown");
-    words
+    let shown = scene.world.runner(&bare);
+    assert_eq!(shown["activity"], "unknown");
+    let session = scene.external_session(shown["session_id"].as_str().unwrap());
+    (words, session)
 }
 
 #[test]
 fn a_bare_claude_is_given_nothing() {
-    let words = bare_is_given_nothing(Program::Claude);
+    let (words, session) = bare_is_given_nothing(Program::Claude);
     // Its conversation has a name, so that it can be gone on with.
     let shown: Vec<&str> = words.iter().map(String::as_str).collect();
     let program = Program::Claude.path().display().to_string();
     assert!(matches!(&shown[..], [own, "--session-id", _] if *own == program), "{words:?}");
+    assert_eq!(session.as_ref(), words.last(), "it is known by that name");
 }
 
 #[test]
 fn a_bare_codex_is_given_nothing() {
-    let words = bare_is_given_nothing(Program::Codex);
+    let (words, _) = bare_is_given_nothing(Program::Codex);
     // Its daemon would go on when it is stopped.
     assert_eq!(words[1..], ["--no-daemon", "-a", "on-request", "-s", "workspace-write"]);
 }
 
 #[test]
 fn a_bare_opencode_is_given_nothing() {
-    assert_eq!(bare_is_given_nothing(Program::Opencode).len(), 1);
+    assert_eq!(bare_is_given_nothing(Program::Opencode).0.len(), 1);
 }
 
 #[test]
 fn a_bare_gemini_is_given_nothing() {
-    let words = bare_is_given_nothing(Program::Gemini);
+    let (words, _) = bare_is_given_nothing(Program::Gemini);
     assert!(!words.iter().any(|word| word == "--session-id"), "{words:?}");
 }
 

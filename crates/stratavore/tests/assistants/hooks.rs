@@ -20,7 +20,6 @@ fn signals(scene: &Scene, runner: &str) -> Vec<String> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "it is said that something was not tried")]
 fn gemini_tells_by_hooks_what_it_does_and_asks() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tried: only root can give Gemini hooks");

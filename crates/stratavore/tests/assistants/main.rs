@@ -5,6 +5,7 @@
 
 mod activity;
 mod again;
+mod aider;
 mod approvals;
 mod bare;
 mod budget;
@@ -17,5 +18,6 @@ mod restored;
 mod resume;
 mod run_limit;
 mod scene;
+mod stops;
 mod vault;
 mod windows;

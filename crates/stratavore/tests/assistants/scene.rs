@@ -133,6 +133,15 @@ impl Scene {
         rows(&launched)[0]["id"].as_str().expect("a launched runner has an id").to_owned()
     }
 
+    /// Starts a daemon that dies at a failpoint.
+    pub(crate) fn start_doomed(&self, failpoint: &str) {
+        let mut command = self.world.command("stratavore");
+        let point = format!("{failpoint}=abort");
+        command.args(["daemon", "start"]).env("STRATAVORE_FAILPOINTS", point);
+        // It may die before that is answered.
+        Ran::of(command);
+    }
+
     /// Waits until the runner does this.
     #[track_caller]
     pub(crate) fn until_activity(&self, runner: &str, activity: &str) -> Value {
@@ -239,6 +248,13 @@ impl Scene {
     pub(crate) fn prompts(&self, state: &str) -> i64 {
         let file = self.world.path("state/stratavore.db");
         let sql = format!("SELECT count(*) FROM prompts WHERE state = '{state}'");
+        on_runtime(sqlite_number(&file, &sql))
+    }
+
+    /// How many asks are in this state.
+    pub(crate) fn asks(&self, state: &str) -> i64 {
+        let file = self.world.path("state/stratavore.db");
+        let sql = format!("SELECT count(*) FROM asks WHERE state = '{state}'");
         on_runtime(sqlite_number(&file, &sql))
     }
 

@@ -133,7 +133,7 @@ fn runners_are_stopped_held_and_let_go_as_their_budgets_say() {
         let cause = ended["cause"].as_str().unwrap();
         let budget = format!("stopped by budget {}: ", name(step));
         assert!(
-            cause.starts_with(&budget) && cause.ends_with("used of 1 s for each runner"),
+            cause.starts_with(&budget) && cause.contains("used of 1 s for each runner; raise it: "),
             "{cause}"
         );
     }
@@ -159,14 +159,35 @@ fn runners_are_stopped_held_and_let_go_as_their_budgets_say() {
         (&asked[0]["name"], &asked[0]["data"]["runner"]),
         (&"ask".into(), &asks.as_str().into())
     );
-    let said = world.run(["budget", "allow", "ask", "--amount", "1h"]).ok().stdout();
-    assert!(said.contains("ask may use 1 h 00 min more beyond ask"), "{said}");
+    let lift = format!("budget allow {asks} --budget ask, or raise it: stratavore budget set ask");
+    assert!(asked[0]["data"]["lift"].as_str().unwrap().contains(&lift), "{asked:?}");
+    let used_up = events(&world, "budget.exhausted");
+    let lifts = |event: &Value| event["data"]["lift"].as_str().unwrap().starts_with("raise it: ");
+    assert!(used_up.iter().all(lifts), "{used_up:?}");
+
+    // It waits for a person, in the inbox, and is let go on from there; the one that is only held is not.
+    let inbox = world.json(&["inbox"]);
+    let [waiting] = rows(&inbox).as_slice() else { panic!("one waits: {inbox}") };
+    assert_eq!(
+        (&waiting["runner"]["id"], &waiting["ask"]["kind"]),
+        (&asks.as_str().into(), &"budget".into())
+    );
+    assert!(waiting["ask"]["text"].as_str().unwrap().contains(&lift), "{waiting}");
+    let shown = world.run(["inbox"]).ok().everything();
+    assert!(shown.contains("budget ask: ") && shown.contains("approve ask"), "{shown}");
+    let denied = world.run(["deny", "ask"]).fails(2).stderr();
+    assert!(denied.contains("held by the budget ask"), "{denied}");
+    world.run(["approve", "ask"]).ok();
     until_desired(asks, "running");
+    assert!(rows(&world.json(&["inbox"])).is_empty());
+    let said =
+        world.run(["budget", "allow", "ask", "--budget", "ask", "--amount", "1h"]).ok().stdout();
+    assert!(said.contains("ask may use 1 h 00 min more beyond ask"), "{said}");
     let nobody = world.run(["budget", "allow", "pause"]).fails(2).stderr();
     assert!(nobody.contains("no budget holds pause"), "{nobody}");
     for kind in ["budget.exhausted", "budget.allowed"] {
         let count = events(&world, kind).len();
-        assert_eq!(count, if kind == "budget.allowed" { 1 } else { 4 }, "{kind}");
+        assert_eq!(count, if kind == "budget.allowed" { 2 } else { 4 }, "{kind}");
     }
 
     // One that a person has paused stays so, whatever becomes of the budget.

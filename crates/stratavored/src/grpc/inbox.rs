@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use stratavore_control::{Delivery, Error, Explanation, Waiting, is_answerable};
+use stratavore_control::{Delivery, Error, Explanation, Held, Waiting, is_answerable};
 use stratavore_core::AskId;
 use stratavore_core::ask::{Ask, AskState, Prompt, PromptState};
+use stratavore_core::caller::Caller;
 use stratavore_core::runner::Runner;
 use stratavore_proto::v1;
 use stratavore_proto::v1::inbox_server::Inbox;
@@ -39,10 +40,54 @@ fn ask(runner: &Runner, ask: Ask) -> v1::Ask {
     message
 }
 
+/// A budget that asks, as an ask. It has no id, and goes by the runner.
+fn hold(runner: &Runner, held: &Held) -> v1::Ask {
+    v1::Ask {
+        runner_id: runner.id.to_string(),
+        kind: "budget".into(),
+        tool: format!("budget {}", held.budget),
+        text: held.text.clone(),
+        asked_at_us: held.since.as_microsecond(),
+        state: "open".into(),
+        answerable: true,
+        ..v1::Ask::default()
+    }
+}
+
+impl Api {
+    /// To approve one that a budget holds is to let it use more.
+    async fn answer_held(
+        &self,
+        request: Request<v1::AnswerAsk>,
+        caller: &Caller,
+        runner: &Runner,
+        held: &Held,
+    ) -> Result<Response<v1::Ask>, Status> {
+        elsewhere!(self, runner.node, request, caller, inbox.answer);
+        let v1::AnswerAsk { allow, message, .. } = request.into_inner();
+        let (api, by, of, name) =
+            (self.clone(), caller.clone(), runner.clone(), held.budget.clone());
+        let work = async move {
+            if !allow || !message.is_empty() {
+                return Err(Error::invalid(
+                    format!("{} is held by the budget {name}, which takes a yes only", of.name),
+                    format!("leave it held, or end it: stratavore kill {}", of.name),
+                ));
+            }
+            api.control.budget_allow(&by, &of, Some(name.as_str()), None, None).await.map(drop)
+        };
+        let on = runner.name.to_string();
+        let allowed = self.control.decided(caller, "inbox.answer", &on, work).await;
+        allowed.map_err(status)?;
+        let (state, allow, by) = ("answered".into(), true, caller.to_string());
+        Ok(Response::new(v1::Ask { state, allow, by, delivered: true, ..hold(runner, held) }))
+    }
+}
+
 fn prompt(prompt: Prompt) -> v1::Prompt {
     let (at, why) = match &prompt.state {
         PromptState::Queued => (prompt.made_at, String::new()),
-        PromptState::Written { at } | PromptState::Taken { at } => (*at, String::new()),
+        PromptState::Written { at, .. } | PromptState::Taken { at } => (*at, String::new()),
         PromptState::Failed { at, why } => (*at, why.clone()),
     };
     v1::Prompt {
@@ -63,11 +108,13 @@ impl Inbox for Api {
         let caller = caller(&request)?;
         let project = request.into_inner().project;
         let found = self.control.inbox(&caller, given(&project)).await.map_err(status)?;
-        let waiting = found.into_iter().map(|Waiting { runner, since, ask: asked, .. }| {
-            let ask = asked.map(|asked| ask(&runner.runner, asked));
-            let runner = Some(view::runner(runner));
-            v1::Waiting { runner, since_us: since.as_microsecond(), ask }
-        });
+        let waiting =
+            found.into_iter().map(|Waiting { runner, since, ask: asked, held, .. }| {
+                let of = &runner.runner;
+                let ask = asked.map(|asked| ask(of, asked)).or(held.map(|held| hold(of, &held)));
+                let runner = Some(view::runner(runner));
+                v1::Waiting { runner, since_us: since.as_microsecond(), ask }
+            });
         Ok(Response::new(v1::InboxList { waiting: waiting.collect() }))
     }
 
@@ -78,6 +125,9 @@ impl Inbox for Api {
             Ok(id) => self.control.ask(id).await.map_err(status)?,
             Err(_) => {
                 let runner = self.find(&about.ask, &about.project).await?;
+                if let Some(held) = self.control.held_by(&runner).await.map_err(status)? {
+                    return self.answer_held(request, &caller, &runner, &held).await;
+                }
                 (self.control.ask_of(&runner).await.map_err(status)?, runner)
             }
         };

@@ -1,6 +1,7 @@
 //! `stratavore usage`.
 
 mod chart;
+mod days;
 
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use jiff::civil::Date;
@@ -185,8 +186,11 @@ pub(crate) fn run(context: &Context, args: Usage) -> Result<Exit, Failure> {
             };
             context.block_on(async {
                 let mut api = Api::connect(context).await?;
-                let report =
+                let mut report =
                     api.call(async |client| client.ledger().report(request.clone()).await).await?;
+                if report.by == "day" {
+                    report.groups = days::with_empty(report.groups);
+                }
                 show(context, &report, &meant)?;
                 Ok(Exit::Ok)
             })

@@ -23,7 +23,7 @@ const PROJECT: &str = "demo";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The assistants that are tried, in this order, before the user's shell.
-const ASSISTANTS: [&str; 4] = ["claude", "codex", "gemini", "opencode"];
+const ASSISTANTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut build = cargo();

@@ -10,10 +10,13 @@ pub fn not_covered(assistant: &str) -> &'static [&'static str] {
             "requests for titles and compaction, where its telemetry was not received",
         ],
         "codex" => &[
-            "requests for the titles of threads",
+            "requests for the titles of threads, where its telemetry was not received",
             "answers that were cut off: no source has their last figures",
         ],
-        "opencode" => &["requests for titles", "answers that were cut off"],
+        "opencode" => &[
+            "requests for titles, which it makes only where nothing was injected",
+            "answers that were cut off",
+        ],
         "gemini" => &[
             "requests of the model router and for summaries, where its telemetry was not received",
             "answers that were cut off",

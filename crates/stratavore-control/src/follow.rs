@@ -26,7 +26,6 @@ use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
-use stratavore_core::price;
 use stratavore_core::runner::{EnvValue, Input, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
@@ -381,8 +380,8 @@ impl Control {
 
     /// What a message costs by our table, if it has the model.
     pub(crate) fn price(&self, model: &str, tokens: &Tokens) -> Option<Priced> {
-        let cost = self.prices().cost(model, tokens)?;
-        Some(Priced { cost, version: price::VERSION.into() })
+        let prices = self.prices();
+        Some(Priced { cost: prices.cost(model, tokens)?, version: prices.version(model) })
     }
 
     /// What a person waits for.

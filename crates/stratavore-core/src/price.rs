@@ -196,24 +196,55 @@ impl Prices {
     /// What a model costs. A price of one's own goes before that of the list, however it fits; among
     /// several of either, the one that fits best.
     pub fn of(&self, model: &str) -> Option<Tariff> {
-        let (whole, model) = (model.to_ascii_lowercase(), plain(model));
-        let own = self.own.iter().filter_map(|(pattern, tariff)| {
-            // One's own may be for one seller only.
-            let fits = fit(&pattern.0, &whole).max(fit(&pattern.0, &model))?;
-            Some((fits, *tariff))
-        });
-        let own = own.max_by_key(|(fits, _)| *fits).map(|(_, tariff)| tariff);
-        own.or_else(|| {
+        self.own(model).map(|(_, tariff)| *tariff).or_else(|| {
+            let model = plain(model);
             let known = list::LIST.iter();
             let fitting = known.filter_map(|row| Some((fit(row.model, &model)?, row)));
             fitting.max_by_key(|(fits, _)| *fits).map(|(_, row)| row.tariff())
         })
     }
 
+    /// Which list the price of a model is of: the one that comes with the program, or that and what stands
+    /// before it, which then has a name of its own. The same prices have the same name.
+    pub fn version(&self, model: &str) -> String {
+        match self.own(model) {
+            None => VERSION.into(),
+            Some((pattern, tariff)) => format!("{VERSION}+own:{:08x}", name_of(pattern, tariff)),
+        }
+    }
+
+    fn own(&self, model: &str) -> Option<(&Pattern, &Tariff)> {
+        let (whole, model) = (model.to_ascii_lowercase(), plain(model));
+        let own = self.own.iter().filter_map(|(pattern, tariff)| {
+            // One's own may be for one seller only.
+            let fits = fit(&pattern.0, &whole).max(fit(&pattern.0, &model))?;
+            Some((fits, (pattern, tariff)))
+        });
+        own.max_by_key(|(fits, _)| *fits).map(|(_, own)| own)
+    }
+
     /// What a message of a model cost, in millionths of a dollar; `None`: its price is not known.
     pub fn cost(&self, model: &str, tokens: &Tokens) -> Option<i64> {
         self.of(model).map(|tariff| tariff.cost(tokens))
     }
+}
+
+/// A short name of a price that stays the same for as long as the price does (FNV-1a).
+fn name_of(pattern: &Pattern, tariff: &Tariff) -> u32 {
+    let mut numbers = Vec::new();
+    let mut add = |price: &Price| {
+        let Price { input, output, cache_read, cache_write, cache_write_1h } = *price;
+        numbers.extend([input, output, cache_read, cache_write, cache_write_1h]);
+    };
+    add(&tariff.price);
+    let above = tariff.long.map(|(above, price)| {
+        add(&price);
+        above
+    });
+    numbers.extend(above);
+    let numbers = numbers.iter().flat_map(|number| number.to_be_bytes());
+    let bytes = pattern.0.bytes().chain([0]).chain(numbers);
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Reads dollars with up to six decimals, exactly.
@@ -244,6 +275,21 @@ mod tests {
             cache_write_1h: e,
             reasoning: f,
         })
+    }
+
+    #[test]
+    fn a_price_of_ones_own_has_a_version_of_its_own() {
+        let price =
+            |input| Price { input, output: 2, cache_read: 3, cache_write: 4, cache_write_1h: 5 };
+        let own =
+            |input| Prices::new(vec![("gpt-9*".parse().unwrap(), Tariff::flat(price(input)))]);
+        let version = own(1).version("gpt-9-mini");
+        assert!(version.starts_with(&format!("{VERSION}+own:")), "{version}");
+        assert_eq!(own(1).version("openrouter/openai/gpt-9-mini"), version);
+        assert_ne!(own(7).version("gpt-9-mini"), version);
+        // What the list has is the list's, whatever else stands before it.
+        assert_eq!(own(1).version("claude-opus-4-8"), VERSION);
+        assert_eq!(Prices::default().version("gpt-9-mini"), VERSION);
     }
 
     fn cost(model: &str, input: u64, output: u64) -> Option<i64> {

@@ -36,7 +36,7 @@ pub(crate) struct Launch {
     /// The project to launch in
     #[arg(long, short, value_name = "PROJECT")]
     project: Option<String>,
-    /// The assistant: claude, codex, gemini, opencode or generic [default: the project's]
+    /// The assistant: claude, codex, gemini, opencode, aider or generic [default: the project's]
     #[arg(long, short, value_name = "NAME", default_value = "", hide_default_value = true)]
     assistant: String,
     /// How many to launch

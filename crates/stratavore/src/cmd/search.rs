@@ -96,6 +96,7 @@ struct HitView<'a> {
     offset: u64,
     score: f64,
     found_by: &'a str,
+    open: String,
     resume: String,
 }
 
@@ -179,6 +180,7 @@ fn view(found: &FoundMessage) -> HitView<'_> {
         offset: found.offset,
         score: found.score,
         found_by: &found.found_by,
+        open: open(found),
         resume: resume(found),
     }
 }
@@ -187,7 +189,23 @@ fn resume(found: &FoundMessage) -> String {
     format!("stratavore sessions resume {}", found.session_id)
 }
 
-/// Two lines for each: where it was said and how to go on, and what.
+/// The command that shows a message where it stands.
+fn open(found: &FoundMessage) -> String {
+    let message = word(&found.message_id);
+    format!("stratavore sessions messages {} --from {message}", found.session_id)
+}
+
+/// A text as one word of a shell: a message's name is what its transcript says, and may be anything.
+fn word(text: &str) -> String {
+    let is_plain =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':');
+    if text.bytes().all(is_plain) && !text.is_empty() && !text.starts_with('-') {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Four lines for each: where it was said, what, how to read on from there, and how to go on with it.
 fn shown(found: &FoundMessage, now: Timestamp) -> String {
     let text: String = found
         .snippet
@@ -205,5 +223,29 @@ fn shown(found: &FoundMessage, now: Timestamp) -> String {
         ago(now, time(found.at_us)),
     );
     let alike = if found.found_by == "meaning" { " (means something like it)" } else { "" };
-    format!("{}{alike}\n  {text}\n  {}\n", Tone::Good.paint(&head), Tone::Dim.paint(&resume(found)),)
+    format!(
+        "{}{alike}\n  {text}\n  {}\n  {}\n",
+        Tone::Good.paint(&head),
+        // A message's name is its assistant's.
+        Tone::Dim.paint(&Untrusted(&open(found)).to_string()),
+        Tone::Dim.paint(&resume(found)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_transcript_says_is_one_word_of_a_shell() {
+        for (text, shown) in [
+            ("msg_01-a.b:c/7", "msg_01-a.b:c/7"),
+            ("x; rm -rf ~", "'x; rm -rf ~'"),
+            ("a'b", r"'a'\''b'"),
+            ("", "''"),
+            ("-f", "'-f'"),
+        ] {
+            assert_eq!(word(text), shown);
+        }
+    }
 }

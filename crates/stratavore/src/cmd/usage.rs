@@ -1,6 +1,7 @@
 //! `stratavore usage`.
 
 mod chart;
+mod days;
 mod window;
 
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
@@ -192,8 +193,11 @@ pub(crate) fn run(context: &Context, args: Usage) -> Result<Exit, Failure> {
             };
             context.block_on(async {
                 let mut api = Api::connect(context).await?;
-                let report =
+                let mut report =
                     api.call(async |client| client.ledger().report(request.clone()).await).await?;
+                if report.by == "day" {
+                    report.groups = days::with_empty(report.groups);
+                }
                 show(context, &report, &meant)?;
                 window::note(context, &mut api).await;
                 Ok(Exit::Ok)

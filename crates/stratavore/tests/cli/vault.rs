@@ -88,6 +88,14 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
         assert_eq!(hit["file"], path.display().to_string());
         let session = hit["session"].as_str().unwrap();
         assert_eq!(hit["resume"], format!("stratavore sessions resume {session}"));
+        let message = hit["message"].as_str().unwrap();
+        let open = format!("stratavore sessions messages {session} --from {message}");
+        assert_eq!(hit["open"], open);
+        // It begins there, and it is what is shown.
+        let words: Vec<&str> = open.split(' ').skip(1).collect();
+        let opened = world.json(&words);
+        assert_eq!(opened[0]["id"], message);
+        assert!(world.run(["search", "flaky heartbeat"]).ok().stdout().contains(&open));
     }
     let session = found[0]["session"].as_str().unwrap().to_owned();
     let of = |filter: &[&str]| {

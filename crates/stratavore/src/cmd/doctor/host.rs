@@ -18,7 +18,7 @@ const DISK_FULL: u64 = 64 << 20;
 /// A daemon needs a few open files for each runner.
 const FILES_FEW: u64 = 1024;
 
-const ASSISTANTS: [&str; 4] = ["claude", "codex", "gemini", "opencode"];
+const ASSISTANTS: [&str; 5] = ["claude", "codex", "gemini", "opencode", "aider"];
 
 pub(crate) fn directories(paths: &Paths) -> Vec<Finding> {
     let all = [("state directory", paths.state_dir()), ("run directory", paths.run_dir())];

@@ -37,7 +37,9 @@ pub struct Proves {
     /// We choose the id of its conversation; else it is learned.
     pub preset_session: bool,
     pub resume: bool,
-    /// It tells no messages; what it is started with resumes whatever was said before.
+    /// It tells no messages; what it is started with resumes whatever was said before. Nothing that people
+    /// are shown.
+    #[serde(skip)]
     pub resumes_unheard: bool,
     pub fork: bool,
     /// The best source that tells what it is doing.

@@ -40,6 +40,7 @@ pub(crate) fn play(arguments: &[String]) -> anyhow::Result<()> {
         ["open-sqlite", file, socket] => open(Database::Sqlite { path: (*file).into() }, socket),
         ["open-postgres", host, port, database, user, socket] => {
             let at = PostgresSettings {
+                witness: None,
                 host: Host::Socket((*host).into()),
                 port: port.parse()?,
                 database: (*database).into(),

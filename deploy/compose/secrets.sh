@@ -18,6 +18,7 @@ password() {
     [ -s "$1" ] || openssl rand -hex 32 >"$1"
 }
 password postgres-password
+password postgres-app-password
 password rabbitmq-password
 
 # RabbitMQ keeps SHA-256 of four bytes of salt and the password, after the salt.

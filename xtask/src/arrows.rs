@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stratavore-bus", &["stratavore-core"]),
     ("stratavore-assistants", &["stratavore-core"]),
     ("stratavore-notify", &["stratavore-core"]),
-    ("stratavore-vault", &["stratavore-core"]),
+    ("stratavore-vault", &["stratavore-core", "stratavore-notify"]),
     ("stratavore-agent", &["stratavore-core", "stratavore-proto"]),
     ("stratavore-runtime", &["stratavore-core", "stratavore-proto", "stratavore-agent"]),
     (
@@ -76,7 +76,7 @@ const WALLS: &[Wall] = &[
         door: &["stratavore-notify", "stratavore-agent", "stratavore-testkit"],
         tests_may: false,
     },
-    Wall { packages: &["zstd", "object_store"], door: &["stratavore-vault"], tests_may: false },
+    Wall { packages: &["zstd", "rusty-s3"], door: &["stratavore-vault"], tests_may: false },
     Wall { packages: &["axum"], door: &["stratavored"], tests_may: false },
     Wall {
         packages: &["tonic", "tonic-health", "tonic-prost", "tonic-prost-build"],

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 
 use crate::step;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{FEATURES, Workspace, cargo};
 
 /// The programs that users get, the command line first: it prints the rest of what is installed.
 pub(crate) const PROGRAMS: [&str; 3] = ["stratavore", "stratavored", "stratavore-agent"];
@@ -49,7 +49,7 @@ pub(crate) fn install(arguments: &[String]) -> anyhow::Result<()> {
     }
 
     let mut build = cargo();
-    build.args(["build", "--release", "--bins"]);
+    build.args(["build", "--release", "--bins", "--features", FEATURES]);
     for program in PROGRAMS {
         build.args(["--package", program]);
     }
@@ -278,6 +278,26 @@ mod tests {
             changed,
             [("ExecStart=/usr/local/bin/stratavored", "ExecStart=/opt/s/bin/stratavored")]
         );
+    }
+
+    /// Row 16 of the fault catalogue: what ends or restarts the daemon ends no runner, whose agents are
+    /// processes of its unit where they have no scope of their own.
+    #[test]
+    fn the_units_end_the_daemon_alone() {
+        let root = Workspace::read().unwrap().root;
+        for which in ["user", "system"] {
+            let path = root.join(format!("deploy/systemd/{which}/stratavored.service"));
+            let unit = fs::read_to_string(path).unwrap();
+            let set = |key: &str| {
+                let values = unit.lines().filter_map(|line| line.strip_prefix(key));
+                values.collect::<Vec<_>>()
+            };
+            assert_eq!(set("KillMode="), ["process"], "{which}");
+            // Either would end the agents with the daemon after all.
+            assert_eq!(set("ExecStop="), Vec::<&str>::new(), "{which}");
+            assert!(!set("SendSIGHUP=").contains(&"yes"), "{which}");
+            assert!(!set("OOMPolicy=").contains(&"kill"), "{which}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::arrows;
 use crate::step::{self, Steps};
-use crate::workspace::cargo;
+use crate::workspace::{FEATURES, TESTED, cargo};
 
 pub(crate) fn lint() -> anyhow::Result<()> {
     let mut steps = Steps::default();
@@ -18,14 +18,16 @@ pub(crate) fn formatting() -> anyhow::Result<()> {
 }
 
 pub(crate) fn clippy() -> anyhow::Result<()> {
-    step::run(
-        "clippy",
-        cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    )
+    let all = ["clippy", "--workspace", "--all-targets", "--features", TESTED];
+    step::run("clippy", cargo().args(all).args(["--", "-D", "warnings"]))?;
+    // A daemon that has none of them.
+    let bare = ["clippy", "--package", "stratavored", "--", "-D", "warnings"];
+    step::run("clippy without features", cargo().args(bare))
 }
 
 fn documentation() -> anyhow::Result<()> {
     let mut doc = cargo();
-    doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    doc.args(["doc", "--workspace", "--no-deps", "--features", FEATURES])
+        .env("RUSTDOCFLAGS", "-D warnings");
     step::run("documentation", &mut doc)
 }

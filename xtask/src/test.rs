@@ -8,7 +8,7 @@ use stratavore_testkit::rabbit::{BROKER_VARIABLE, Broker};
 use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
-use crate::workspace::cargo;
+use crate::workspace::{FEATURES, TESTED, cargo};
 use crate::{lint, machine};
 
 /// How much the tests do: those that count, count higher in a long run.
@@ -45,7 +45,8 @@ pub(crate) fn tests(
 ) {
     // End-to-end tests run the programs from the target directory, next to each other.
     let built = steps.take("build", || {
-        step::run("build", cargo().args(["build", "--workspace", "--exclude", "xtask", "--bins"]))
+        let all = ["build", "--workspace", "--exclude", "xtask", "--bins"];
+        step::run("build", cargo().args(all).args(["--features", FEATURES]))
     });
     if !built {
         return;
@@ -73,7 +74,7 @@ pub(crate) fn tests(
     let mut tests = cargo();
     tests.args(["test", "--no-fail-fast"]);
     if !forwarded.iter().any(|argument| names_package(argument)) {
-        tests.arg("--workspace");
+        tests.args(["--workspace", "--features", TESTED]);
     }
     tests.args(forwarded);
     step::without_settings(&mut tests);

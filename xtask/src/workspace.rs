@@ -6,6 +6,12 @@ use std::process::Command;
 use anyhow::Context;
 use serde::Deserialize;
 
+/// What a release has, and so what is tested: features that a build without them does without.
+pub(crate) const FEATURES: &str = "stratavored/s3";
+
+/// The same, and the tests of them.
+pub(crate) const TESTED: &str = "stratavored/s3,stratavore/s3-tests";
+
 /// The part of `cargo metadata --no-deps` that the verbs read.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Workspace {

@@ -41,21 +41,48 @@ pub struct Call {
     pub wait: bool,
     /// The JSON, if not on the standard input.
     pub body: Option<String>,
+    /// Only this field is of interest, and only when it has changed: what is called many times a minute
+    /// tells little.
+    pub part: Option<String>,
+}
+
+/// A field that can be named in [`Call::part`]: it is a part of a file's name as well.
+pub fn part_name(text: &str) -> Option<String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b == b'_';
+    (!text.is_empty() && text.len() <= 64 && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
 /// Hands the call over. What goes wrong is told to nobody: it would be shown to the assistant's user.
 pub fn call(call: &Call) {
-    let Ok(body) = read_body(call.body.clone()) else { return };
+    let Ok(mut body) = read_body(call.body.clone()) else { return };
+    let known = call.part.as_ref().map(|part| call.dir.join(format!("hook-{part}.json")));
+    if let Some(part) = &call.part {
+        let Some(of_it) = part_of(&body, part) else { return };
+        body = of_it;
+    }
+    if known.as_ref().is_some_and(|known| std::fs::read_to_string(known).is_ok_and(|k| k == body)) {
+        return;
+    }
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
     let Ok(id) = entropy::bytes::<16>() else { return };
     let id = if call.wait { entropy::hex(&id) } else { String::new() };
-    if let Some(answer) = runtime.block_on(hand_over(&call.dir, &id, &body))
-        && !answer.is_empty()
-    {
+    let Some(answer) = runtime.block_on(hand_over(&call.dir, &id, &body)) else { return };
+    if !answer.is_empty() {
         let _printed = io::stdout().write_all(answer.as_bytes());
     }
+    if let Some(known) = known {
+        // Half of it is not what comes next, and is written anew.
+        let _kept = std::fs::write(known, &body);
+    }
+}
+
+/// The body with this field alone; `None`: it has none.
+fn part_of(body: &str, part: &str) -> Option<String> {
+    let mut body: Value = serde_json::from_str(body).ok()?;
+    let field = body.get_mut(part).map(Value::take).filter(|field| !field.is_null())?;
+    Some(serde_json::json!({ part: field }).to_string())
 }
 
 fn read_body(given: Option<String>) -> io::Result<String> {

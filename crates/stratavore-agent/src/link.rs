@@ -1,10 +1,12 @@
 //! The agent's line to its daemon: greeting, reports, heartbeats, and what the daemon wants.
 //!
-//! The agent dials, whichever daemon listens there now. A line that breaks is dialled again, and
-//! every report that was not acknowledged is sent again, in order and with its number.
+//! The agent dials, whichever daemon listens there now, and further ones where that has no daemon that
+//! takes it in. A line that breaks is dialled again, its own daemon first, and every report that was not
+//! acknowledged is sent again, in order and with its number.
 //!
 //! Invariant: while nothing happens, this wakes once a heartbeat.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -59,7 +61,7 @@ pub(crate) async fn run(runner: &Runner) {
     let mut told = String::new();
     let mut heartbeat = heartbeat_of(runner.spec.heartbeat_ms);
     loop {
-        let error = match dial(runner).await {
+        let error = match dial_in_turn(runner).await {
             Ok((line, welcome)) => {
                 backoff = BACKOFF;
                 told.clear();
@@ -116,8 +118,21 @@ fn chain(error: &LinkError) -> String {
     text
 }
 
-async fn dial(runner: &Runner) -> Result<(Line, Welcome), LinkError> {
-    let stream = unix::connect(&runner.spec.agents_socket).map_err(LinkError::Dial)?;
+/// The line of the first daemon that takes this agent in. If none does, what its own one answered.
+async fn dial_in_turn(runner: &Runner) -> Result<(Line, Welcome), LinkError> {
+    let mut first = None;
+    for socket in runner.spec.daemons() {
+        match dial(runner, socket).await {
+            Err(LinkError::Ending) => return Err(LinkError::Ending),
+            Err(error) => first = first.or(Some(error)),
+            taken_in => return taken_in,
+        }
+    }
+    Err(first.unwrap_or(LinkError::Closed))
+}
+
+async fn dial(runner: &Runner, socket: &Path) -> Result<(Line, Welcome), LinkError> {
+    let stream = unix::connect(socket).map_err(LinkError::Dial)?;
     let mut line: Line = Framed::new(stream, FrameCodec::default());
     failpoint("before_hello");
     line.send(FromAgent { kind: Some(from_agent::Kind::Hello(hello(runner))) }).await?;

@@ -12,7 +12,8 @@ const USAGE: &str = "The supervisor of one runner. Daemons start it; people do n
 
 Usage: stratavore-agent run --dir DIR --epoch N     (reads what a daemon hands over)
        stratavore-agent resume --dir DIR --state FD (after an upgrade in place)
-       stratavore-agent hook --dir DIR [--wait]     (what an assistant calls to tell of itself)
+       stratavore-agent hook --dir DIR [--wait] [--part NAME]
+                                                    (what an assistant calls to tell of itself)
        stratavore-agent --version
 ";
 
@@ -63,13 +64,14 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     let mut args = args.into_iter();
     let command = args.next()?;
     let (mut dir, mut epoch, mut state) = (None, None, None);
-    let (mut wait, mut body) = (false, None);
+    let (mut wait, mut body, mut part) = (false, None, None);
     while let Some(flag) = args.next() {
         match flag.to_str()? {
             "--dir" => dir = Some(PathBuf::from(args.next()?)),
             "--epoch" => epoch = Some(args.next()?.to_str()?.parse().ok()?),
             "--wait" => wait = true,
             "--body" => body = Some(args.next()?.into_string().ok()?),
+            "--part" => part = Some(hook::part_name(args.next()?.to_str()?)?),
             "--state" => state = Some(args.next()?.to_str()?.parse().ok()?),
             _ => return None,
         }
@@ -77,7 +79,7 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     match command.to_str()? {
         "run" => Some(Wanted::Run { dir: dir?, epoch: epoch? }),
         "resume" => Some(Wanted::Resume { dir: dir?, state: state? }),
-        "hook" => Some(Wanted::Hook(hook::Call { dir: dir?, wait, body })),
+        "hook" => Some(Wanted::Hook(hook::Call { dir: dir?, wait, body, part })),
         "--version" | "-V" => Some(Wanted::Version),
         "--help" | "-h" | "help" => Some(Wanted::Help),
         _ => None,

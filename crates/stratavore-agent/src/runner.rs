@@ -14,6 +14,7 @@ use stratavore_proto::v1::agent_report::What;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cgroup::Cgroups;
+use crate::failpoint::is_off;
 use crate::input::Input;
 use crate::observe::Observing;
 use crate::output::Missing;
@@ -158,7 +159,7 @@ impl Runner {
         let Some(wanted) = self.wanted_size() else { return Ok(()) };
         let now = self.clock.monotonic();
         let since = now.saturating_sub(self.resized_at.get());
-        if since < RESIZE_EVERY {
+        if since < RESIZE_EVERY && !is_off("coalescing") {
             return Err(RESIZE_EVERY - since);
         }
         self.resized_at.set(now);

@@ -12,10 +12,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
-use stratavore_core::observation::Observation;
+use stratavore_core::observation::{Observation, RateWindow};
 pub use stratavore_core::runner::Headless;
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
@@ -29,14 +30,22 @@ pub const OTLP: &str = "{stratavore:otlp}";
 /// Follows [`Observed::hook`] where the hook waits for an answer; it prints what [`Adapter::answer`] gave.
 pub const WAIT: &str = "--wait";
 
+/// Follows [`Observed::hook`] where only this field of what the hook is given is of interest, and only once
+/// it has changed.
+pub const PART: &str = "--part";
+
 /// What can be proved of an assistant, for the rest to ask and for people to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Proves {
     /// It runs without a screen, takes a prompt on its standard input, and ends with a result.
     pub headless: bool,
+    /// It holds a run without a screen to limits of turns and cost by itself; else we do.
+    pub own_limits: bool,
     /// We choose the id of its conversation; else it is learned.
     pub preset_session: bool,
     pub resume: bool,
+    /// It finds a conversation from another directory than that in which it was held.
+    pub elsewhere: bool,
     /// It tells no messages; what it is started with resumes whatever was said before. Nothing that people
     /// are shown.
     #[serde(skip)]
@@ -241,6 +250,13 @@ pub trait Adapter: Sync {
         Vec::new()
     }
 
+    /// The directory below which it keeps its transcripts, and looks for them when it resumes one. `None`: one
+    /// that is gone cannot be put back.
+    fn transcript_home(&self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        let _ = env;
+        None
+    }
+
     /// How to have conversations that are in no transcript.
     fn export(&self) -> Option<Export> {
         None
@@ -285,9 +301,21 @@ pub trait Adapter: Sync {
         None
     }
 
+    /// What the dialog on its screen asks, where no signal says it: the tool, and what with.
+    fn asked_on_screen(&self, screen: &str) -> Option<(String, String)> {
+        let _ = screen;
+        None
+    }
+
     /// One line of the output of a run without a screen.
     fn step(&self, line: &str) -> Vec<Step> {
         let _ = line;
+        Vec::new()
+    }
+
+    /// What a run without a screen printed of its subscription's windows, by `at`.
+    fn windows(&self, output: &str, at: Timestamp) -> Vec<RateWindow> {
+        let _ = (output, at);
         Vec::new()
     }
 

@@ -60,8 +60,10 @@ impl Adapter for Aider {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: true,
             resume: true,
+            elsewhere: false,
             resumes_unheard: true,
             fork: false,
             activity: Some(Source::Events),

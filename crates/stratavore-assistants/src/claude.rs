@@ -9,14 +9,16 @@ mod line;
 mod signal;
 mod start;
 mod transcript;
+mod window;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde_json::Value;
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
-use stratavore_core::observation::Observation;
+use stratavore_core::observation::{Observation, RateWindow};
 use stratavore_core::signal::Signal;
 use stratavore_core::usage::Quality;
 
@@ -46,6 +48,8 @@ pub(crate) const MARKS: [&str; 6] = [
 
 /// In [`Memory::more`]: its maker has refused a request for the rate of them.
 const LIMITED: &str = "limited";
+/// The field of what the status line is given that tells of windows.
+const WINDOWS: &str = "rate_limits";
 
 /// A model's name without what is said of its context: `claude-opus-4-8[1m]`.
 fn plain_model(model: &str) -> &str {
@@ -82,8 +86,10 @@ impl Adapter for Claude {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: true,
             preset_session: true,
             resume: true,
+            elsewhere: false,
             resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
@@ -119,6 +125,10 @@ impl Adapter for Claude {
         home::transcripts(env)
     }
 
+    fn transcript_home(&self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        home::projects(env)
+    }
+
     fn level(&self, pid: u32, env: &BTreeMap<String, String>) -> Option<Doing> {
         home::level(pid, env)
     }
@@ -134,6 +144,10 @@ impl Adapter for Claude {
 
     fn step(&self, line: &str) -> Vec<Step> {
         headless::steps(line)
+    }
+
+    fn windows(&self, output: &str, at: Timestamp) -> Vec<RateWindow> {
+        window::of_output(output, at)
     }
 
     fn outcome(&self, output: &str, exit: Option<i32>) -> Outcome {

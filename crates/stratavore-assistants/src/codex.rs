@@ -77,8 +77,10 @@ impl Adapter for Codex {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: false,
             resume: true,
+            elsewhere: true,
             resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
@@ -107,6 +109,10 @@ impl Adapter for Codex {
 
     fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
         home::rollouts(env)
+    }
+
+    fn transcript_home(&self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        home::sessions(env)
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {

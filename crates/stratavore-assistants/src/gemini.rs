@@ -16,6 +16,7 @@
 //! whole there before a conversation is resumed.
 
 mod chat;
+mod dialog;
 mod hook;
 mod output;
 mod start;
@@ -53,15 +54,17 @@ impl Adapter for Gemini {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: true,
             resume: true,
+            elsewhere: false,
             resumes_unheard: false,
             fork: false,
             // Hooks tell more, but can be had by few.
             activity: Some(Source::Screen),
             prompts: true,
             permission_requests: true,
-            permission_answers: false,
+            permission_answers: true,
             usage: Some(Quality::Exact),
             cost: false,
             transcript: true,
@@ -97,12 +100,24 @@ impl Adapter for Gemini {
         chat::found(env)
     }
 
+    fn transcript_home(&self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        chat::home(env)
+    }
+
     fn transcripts(&self, session: &str, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
         chat::of_session(session, env)
     }
 
     fn answer_keys(&self, body: &Value, allow: bool) -> Option<&'static str> {
         hook::answer_keys(body, allow)
+    }
+
+    fn dialog(&self) -> Option<&'static str> {
+        Some(dialog::CHOICE)
+    }
+
+    fn asked_on_screen(&self, screen: &str) -> Option<(String, String)> {
+        dialog::read(screen)
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

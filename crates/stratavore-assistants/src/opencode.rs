@@ -44,8 +44,10 @@ impl Adapter for OpenCode {
     fn proves(&self) -> Proves {
         Proves {
             headless: true,
+            own_limits: false,
             preset_session: false,
             resume: true,
+            elsewhere: false,
             resumes_unheard: false,
             fork: true,
             activity: Some(Source::Events),
@@ -86,10 +88,6 @@ impl Adapter for OpenCode {
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
         ask::answer(body, allow, message)
-    }
-
-    fn answer_keys(&self, body: &Value, allow: bool) -> Option<&'static str> {
-        ask::answer_keys(body, allow)
     }
 
     fn step(&self, line: &str) -> Vec<Step> {

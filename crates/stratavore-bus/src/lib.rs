@@ -33,7 +33,8 @@ pub enum Subscription {
 pub enum Received {
     /// Events that were published together, in order.
     Events(Arc<[Event]>),
-    /// Some were dropped before this subscriber took them: read them from the store.
+    /// Some were dropped before this subscriber took them, or were published by another process: read
+    /// them from the store.
     Lagged,
     /// The bus is gone, and nothing more will come.
     Closed,
@@ -54,6 +55,13 @@ impl Bus {
         }
         match self {
             Self::Local(bus) => bus.publish(events),
+        }
+    }
+
+    /// Tells all present subscribers that there are events which were published elsewhere.
+    pub fn published_elsewhere(&self) {
+        match self {
+            Self::Local(bus) => bus.published_elsewhere(),
         }
     }
 

@@ -28,6 +28,11 @@ impl LocalBus {
         drop(self.sender.send(events.into()));
     }
 
+    /// As a batch without events, which is never published otherwise.
+    pub(crate) fn published_elsewhere(&self) {
+        drop(self.sender.send(Arc::default()));
+    }
+
     pub(crate) fn subscribe(&self) -> LocalSubscription {
         LocalSubscription { receiver: self.sender.subscribe() }
     }
@@ -36,6 +41,7 @@ impl LocalBus {
 impl LocalSubscription {
     pub(crate) async fn recv(&mut self) -> Received {
         match self.receiver.recv().await {
+            Ok(events) if events.is_empty() => Received::Lagged,
             Ok(events) => Received::Events(events),
             Err(RecvError::Lagged(_)) => Received::Lagged,
             Err(RecvError::Closed) => Received::Closed,

@@ -80,6 +80,8 @@ pub struct Message {
     /// Stays the same over every attempt: consumers know a repetition by it.
     pub id: String,
     pub routing_key: String,
+    /// It is for whoever is bound by this one as well; no queue gets it twice.
+    pub further_key: Option<String>,
     pub kind: String,
     pub at: Timestamp,
     pub body: Vec<u8>,

@@ -5,7 +5,7 @@
 
 use crate::settings::{
     AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
-    Recording, Resize, SslMode, StoreUrl, Switch, keep_of_project,
+    Recording, Resize, SslMode, StoreUrl, Switch, VaultUrl, keep_of_project,
 };
 use crate::value::{
     Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,
@@ -75,6 +75,11 @@ keys! {
     "notify.root_cert": notify.root_cert = |g| absolute(g).map(Some), Shown::shown;
     "notify.timeout": notify.timeout = |g| duration(g, "100ms", "1m"), Shown::shown;
 
+    "vault.url": vault.url = VaultUrl::read, displayed;
+    "vault.s3.endpoint": vault.s3.endpoint = |g| safe_url(g).map(Some), Shown::shown;
+    "vault.s3.region": vault.s3.region = region, Shown::shown;
+    "vault.s3.credentials_file": vault.s3.credentials_file = |g| absolute(g).map(Some), Shown::shown;
+    "vault.s3.timeout": vault.s3.timeout = |g| duration(g, "1s", "10m"), Shown::shown;
     "vault.keep": vault.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
     "vault.keep_projects": vault.keep_projects = keep_projects, Shown::shown;
 
@@ -85,6 +90,7 @@ keys! {
     "search.timeout": search.timeout = |g| duration(g, "100ms", "10m"), Shown::shown;
 
     "agent.binary": agent.binary = |g| absolute(g).map(Some), Shown::shown;
+    "agent.sockets": agent.sockets = sockets, Shown::shown;
     "agent.heartbeat": agent.heartbeat = |g| duration(g, "100ms", "5m"), Shown::shown;
     "agent.output_segment_bytes": agent.output_segment_bytes = |g| size(g, "64KiB", "64MiB"), Shown::shown;
     "agent.output_max_bytes": agent.output_max_bytes = |g| size(g, "128KiB", "64GiB"), Shown::shown;
@@ -134,6 +140,19 @@ fn queues(given: &Given) -> Result<Vec<String>, Wanted> {
 }
 
 /// Projects with how long their conversations are kept.
+fn sockets(given: &Given) -> Result<Vec<String>, Wanted> {
+    const MOST: usize = 8;
+    let paths = list(given, "absolute paths")?;
+    let is_path = |path: &&String| path.starts_with('/') && !path.contains('\0');
+    match paths.iter().find(|path| !is_path(path)) {
+        Some(wrong) => {
+            Err(format!("a list of absolute paths, and `{}` is none", wrong.escape_debug()))
+        }
+        None if paths.len() > MOST => Err(format!("a list of up to {MOST} absolute paths")),
+        None => Ok(paths),
+    }
+}
+
 fn keep_projects(given: &Given) -> Result<Vec<String>, Wanted> {
     const WHAT: &str = "projects with how long each is kept, at least a day, such as `shop=90d`";
     let pairs = list(given, WHAT)?;
@@ -151,6 +170,29 @@ fn http_url(given: &Given) -> Result<String, Wanted> {
         !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['@', '?', '#', ' '])
     });
     if is_good { Ok(url) } else { Err(what.into()) }
+}
+
+/// One that secrets may be sent by: nobody listens in on what stays on this host.
+fn safe_url(given: &Given) -> Result<String, Wanted> {
+    let what =
+        "an https URL, or an http one of this host, without a user, a password or a question mark";
+    let url = http_url(given).map_err(|_| what)?;
+    let Some(rest) = url.strip_prefix("http://") else { return Ok(url) };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let is_here = host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_here { Ok(url) } else { Err(what.into()) }
+}
+
+fn region(given: &Given) -> Result<String, Wanted> {
+    const WHAT: &str = "a region's name, such as `eu-central-1`";
+    let name = text(given, WHAT)?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    if name.len() <= 63 && name.bytes().all(fits) { Ok(name) } else { Err(WHAT.into()) }
 }
 
 fn detach_key(given: &Given) -> Result<crate::DetachKey, Wanted> {
@@ -286,6 +328,9 @@ pub(crate) fn nearest(path: &str) -> Option<String> {
         "bus",
         "bus.rabbitmq",
         "notify",
+        "vault",
+        "vault.s3",
+        "search",
         "agent",
         "runner",
         "node",

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::{ConfigError, Conflict};
 use crate::keys::{self, ASSISTANT_KEYS, ASSISTANTS, KEYS, PRICE_KEYS, PRICES};
 use crate::secret;
-use crate::settings::{BusUrl, Config};
+use crate::settings::{BusUrl, Config, VaultUrl};
 use crate::value::Given;
 use crate::yaml::{self, Content, Node, Place};
 
@@ -245,7 +245,7 @@ fn refuse_readable_secret(
 
 /// Checks what holds between keys.
 fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
-    let Config { store, bus, agent, runner, .. } = &loaded.config;
+    let Config { store, bus, vault, agent, runner, .. } = &loaded.config;
     let rules = [
         (
             store.pool.min_connections <= store.pool.max_connections,
@@ -264,6 +264,12 @@ fn agree(loaded: &Loaded) -> Result<(), ConfigError> {
             "bus.rabbitmq.client_cert",
             "goes together with",
             "bus.rabbitmq.client_key_file",
+        ),
+        (
+            vault.url == VaultUrl::Directory || vault.s3.credentials_file.is_some(),
+            "vault.url",
+            "needs the file that is named by",
+            "vault.s3.credentials_file",
         ),
         (
             agent.output_segment_bytes * 2 <= agent.output_max_bytes,

@@ -299,6 +299,21 @@ fn every_mistake_is_one_line_with_place_value_and_next_step() {
             "goes together with `bus.rabbitmq.client_key_file`, which is not set",
         ),
         ("bus: {rabbitmq: {exchange: amq.topic}}\n", "does not begin with `amq.`"),
+        (
+            "vault: {url: s3://blobs/team}\n",
+            "needs the file that is named by `vault.s3.credentials_file`, which is not set",
+        ),
+        ("vault: {url: s3://blobs/../team}\n", "`s3://BUCKET/PREFIX`"),
+        ("vault: {url: s3://x}\n", "`s3://BUCKET/PREFIX`"),
+        (
+            "vault: {s3: {endpoint: http://blobs.example:9000}}\n",
+            "an https URL, or an http one of this host",
+        ),
+        (
+            "vault: {s3: {endpoint: http://127.0.0.1.example}}\n",
+            "an https URL, or an http one of this host",
+        ),
+        ("vault: {s3: {secret_key: hunter2}}\n", "`vault.s3.secret_key` would keep a secret"),
     ] {
         let complaint = files.complaint(text);
         assert!(complaint.contains(said), "{text:?}\n  said:   {complaint}\n  wanted: {said}");

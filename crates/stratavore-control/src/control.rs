@@ -26,6 +26,7 @@ use stratavore_store::{Store, StoreError};
 use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::alert::Edges;
 use crate::audit_file::AuditFiles;
 use crate::budget::Counted;
 use crate::embedding::{Embedder, Patience};
@@ -42,6 +43,8 @@ use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
+use crate::wake::Untold;
+use crate::window::Limited;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -78,6 +81,12 @@ pub struct Settings {
     /// Variables that a runner may set although they change how programs load.
     pub env_allow: Vec<String>,
     pub state_dir: PathBuf,
+    /// How often what other daemons do is looked for, where that is not as usual.
+    pub look_every: Option<Duration>,
+    /// How often it is looked which database server answers.
+    pub server_every: Duration,
+    /// How often it is looked whether something is wrong that is to be told.
+    pub alerts_every: Duration,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
     pub notify: NotifySettings,
@@ -149,6 +158,9 @@ pub(crate) struct Inner {
     pub(crate) budget_wake: Arc<Notify>,
     pub(crate) budget_counted: Counted,
     pub(crate) relay_lease: tokio::sync::Mutex<Option<(Lease, Trust)>>,
+    pub(crate) edges: Edges,
+    pub(crate) untold: Untold,
+    pub(crate) wishes_wake: Arc<Notify>,
     /// The position up to which wishes of other daemons were looked for; negative before the first
     /// look.
     pub(crate) wishes_seen: AtomicI64,
@@ -159,6 +171,7 @@ pub(crate) struct Inner {
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
     pub(crate) following: Following,
     pub(crate) prompting: Prompting,
+    pub(crate) limited: Limited,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
     pub(crate) vault: Vault,
@@ -199,6 +212,9 @@ impl Control {
             budget_wake: Arc::default(),
             budget_counted: Counted::default(),
             relay_lease: tokio::sync::Mutex::new(None),
+            edges: Edges::default(),
+            untold: Untold::default(),
+            wishes_wake: Arc::default(),
             wishes_seen: AtomicI64::new(-1),
             writer: parts.writer,
             refusals: Refusals::default(),
@@ -207,6 +223,7 @@ impl Control {
             sealing: tokio::sync::Mutex::new(None),
             following: Following::default(),
             prompting: Prompting::default(),
+            limited: Limited::default(),
             scheduling: Mutex::default(),
             vault: parts.vault,
             embed_wake: Arc::default(),

@@ -6,11 +6,10 @@ use std::time::Duration;
 use stratavore_core::Timestamp;
 use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
-use stratavore_store::{OldTransaction, PoolStatus};
+use stratavore_store::PoolStatus;
 
 use crate::budget;
 use crate::control::Control;
-use crate::disk;
 use crate::embedding;
 use crate::error::Error;
 use crate::follow;
@@ -22,10 +21,11 @@ use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
 use crate::vault;
+use crate::window;
 use crate::wishes::WISHES_EVERY;
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
-/// The same where other daemons write, who cannot wake this one.
+/// The same where other daemons write, whose word may be lost.
 const RELAY_EVERY_SHARED: Duration = Duration::from_secs(1);
 const WATCH_EVERY: Duration = Duration::from_secs(60);
 const LIVENESS_EVERY: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ impl Control {
         let task = |control: &Control| control.clone();
         let control = task(self);
         let shared = self.inner.store.is_shared();
-        let relay_every = if shared { RELAY_EVERY_SHARED } else { RELAY_EVERY };
+        let relay_every = if shared { self.look_every(RELAY_EVERY_SHARED) } else { RELAY_EVERY };
         supervisor.spawn_task("relay", relay_every, self.inner.relay_wake.clone(), move || {
             let control = control.clone();
             async move { control.relay().await }
@@ -137,11 +137,20 @@ impl Control {
             async move { control.purge().await }
         });
         if shared {
-            let control = task(self);
-            supervisor.spawn_task("wishes", WISHES_EVERY, Default::default(), move || {
+            let (control, wake) = (task(self), self.inner.wishes_wake.clone());
+            supervisor.spawn_task("wishes", self.look_every(WISHES_EVERY), wake, move || {
                 let control = control.clone();
                 async move { control.carry_out_wishes().await }
             });
+        }
+        if shared {
+            let (control, every) = (task(self), self.inner.settings.server_every);
+            supervisor.spawn_task("server", every, Default::default(), move || {
+                let control = control.clone();
+                async move { control.look_at_server().await }
+            });
+            supervisor.spawn(self.clone().tell_others());
+            supervisor.spawn(self.clone().hear_others());
         }
         if let Some(settings) = self.inner.settings.rabbit.clone() {
             supervisor.spawn(self.clone().deliver_to_rabbit(settings));
@@ -185,6 +194,12 @@ impl Control {
             let control = control.clone();
             async move { control.look_at_levels().await }
         });
+        self.find_limited().await?;
+        let control = task(self);
+        supervisor.spawn_task("limits", window::LOOK_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.go_on_after_limits().await }
+        });
         let (control, wake) = (task(self), self.inner.queue_wake.clone());
         supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
             let control = control.clone();
@@ -199,6 +214,12 @@ impl Control {
         supervisor.spawn_task("embeddings", embedding::EVERY, wake, move || {
             let control = control.clone();
             async move { control.embed_messages().await }
+        });
+        let control = task(self);
+        let alerts_every = self.inner.settings.alerts_every;
+        supervisor.spawn_task("alerts", alerts_every, Default::default(), move || {
+            let control = control.clone();
+            async move { control.tell_alerts().await }
         });
         let control = task(self);
         supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
@@ -245,23 +266,19 @@ impl Control {
                 Ok(position) => last_event_position = position,
                 Err(error) => note("look at the events", &error),
             }
-            match store.old_transaction(self.inner.settings.transaction_alarm).await {
-                Ok(found) => problems.extend(found.map(|old| stale(&old))),
+            match self.old_transaction().await {
+                Ok(found) => problems.extend(found.map(|alert| alert.words)),
                 Err(error) => {
                     problems.push(format!("look for old transactions: {}", chain(&error)))
                 }
             }
             match self.destination_problems().await {
-                Ok(found) => problems.extend(found),
+                Ok(found) => problems.extend(found.into_iter().map(|alert| alert.words)),
                 Err(error) => problems.push(format!("look at the destinations: {}", chain(&error))),
             }
         }
         let tasks = self.inner.supervisor.status();
-        problems.extend(tasks.iter().filter_map(|task| {
-            task.error.as_ref().map(|error| format!("task {}: {error}", task.name))
-        }));
-        problems.extend(disk::problem(&self.inner.settings.state_dir));
-        problems.extend(store.alarm());
+        problems.extend(self.host_problems().into_iter().map(|alert| alert.words));
         DaemonStatus {
             daemon: self.inner.daemon.clone(),
             node: self.inner.node.clone(),
@@ -337,24 +354,4 @@ impl Control {
         }
         self.inner.store.close().await;
     }
-}
-
-/// What is wrong with a transaction that stays open, and what to do.
-fn stale(old: &OldTransaction) -> String {
-    let OldTransaction { pid, user, application, address, open } = old;
-    let (user, application) = (user.escape_debug(), application.escape_debug());
-    let whence = if address.is_empty() { "this server" } else { address };
-    let (whose, end) = match pid {
-        0 => (format!("a {application} of {user}"), "end it: ROLLBACK PREPARED".to_owned()),
-        pid => (
-            format!("a transaction of {user} ({application}, process {pid}, from {whence})"),
-            format!("end it: SELECT pg_terminate_backend({pid})"),
-        ),
-    };
-    let minutes = open.as_secs() / 60;
-    format!(
-        "the database: {whose} is open for {minutes} min {} s; what is deleted is not tidied up \
-         meanwhile, and all gets slower; {end}",
-        open.as_secs() % 60
-    )
 }

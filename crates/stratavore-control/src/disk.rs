@@ -41,12 +41,21 @@ impl Control {
     }
 }
 
-/// What is wrong with the disk, for health.
-pub(crate) fn problem(state_dir: &Path) -> Option<String> {
+/// What is wrong with the disk.
+pub(crate) struct Low {
+    /// Nothing is launched.
+    pub(crate) refuses: bool,
+    pub(crate) words: String,
+}
+
+pub(crate) fn problem(state_dir: &Path) -> Option<Low> {
     let Space { free, needed } = Space::of(state_dir)?;
     if free >= LOW {
         return None;
     }
-    let refused = if free < needed { ", and nothing is launched" } else { "" };
-    Some(format!("disk: only {} MiB are free in {}{refused}", free >> 20, state_dir.display()))
+    let refuses = free < needed;
+    let refused = if refuses { ", and nothing is launched" } else { "" };
+    let words =
+        format!("disk: only {} MiB are free in {}{refused}", free >> 20, state_dir.display());
+    Some(Low { refuses, words })
 }

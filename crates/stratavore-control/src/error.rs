@@ -100,6 +100,7 @@ impl Error {
                 VaultError::Missing(_)
                 | VaultError::Damaged { .. }
                 | VaultError::Disk { .. }
+                | VaultError::Bucket { .. }
                 | VaultError::CutOff(_),
             ) => "vault_unavailable",
             Self::NoNode(_) => "no_node",
@@ -127,6 +128,7 @@ impl Error {
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }
                 | StoreError::Unavailable { .. }
+                | StoreError::WrongServer { .. }
                 | StoreError::SchemaNewer { .. }
                 | StoreError::Failed { .. }
                 | StoreError::Corrupt { .. } => "store_unavailable",
@@ -170,6 +172,9 @@ impl Error {
             }
             Self::Vault(VaultError::Full { .. }) => {
                 "free some space, then try again; what is in the vault is whole".into()
+            }
+            Self::Vault(VaultError::Bucket { .. }) => {
+                "look at vault.url and vault.s3 in the configuration, and at the service".into()
             }
             Self::Vault(_) => {
                 "look at the disk of the state directory; the vault is below it".into()
@@ -216,6 +221,9 @@ impl Error {
                 StoreError::Corrupt { .. } => {
                     "if it is damaged (stratavore status), stop the daemon and restore it from a backup"
                         .into()
+                }
+                StoreError::WrongServer { .. } => {
+                    "see that store.postgres.host leads to the primary, then try again".into()
                 }
                 StoreError::StaleLease { .. }
                 | StoreError::Busy { .. }

@@ -17,6 +17,8 @@ const RELAY_TTL: Duration = Duration::from_secs(30);
 const RELAY_BATCH: u32 = 256;
 /// How many batches are published between two looks at where the first pending event can be.
 const LOOK_EVERY: usize = 16;
+/// How often a subscriber looks who is not told of anything.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const PAGE: u32 = 500;
 const LIST_DEFAULT: u32 = 100;
 const LIST_MAX: u32 = 1000;
@@ -34,6 +36,7 @@ impl Control {
         }
         loop {
             let Some(lease) = self.relay_lease().await? else {
+                self.inner.untold.written();
                 return Ok("another daemon relays".into());
             };
             if published > 0 && published.is_multiple_of(LOOK_EVERY * RELAY_BATCH as usize) {
@@ -47,6 +50,7 @@ impl Control {
                     failpoint("relay_before_bus");
                     self.inner.bus.publish(&events);
                     if !events.is_empty() {
+                        self.inner.untold.published();
                         self.inner.audit_wake.notify_one();
                     }
                     if last {
@@ -55,6 +59,8 @@ impl Control {
                 }
                 Err(error) => {
                     *self.inner.relay_lease.lock().await = None;
+                    // Another daemon may have the duty by now.
+                    self.inner.untold.written();
                     return Err(error.into());
                 }
             }
@@ -117,11 +123,12 @@ impl Control {
     ) -> Result<Subscription, Error> {
         // Interest is registered before the position is read, so that nothing falls in between.
         let wakes = self.inner.bus.subscribe();
+        let timeline = self.inner.store.timeline();
         let position = match after {
             Some(after) => after,
             None => self.inner.store.event_last_position().await?,
         };
-        Ok(Subscription { control: self.clone(), filter, position, wakes })
+        Ok(Subscription { control: self.clone(), filter, position, timeline, wakes })
     }
 
     pub(crate) async fn purge(&self) -> Result<String, Error> {
@@ -138,6 +145,8 @@ pub struct Subscription {
     control: Control,
     filter: EventFilter,
     position: i64,
+    /// Of the server that the position is of.
+    timeline: i64,
     wakes: stratavore_bus::Subscription,
 }
 
@@ -149,6 +158,11 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
         loop {
             let upto = self.control.inner.store.event_last_position().await?;
+            let timeline = self.control.inner.store.timeline();
+            if timeline != self.timeline {
+                // One that was promoted may not have the last of what was read, and gives its places again.
+                (self.position, self.timeline) = (self.position.min(upto), timeline);
+            }
             if upto > self.position {
                 let events =
                     self.control.inner.store.event_list(self.position, &self.filter, PAGE).await?;
@@ -168,8 +182,8 @@ impl Subscription {
                     Received::Events(_) | Received::Lagged => {}
                     Received::Closed => return Ok(None),
                 },
-                // Another daemon may have published.
-                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+                // Another daemon may have published, and its word been lost.
+                () = tokio::time::sleep(self.control.look_every(LOOK_AGAIN)) => {}
             }
         }
     }

@@ -37,9 +37,9 @@ use stratavore_store::{
 };
 use tokio::sync::Notify;
 
+use crate::asked::ask_id;
 use crate::control::Control;
 use crate::error::Error;
-use crate::inbox::ask_id;
 use crate::supervisor::chain;
 
 /// How often what could not be read is tried again.
@@ -352,6 +352,9 @@ impl Control {
         match self.inner.store.observed(&batch, by).await {
             Ok(recorded) => {
                 self.recorded(runner, &recorded);
+                if !recorded.deltas.is_empty() {
+                    self.hold_to_limits(runner).await?;
+                }
                 Ok(session.and_then(|session| recorded.sessions.get(&session).copied()))
             }
             // Another daemon was faster; the next look begins where it has ended.
@@ -393,6 +396,7 @@ impl Control {
         let store = &self.inner.store;
         let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let mut doing = None;
+        let mut on_screen = runner.activity.waits_for_person();
         for observation in observations {
             match observation {
                 Observation::Doing(told)
@@ -406,7 +410,15 @@ impl Control {
                 Observation::Asked(asked) => {
                     let id = ask_id(runner.id, epoch, asked);
                     let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
-                    store.ask_open(&Ask::new(id, runner.id, epoch, asked.clone(), hook)).await?;
+                    let asked = self.asked_on_screen(runner, asked.clone()).await;
+                    on_screen |= asked.call.is_none();
+                    doing = doing.map(|doing| match doing.question {
+                        None if doing.activity.waits_for_person() && !asked.text.is_empty() => {
+                            doing.asking(&format!("{}: {}", asked.tool, asked.text))
+                        }
+                        Some(_) | None => doing,
+                    });
+                    store.ask_open(&Ask::new(id, runner.id, epoch, asked, hook)).await?;
                 }
                 Observation::AskOver { call } => {
                     let of_call = |ask: &Ask| ask.call.as_ref() == Some(call);
@@ -426,7 +438,7 @@ impl Control {
             }
         }
         if let Some(doing) = doing {
-            self.does(runner, epoch, doing).await?;
+            self.does(runner, epoch, doing, on_screen).await?;
         }
         Ok(())
     }
@@ -444,17 +456,25 @@ impl Control {
         Ok(!has_begun && !self.has_unsaid(runner).await?)
     }
 
-    /// Takes down what the assistant does.
-    async fn does(&self, runner: &Runner, epoch: i64, doing: Doing) -> Result<(), Error> {
+    /// Takes down what the assistant does; `asked_on_screen`: it has asked something before this, of which
+    /// its screen may have taken the answer.
+    async fn does(
+        &self,
+        runner: &Runner,
+        epoch: i64,
+        doing: Doing,
+        asked_on_screen: bool,
+    ) -> Result<(), Error> {
         let input = Input::Activity { epoch, doing };
         let now = self.apply(runner.id, input, &Caller::agent(runner.id), None).await?;
         let waits = now.activity.waits_for_person();
-        if !waits && !now.is_terminal() && runner.activity.waits_for_person() {
+        if !waits && !now.is_terminal() && asked_on_screen {
             // What had no hook that waits was answered on the screen.
             let on_screen = |ask: &Ask| ask.call.is_none();
             self.inner.store.asks_over(runner.id, on_screen, self.now()).await?;
         }
         self.keep_level(&now);
+        self.keep_limited(&now);
         self.say_unsaid(&now).await
     }
 
@@ -499,7 +519,8 @@ impl Control {
                 Ok(runner) if runner.epoch == epoch && !runner.is_terminal() => {
                     // A hook that came meanwhile is told by its own signal.
                     if runner.doing.as_ref().is_none_or(|known| known.since <= doing.since) {
-                        self.does(&runner, epoch, doing).await?;
+                        let waited = runner.activity.waits_for_person();
+                        self.does(&runner, epoch, doing, waited).await?;
                     }
                 }
                 Ok(_) | Err(StoreError::NotFound { .. }) => self.no_longer_followed(id),

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 use stratavore_assistants as assistants;
 use stratavore_core::ask::{Ask, AskState, Prompt};
 use stratavore_core::budget::Action;
 use stratavore_core::caller::Caller;
 use stratavore_core::name::Name;
-use stratavore_core::observation::{AskKind, Asked};
+use stratavore_core::observation::AskKind;
 use stratavore_core::runner::{Doing, Runner};
 use stratavore_core::{AskId, NodeId, RunnerId, Timestamp};
 use stratavore_runtime::failpoint;
@@ -315,22 +315,6 @@ impl Control {
     }
 }
 
-/// What is read twice is one ask: a daemon may die between taking it in and moving on in the file.
-pub(crate) fn ask_id(runner: RunnerId, epoch: i64, asked: &Asked) -> AskId {
-    let at = asked.at.as_microsecond().to_string();
-    let call = asked.call.as_deref().unwrap_or_default();
-    let (runner, epoch) = (runner.to_string(), epoch.to_string());
-    let mut digest = Sha256::new();
-    for part in [&runner, &epoch, &at, call, &asked.session, &asked.tool, &asked.text] {
-        // With its length, so that no two lists of parts are the same bytes.
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    let mut entropy = [0; 16];
-    entropy.copy_from_slice(&digest.finalize()[..16]);
-    AskId::from_entropy(entropy)
-}
-
 /// How an assistant is answered.
 enum Way {
     /// The hook that waits prints this.
@@ -342,11 +326,12 @@ enum Way {
 /// `None`: only a person who sees its screen can answer.
 fn how(runner: &Runner, ask: &Ask, allow: bool, message: Option<&str>) -> Option<Way> {
     let adapter = assistants::adapter(&runner.command.assistant);
-    let hook = ask.hook.as_ref()?;
     if ask.call.is_some() {
-        return adapter.answer(hook, allow, message).map(Way::Hook);
+        return adapter.answer(ask.hook.as_ref()?, allow, message).map(Way::Hook);
     }
     adapter.dialog()?;
+    // Of what no hook told there is nothing but the screen.
+    let hook = ask.hook.as_ref().unwrap_or(&Value::Null);
     adapter.answer_keys(hook, allow).map(Way::Keys)
 }
 
@@ -369,7 +354,7 @@ fn no_longer_asks(runner: &Runner) -> Error {
     )
 }
 
-/// A text without its blanks and line ends: a screen breaks lines where it has to.
+/// A text without its blanks, line ends and frames: a screen breaks lines where it has to.
 fn words(text: &str) -> String {
-    text.split_whitespace().collect()
+    text.split(|c: char| c.is_whitespace() || ('\u{2500}'..='\u{257f}').contains(&c)).collect()
 }

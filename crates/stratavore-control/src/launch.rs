@@ -1,5 +1,8 @@
 //! Launching: check and reserve, then start, then say so.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,14 +16,15 @@ use stratavore_core::name::{Name, NameError};
 use stratavore_core::project::Project;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{Command, EnvError, EnvValue, Headless, Runner, parse_env};
+use stratavore_core::window::AfterLimit;
 use stratavore_core::{RunnerId, SessionId};
 use stratavore_runtime::{failpoint, program};
 use stratavore_store::{NameWish, NewRunner};
 
 use crate::bounds;
-use crate::command::has_begun;
 use crate::control::Control;
 use crate::error::Error;
+use crate::resume::Resume;
 
 /// The most runners that one request launches.
 const COUNT_MAX: u32 = 100;
@@ -44,23 +48,14 @@ pub struct Launch {
     pub bare: bool,
     /// Without a screen.
     pub headless: Option<Headless>,
+    pub after_limit: AfterLimit,
     /// The conversation that it goes on with.
     pub resume: Option<Resume>,
 }
 
-/// A conversation that a launch goes on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resume {
-    pub session: SessionId,
-    pub assistant: Name,
-    /// Where it was held: most assistants find it again only there.
-    pub directory: Option<String>,
-    /// In a new conversation that begins as that one is now.
-    pub fork: bool,
-}
-
 impl Control {
-    /// Admits runners: all of them, or none. Answers before they run.
+    /// Admits runners: all of them, or none. Answers before they run. What it is resumed with
+    /// ([`Resume`]) gives way to what the launch itself is given.
     pub async fn launch(
         &self,
         caller: &Caller,
@@ -122,34 +117,6 @@ impl Control {
         self.admit(new, caller, key.as_ref()).await
     }
 
-    /// The conversation that a person wants to go on with, if its assistant can do that.
-    pub async fn session_to_resume(
-        &self,
-        caller: &Caller,
-        wanted: &str,
-        fork: bool,
-    ) -> Result<Resume, Error> {
-        let session = self.session(caller, wanted).await?;
-        let proves = assistants::adapter(&session.assistant).proves();
-        let (can, what) = if fork { (proves.fork, "fork") } else { (proves.resume, "resume") };
-        if !can {
-            let message = format!("{} cannot {what} a conversation", session.assistant);
-            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
-        }
-        let begun = has_begun(&session) && session.external_id.is_some();
-        if fork && !begun {
-            let message =
-                format!("nothing was said in {} yet, so there is nothing to fork", session.id);
-            return Err(Error::invalid(message, "begin a new one: stratavore launch"));
-        }
-        Ok(Resume {
-            session: session.id,
-            fork,
-            assistant: session.assistant,
-            directory: session.directory,
-        })
-    }
-
     /// The common end of launching, restarting and recovering.
     pub(crate) async fn admit(
         &self,
@@ -199,8 +166,29 @@ impl Control {
             program: settings.program.clone(),
             args: settings.args.clone(),
         });
-        let argv = assistants::command(&assistant, &launch.args, settings.as_ref())?;
-        let mut env = BTreeMap::new();
+        let proves = assistants::adapter(&assistant).proves();
+        if launch.after_limit == AfterLimit::Continue && !proves.prompts {
+            return Err(Error::invalid(
+                format!(
+                    "{assistant} does not tell that it has a prompt, so it cannot be told to go on after a limit"
+                ),
+                "leave --after-limit out",
+            ));
+        }
+        let limited =
+            launch.headless.is_some_and(|h| h.max_turns.is_some() || h.max_cost.is_some());
+        if limited && proves.usage.is_none() {
+            return Err(Error::invalid(
+                format!(
+                    "{assistant} does not tell what it uses, so it cannot be held to turns or a cost"
+                ),
+                "leave --max-turns and --max-cost out, or end it by time: --timeout 30m",
+            ));
+        }
+        let before = resumed.map_or(&[][..], |resume| &resume.args);
+        let args = if launch.args.is_empty() { before } else { &launch.args };
+        let argv = assistants::command(&assistant, args, settings.as_ref())?;
+        let mut env = resumed.map(|resume| resume.env.clone()).unwrap_or_default();
         for text in &launch.env {
             let (key, value) = self.env_variable(text)?;
             env.insert(key, value);
@@ -212,7 +200,7 @@ impl Control {
             None => own_directory(project)?.display().to_string(),
         };
         let (columns, rows) = (launch.columns, launch.rows);
-        let given = argv.len() - launch.args.len();
+        let given = argv.len() - args.len();
         if let Some(prompt) = &launch.prompt {
             bounds::prompt(prompt)?;
         }
@@ -223,6 +211,7 @@ impl Control {
             prompt: launch.prompt.clone(),
             bare: launch.bare,
             headless: launch.headless,
+            after_limit: launch.after_limit,
             env,
             directory,
             columns: if columns == 0 { 80 } else { columns.min(1000) },

@@ -8,6 +8,8 @@
 //! what a crash cut off between the two is finished by reconciling.
 
 mod agent;
+mod alert;
+mod asked;
 mod audit;
 mod audit_file;
 mod bounds;
@@ -36,13 +38,16 @@ mod queue;
 mod reboot;
 mod reconcile;
 mod refusal;
+mod resume;
 mod retention;
 #[cfg(test)]
 mod rig;
 mod run;
+mod run_limit;
 mod runner;
 mod seal;
 mod search;
+mod server;
 mod session;
 mod start;
 mod supervisor;
@@ -51,9 +56,12 @@ mod unsaid;
 mod upgrade;
 mod usage;
 mod vault;
+mod wake;
+mod window;
 mod wishes;
 
 pub use agent::{AgentGreeting, Note, Welcome, WelcomeError};
+pub use alert::LOOK_EVERY as ALERTS_EVERY;
 pub use audit::RecordExport;
 pub use budget::{BudgetView, NewBudget};
 pub use control::{AssistantSettings, Control, Parts, Settings};
@@ -63,16 +71,18 @@ pub use error::Error;
 pub use event::Subscription;
 pub use explain::{Explanation, SignalRead};
 pub use inbox::{Held, Waiting, is_answerable};
-pub use launch::{Launch, Resume};
+pub use launch::Launch;
 pub use links::AgentCommand;
 pub use notify::{NewDestination, NotifySettings, NotifyView};
 pub use outbox::{RabbitSettings, Retry};
 pub use prompt::Delivery;
 pub use queue::QueueEdit;
 pub use reconcile::ReconcileReport;
+pub use resume::Resume;
 pub use run::{RunProgress, RunResult, RunWatch};
 pub use runner::{RunnerView, WaitFor, known_states};
 pub use search::{Search, SearchBy, SearchPage};
+pub use server::LOOK_EVERY as SERVER_LOOK_EVERY;
 pub use session::{SessionDetails, SessionPage, SessionQuery, SessionView};
 pub use supervisor::{Supervisor, chain};
 pub use usage::{NamedGroup, UsageExplained, UsageQuery, UsageReport};
@@ -80,3 +90,4 @@ pub use vault::{
     Care, ExportPart, Found, FoundFile, Imported, Importing, Manifest, ManifestFile,
     ManifestSession, SessionExport, SessionImport, Taken, VaultSettings,
 };
+pub use window::WindowView;

@@ -105,6 +105,17 @@ impl Control {
         Ok(place(wish, self.here(), u64::from(count.max(1)), &self.nodes().await?)?)
     }
 
+    /// The node that has the files of a conversation, where it is resumed if nothing else is asked for.
+    pub async fn node_of_session(
+        &self,
+        caller: &Caller,
+        wanted: &str,
+    ) -> Result<Option<NodeId>, Error> {
+        let node = self.session(caller, wanted).await?.node;
+        let known = self.nodes().await?;
+        Ok(node.filter(|node| known.iter().any(|known| known.id == *node)))
+    }
+
     /// True if this node is to get something new.
     pub(crate) fn takes_new(&self) -> bool {
         *self.scheduling() == Scheduling::Open

@@ -42,7 +42,10 @@ fn of_the_store(error: &Error) -> bool {
     matches!(
         error,
         Error::Store(
-            StoreError::Busy { .. } | StoreError::Unavailable { .. } | StoreError::Full { .. }
+            StoreError::Busy { .. }
+                | StoreError::Unavailable { .. }
+                | StoreError::WrongServer { .. }
+                | StoreError::Full { .. }
         )
     )
 }

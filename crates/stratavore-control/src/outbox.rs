@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use serde_json::json;
 use stratavore_core::DeadLetterId;
+use stratavore_core::alert::Alert;
 use stratavore_core::caller::Caller;
 use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
 use stratavore_core::event::Event;
-use stratavore_core::notify::Channel;
+use stratavore_core::notify::{Channel, Severity};
 use stratavore_store::StoreError;
 
+use crate::alert::of_cluster;
 use crate::control::Control;
 use crate::error::Error;
 use crate::notify;
@@ -61,8 +63,8 @@ impl Control {
         Ok(found)
     }
 
-    /// What stands in the daemon's status of destinations that are not well.
-    pub(crate) async fn destination_problems(&self) -> Result<Vec<String>, Error> {
+    /// What is wrong with destinations that are not well.
+    pub(crate) async fn destination_problems(&self) -> Result<Vec<Alert>, Error> {
         let mut problems = Vec::new();
         for (destination, backlog) in self.destinations().await? {
             let Destination { name, kind, health, problem, enabled, .. } = destination;
@@ -71,17 +73,19 @@ impl Control {
             if !is_meant && (health != Health::Connected || !problem.is_empty()) {
                 let colon = if problem.is_empty() { "" } else { ": " };
                 let (how, pending) = (health.as_str(), backlog.pending);
-                problems
-                    .push(format!("{name} is {how}{colon}{problem}; {pending} events wait for it"));
+                let words =
+                    format!("{name} is {how}{colon}{problem}; {pending} events wait for it");
+                problems.push(of_cluster("destination", &name, Severity::Error, words));
             }
             if backlog.dead > 0 {
                 let dead = backlog.dead;
-                problems.push(match Channel::KINDS.contains(&kind.as_str()) {
+                let words = match Channel::KINDS.contains(&kind.as_str()) {
                     true => format!(
                         "{dead} messages to {name} were given up: stratavore notify show {name}"
                     ),
                     false => format!("{name} does not take {dead} events: stratavore outbox dead"),
-                });
+                };
+                problems.push(of_cluster("destination_refuses", &name, Severity::Warning, words));
             }
         }
         Ok(problems)

@@ -31,7 +31,8 @@ use crate::bounds;
 use crate::command::has_begun;
 use crate::control::{CONFLICTS, Control};
 use crate::error::Error;
-use crate::launch::{Launch, Resume, usual_name};
+use crate::launch::{Launch, usual_name};
+use crate::resume::Resume;
 use crate::supervisor::chain;
 
 /// How often it is looked what is due: nobody wakes anybody when a time has come.

@@ -7,15 +7,14 @@
 use std::io;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use stratavore_assistants as assistants;
 use stratavore_assistants::adapter::{Adapter, Outcome, Step};
 use stratavore_core::RunnerId;
 use stratavore_core::activity::Activity;
 use stratavore_core::run::{RESULT_TEXT_MAX, RunOutcome};
-use stratavore_core::runner::{Cause, Runner};
+use stratavore_core::runner::{Cause, RunLimit, Runner};
 use stratavore_core::session::Session;
-use stratavore_core::usage::{UsageBy, UsageFilter, UsageSums};
+use stratavore_core::usage::UsageSums;
 use stratavore_runtime::socket::{Heard, Hearing};
 use stratavore_runtime::{Chunk, OutputReader};
 
@@ -93,14 +92,11 @@ impl Control {
         // The task that follows may be at it too; whatever it has not read by now is read here.
         self.follow_one(id).await?;
         let outcome = self.run_outcome(&runner).await?;
-        let filter = UsageFilter { runner: Some(id), ..UsageFilter::default() };
-        let store = &self.inner.store;
-        let used = store.usage_report(UsageBy::Runner, &filter, &TimeZone::UTC).await?;
         let session = match runner.session {
-            Some(session) => Some(store.session_get(session).await?),
+            Some(session) => Some(self.inner.store.session_get(session).await?),
             None => None,
         };
-        let usage = used.first().map(|group| group.sums).unwrap_or_default();
+        let usage = self.used_by(id).await?;
         Ok(RunResult { runner, outcome, usage, session })
     }
 
@@ -111,7 +107,12 @@ impl Control {
         };
         let exit = match cause {
             Cause::WallTime => return Ok(RunOutcome::TimedOut),
-            Cause::StoppedBy(_) => return Ok(RunOutcome::Stopped { why: cause.to_string() }),
+            Cause::StoppedBy(by) => {
+                return Ok(match RunLimit::of_stopper(by) {
+                    Some(limit) => RunOutcome::LimitReached { what: limit.as_str().into() },
+                    None => RunOutcome::Stopped { why: cause.to_string() },
+                });
+            }
             Cause::SpawnError(_) | Cause::ExecError(_) | Cause::CrashLoop(_) => {
                 return Ok(RunOutcome::Failed { why: cause.to_string() });
             }
@@ -128,6 +129,8 @@ impl Control {
         let reader = OutputReader::new(self.inner.runtime.dir(runner.id).output());
         let output = blocking(move || end_of(reader)).await?;
         let adapter = assistants::adapter(&runner.command.assistant);
+        let ended = runner.state.ended().map_or_else(|| self.now(), |(_, at)| at);
+        self.windows_told(runner, adapter.windows(&output, ended)).await?;
         Ok(match adapter.outcome(&output, exit) {
             Outcome::Done { text } => RunOutcome::Done { text: bounded(text) },
             Outcome::LimitReached { what } => RunOutcome::LimitReached { what: bounded(what) },

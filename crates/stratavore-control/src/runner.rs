@@ -271,6 +271,11 @@ impl Control {
         }
         let mut recovered = Vec::new();
         for runner in lost {
+            // It would be admitted, and fail when it is started.
+            if let Err(error) = resolve_directory(Path::new(&runner.command.directory)) {
+                remarks.push(format!("{}: {error}", runner.name));
+                continue;
+            }
             if dry_run {
                 if let Some(by) = self.inner.store.runner_successor(runner.id).await? {
                     if !wanted.is_empty() {
@@ -331,7 +336,8 @@ impl Control {
         known_states(&wait.states)?;
         let limit = wait.timeout.unwrap_or(WAIT_DEFAULT).min(WAIT_MAX);
         let until = Instant::now() + limit;
-        let look = if self.inner.store.is_shared() { WAIT_LOOK_SHARED } else { WAIT_LOOK };
+        let shared = self.inner.store.is_shared();
+        let look = if shared { self.look_every(WAIT_LOOK_SHARED) } else { WAIT_LOOK };
         // Interest is registered before the question, so that no change falls in between.
         let mut subscription = self.inner.bus.subscribe();
         loop {
@@ -346,7 +352,7 @@ impl Control {
                 () = stopping.cancelled() => return Err(Error::Stopping),
                 () = tokio::time::sleep_until(until) => {}
                 () = of_interest(&mut subscription, id) => {}
-                // Another daemon may have published.
+                // Another daemon may have published, and its word been lost.
                 () = tokio::time::sleep(look) => {}
             }
         }

@@ -6,6 +6,7 @@ mod export;
 mod found;
 mod import;
 pub(crate) mod intake;
+mod restore;
 mod tidy;
 
 use std::collections::BTreeMap;

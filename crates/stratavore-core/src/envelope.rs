@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::alert;
 use crate::event::Event;
 
 /// Where events come from, as CloudEvents has it: with the id it names an event among all.
@@ -12,18 +13,33 @@ pub const SOURCE: &str = "/stratavore";
 /// What stands before the kind in the `type` of an envelope.
 pub const TYPE_PREFIX: &str = "stratavore.";
 
+/// No kind: see [`further_key`].
+const STOPPED: &str = concat!("runner", ".stopped");
+
 /// The `type` of an event's envelope: `stratavore.runner.started`.
 pub fn type_of(kind: &str) -> String {
     format!("{TYPE_PREFIX}{kind}")
 }
 
 /// What a topic is bound by: the kind, and the id of the project; of an event that belongs to none,
-/// the id of what it is about. Ids and never names, since names change.
+/// the id of what it is about. Ids and never names, since names change. Of an alert it is how much it
+/// matters: whoever is woken by it does not choose by hosts.
 pub fn routing_key(event: &Event) -> String {
-    match event.project {
-        Some(project) => format!("{}.{project}", event.kind),
-        None => format!("{}.{}", event.kind, event.entity_id),
+    match (event.project, event.data["severity"].as_str()) {
+        (None, Some(severity)) if event.kind == alert::KIND => {
+            format!("{}.{severity}", event.kind)
+        }
+        (Some(project), _) => format!("{}.{project}", event.kind),
+        (None, _) => format!("{}.{}", event.kind, event.entity_id),
     }
+}
+
+/// A further key, for whoever asks for less than our kinds tell apart: a runner that has stopped,
+/// however it came to that.
+pub fn further_key(event: &Event) -> Option<String> {
+    let is_end = matches!(event.kind.as_str(), "runner.exited" | "runner.failed" | "runner.lost");
+    let project = event.project.filter(|_| is_end)?;
+    Some(format!("{STOPPED}.{project}"))
 }
 
 /// The envelope of a published event.

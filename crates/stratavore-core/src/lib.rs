@@ -6,6 +6,7 @@
 //! Invariant: this crate names no runtime, no database and no file.
 
 pub mod activity;
+pub mod alert;
 pub mod ask;
 pub mod budget;
 pub mod caller;
@@ -40,6 +41,7 @@ pub mod signal;
 pub mod terminal;
 pub mod transcript;
 pub mod usage;
+pub mod window;
 pub mod words;
 
 pub use id::{

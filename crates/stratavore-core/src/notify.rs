@@ -14,6 +14,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert;
 use crate::event::Event;
 use crate::{NodeId, NotificationId, Timestamp};
 
@@ -55,6 +56,10 @@ impl Severity {
     pub fn of(event: &Event) -> Self {
         match event.kind.as_str() {
             "node.token_stolen" => Self::Critical,
+            alert::KIND => {
+                let severity = event.data["severity"].as_str().and_then(Self::parse);
+                severity.unwrap_or(Self::Error)
+            }
             "runner.failed"
             | "runner.lost"
             | "project.item_failed"

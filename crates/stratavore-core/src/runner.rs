@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::Limits;
 use crate::name::Name;
 use crate::restart::{RestartPolicy, Restarts};
+use crate::window::AfterLimit;
 use crate::{ItemId, NodeId, ProjectId, RunnerId, SessionId};
 
 pub use crate::activity::{Activity, Doing};
@@ -288,6 +289,9 @@ pub struct Command {
     /// It runs without a screen: it takes the prompt, works, and ends with a result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headless: Option<Headless>,
+    /// What is done once a limit of its maker's is over.
+    #[serde(default, skip_serializing_if = "AfterLimit::is_wait")]
+    pub after_limit: AfterLimit,
     pub env: BTreeMap<String, EnvValue>,
     /// Absolute and resolved.
     pub directory: String,
@@ -300,7 +304,7 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-/// The assistant's own limits of a run without a screen; a second line behind our budgets.
+/// The limits of a run without a screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Headless {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -311,6 +315,46 @@ pub struct Headless {
     /// It is an attempt of this item of a queue, which decides whether there is another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<ItemId>,
+}
+
+/// A limit of a run without a screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunLimit {
+    Turns,
+    Cost,
+}
+
+impl RunLimit {
+    /// By whom a run was stopped that met it.
+    pub fn stopper(self) -> &'static str {
+        match self {
+            Self::Turns => "its --max-turns",
+            Self::Cost => "its --max-cost",
+        }
+    }
+
+    /// The limit that a run was stopped by, if it was one.
+    pub fn of_stopper(by: &str) -> Option<Self> {
+        [Self::Turns, Self::Cost].into_iter().find(|limit| limit.stopper() == by)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Turns => "max_turns",
+            Self::Cost => "max_cost",
+        }
+    }
+}
+
+impl Headless {
+    /// The limit that this is over. The answer that reaches a limit of turns may be the last one, so only the
+    /// next is over; the one that reaches a limit of money is.
+    pub fn over(&self, turns: u64, cost: i64) -> Option<RunLimit> {
+        if self.max_cost.is_some_and(|max| cost >= max) {
+            return Some(RunLimit::Cost);
+        }
+        self.max_turns.is_some_and(|max| turns > u64::from(max)).then_some(RunLimit::Turns)
+    }
 }
 
 /// One supervised run of an assistant in a project.

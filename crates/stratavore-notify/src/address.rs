@@ -14,6 +14,15 @@ pub struct Range {
 }
 
 impl Range {
+    /// All addresses there are: for what is dialled because the configuration names it.
+    pub(crate) fn everywhere() -> Vec<Self> {
+        let all = [
+            IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        ];
+        all.map(|address| Self { address, bits: 0 }).into()
+    }
+
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address) {
             (IpAddr::V4(own), IpAddr::V4(other)) => shares(

@@ -83,9 +83,7 @@ struct OllamaAnswer {
 impl Embeddings {
     pub fn new(settings: EmbeddingSettings) -> Self {
         let EmbeddingSettings { interface, url, model, key, resolver, roots, timeout } = settings;
-        let everywhere: Vec<Range> =
-            ["0.0.0.0/0", "::/0"].iter().filter_map(|range| range.parse().ok()).collect();
-        let dialer = Dialer::new(resolver, everywhere, roots);
+        let dialer = Dialer::new(resolver, Range::everywhere(), roots);
         Self { inner: Arc::new(Inner { dialer, interface, url, model, key, timeout }) }
     }
 

@@ -1,17 +1,19 @@
-//! One POST over one connection: no redirects, no cookies, no proxy, and a bounded answer.
+//! One request over one connection: no redirects, no cookies, no proxy, and a bounded answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use stratavore_core::notify::url::PlainUrl;
 
-use crate::dial::{Dialer, Stream};
+use crate::address::Range;
+use crate::dial::{Dialer, Resolve, Stream};
 use crate::{Failure, Fault};
 
 /// The most that is read of an answer, headers and body each.
@@ -69,14 +71,91 @@ pub(crate) async fn post_for(
     now: Timestamp,
     answer_max: usize,
 ) -> Result<Response, Failure> {
-    let mut request = Request::post(&url.path)
+    let typed = headers.iter().any(|(name, _)| CONTENT_TYPE == *name);
+    let json = (!typed).then(|| (CONTENT_TYPE.as_str(), "application/json".to_owned()));
+    let headers = headers.iter().cloned().chain(json).collect();
+    let asked = Asked { method: Method::POST, url: url.clone(), headers, body, answer_max };
+    let answered = exchange(dialer, asked).await?;
+    Ok(Response {
+        status: answered.status,
+        retry_after: retry_after(&answered.headers, now),
+        // The status is what counts: an answer that is cut off or too long has one as well.
+        body: String::from_utf8_lossy(&answered.body.unwrap_or_default()).into_owned(),
+    })
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: Method,
+    pub url: PlainUrl,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+    /// The most bytes of the answer's body.
+    pub answer_max: usize,
+}
+
+/// What was answered to it.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// All of it, or why it did not come whole.
+    pub body: Result<Bytes, String>,
+}
+
+impl Answered {
+    /// A header, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Talks with servers that the configuration names, this host's own among them; cheap to clone.
+#[derive(Clone)]
+pub struct Http {
+    dialer: Arc<Dialer>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Http")
+    }
+}
+
+impl Http {
+    /// `roots`: whom to trust; `timeout`: how long a request may take from its beginning to the end of
+    /// its answer.
+    pub fn new(
+        resolver: Arc<dyn Resolve>,
+        roots: rustls::RootCertStore,
+        timeout: Duration,
+    ) -> Self {
+        Self { dialer: Arc::new(Dialer::new(resolver, Range::everywhere(), roots)), timeout }
+    }
+
+    /// Makes one request, once.
+    pub async fn exchange(&self, asked: Asked) -> Result<Answered, Failure> {
+        match tokio::time::timeout(self.timeout, exchange(&self.dialer, asked)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let seconds = self.timeout.as_secs_f32();
+                Err(Failure::away(format!("no answer within {seconds} s")))
+            }
+        }
+    }
+}
+
+async fn exchange(dialer: &Dialer, asked: Asked) -> Result<Answered, Failure> {
+    let Asked { method, url, headers, body, answer_max } = asked;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(&url.path)
         .header(HOST, url.authority())
         .header(USER_AGENT, AGENT)
         .header(ACCEPT, "*/*");
-    if !headers.iter().any(|(name, _)| CONTENT_TYPE == *name) {
-        request = request.header(CONTENT_TYPE, "application/json");
-    }
-    for (name, value) in headers {
+    for (name, value) in &headers {
         request = request.header(*name, value);
     }
     let request = request
@@ -100,13 +179,11 @@ pub(crate) async fn post_for(
     let exchange = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, body) = response.into_parts();
-        // The status is what counts: an answer that is cut off or too long has one as well.
         let body = Limited::new(body, answer_max).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        Ok(Response {
+        Ok(Answered {
             status: head.status.as_u16(),
-            retry_after: retry_after(&head.headers, now),
-            body: String::from_utf8_lossy(&body).into_owned(),
+            headers: head.headers,
+            body: body.map(|body| body.to_bytes()).map_err(|error| error.to_string()),
         })
     };
     let mut exchange = std::pin::pin!(exchange);

@@ -1,5 +1,7 @@
 //! Tells people and programs: one file for each channel.
 //!
+//! What else goes out by HTTP, as to a store of blobs, goes by [`Http`].
+//!
 //! Whoever delivers says what and to whom, and hears how it went. Nothing is kept here, and nothing
 //! is tried again.
 //!
@@ -32,6 +34,8 @@ use stratavore_core::{NotificationId, Timestamp};
 pub use address::{Range, judge};
 pub use dial::{Resolve, Resolving, SystemResolver, roots};
 pub use embeddings::{EmbeddingSettings, Embeddings, Interface, ReadKey};
+pub use http::{Answered, Asked, Http};
+pub use hyper::Method;
 
 /// The longest that is kept of what a receiver says.
 const SAID_MAX: usize = 200;

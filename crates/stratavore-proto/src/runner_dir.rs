@@ -72,6 +72,9 @@ pub struct Spec {
     pub limits: Limits,
     /// Where the agent dials its daemon.
     pub agents_socket: PathBuf,
+    /// Where it dials when nobody takes it in there, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents_sockets: Vec<PathBuf>,
     /// SHA-256 of the join token, hex: another daemon than the one that started the agent can
     /// tell that it is the right one.
     pub join_token_sha256: String,
@@ -87,6 +90,13 @@ pub struct Spec {
     /// How the assistant is observed; `None`: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe: Option<Observe>,
+}
+
+impl Spec {
+    /// Every daemon's socket, in the order in which they are dialled.
+    pub fn daemons(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.agents_socket).chain(&self.agents_sockets).map(PathBuf::as_path)
+    }
 }
 
 /// What an agent has to do to observe its assistant.

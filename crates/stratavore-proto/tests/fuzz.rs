@@ -9,7 +9,7 @@ use stratavore_proto::frame::{FRAME_MAX, FrameCodec};
 use stratavore_proto::runner_dir::RunnerDir;
 use stratavore_proto::v1;
 use stratavore_testkit::fuzz::{Corpus, bears, fuzz, peak_memory};
-use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::trial::{Dice, Trial, scale};
 use tokio_util::codec::{Decoder, Encoder};
 
 /// The most memory that this whole test program may ever have.
@@ -104,23 +104,23 @@ messages! {
     ImportedFile ImportedSession InboxList InitCaRequest JoinRequest JoinTokenInfo JoinTokenList
     Lagged LaunchRunners Limits LimitsEdit ListBudgets ListDeadLetters ListEvents ListInbox
     ListItems ListMessages ListNodes ListNotify ListProjects ListRecordKeys ListRunners
-    ListSessions ListTokensRequest LocalUser Message MessageList MintTokenRequest MintedToken
-    Node NodeList NotCovered Notification NotifyAttempt NotifyDestination NotifyHistory
-    NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output OutputChunk
-    OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project ProjectList
-    Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit ReadOutputRequest
-    ReconcileReport ReconcileRequest RecordKey RecordKeys RecordLines RecoverRunners Rejected
-    RemoveBudget RemoveNotify RemoveSession RemovedNotify RenewRequest ReportUsage Resize
-    RestartRunner RetryDeadLetters RetryNotify RetryNotifyReply RetryReply RevokeTokenRequest
-    RevokedToken RotateRecordKey RunProgress RunResult RunStep RunSteps RunUsage Runner
-    RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent Session SessionDetails
-    SessionHolder SessionList SetBudget SetPaused SetQueue ShowBudget ShowNotify ShutdownReply
-    ShutdownRequest SignRequest SignalRead SignedCertificate SnippetPiece SocketHello
-    SocketRefused SocketWelcome StatusRequest Steal StopAssistant StopRunner StoreStatus
-    SubscribeEvents SwitchNotify TaskStatus TestNotify ToAgent ToAgentSocket Upgrade
-    UpgradeAgentRequest UpgradedAgent Usage UsageExplained UsageFilter UsageGroup UsageReport
-    UsageRow UsageSums VaultStatus VaultStatusRequest WaitRunner Waiting WatchRun Welcome Writer
-    Yield
+    ListSessions ListTokensRequest ListWindows LocalUser Message MessageList MintTokenRequest
+    MintedToken Node NodeList NotCovered Notification NotifyAttempt NotifyDestination
+    NotifyHistory NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output
+    OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project
+    ProjectList Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit
+    ReadOutputRequest ReconcileReport ReconcileRequest RecordKey RecordKeys RecordLines
+    RecoverRunners Rejected RemoveBudget RemoveNotify RemoveSession RemovedNotify RenewRequest
+    ReportUsage Resize RestartRunner RetryDeadLetters RetryNotify RetryNotifyReply RetryReply
+    RevokeTokenRequest RevokedToken RotateRecordKey RunProgress RunResult RunStep RunSteps
+    RunUsage Runner RunnerList ScheduleNode Screen ScreenWish SendInput SendToRunner Sent
+    Session SessionDetails SessionHolder SessionList SetBudget SetPaused SetQueue ShowBudget
+    ShowNotify ShutdownReply ShutdownRequest SignRequest SignalRead SignedCertificate
+    SnippetPiece SocketHello SocketRefused SocketWelcome StatusRequest Steal StopAssistant
+    StopRunner StoreStatus SubscribeEvents SwitchNotify TaskStatus TestNotify ToAgent
+    ToAgentSocket Upgrade UpgradeAgentRequest UpgradedAgent Usage UsageExplained UsageFilter
+    UsageGroup UsageReport UsageRow UsageSums VaultStatus VaultStatusRequest WaitRunner Waiting
+    WatchRun Welcome Window WindowList Writer Yield
 }
 
 #[test]
@@ -157,10 +157,31 @@ fn t_fuzz_no_bytes_break_the_decoding_of_a_message() {
         }
         Ok(())
     });
+    // The controls: whoever believes that it is a message, and a message that loses its end on the way.
+    let believes = |bytes: &[u8]| {
+        v1::ToAgent::decode(bytes).expect("a message");
+        Ok(())
+    };
+    trial.control("a decoder that believes all", !all_borne(&mut dice, believes));
+    let loses = |bytes: &[u8]| match v1::LaunchRunners::decode(bytes) {
+        Ok(message) if !message.args.is_empty() => {
+            let all = message.encode_to_vec();
+            let again = v1::LaunchRunners::decode(&all[..all.len() - 1]);
+            if again.is_ok_and(|again| again == message) { Ok(()) } else { Err("another".into()) }
+        }
+        Ok(_) | Err(_) => Ok(()),
+    };
+    trial.control("a message that loses its end", !all_borne(&mut dice, loses));
     let peak = peak_memory();
-    trial.counted("peak of memory, bytes", peak);
+    trial.most("peak of memory, bytes", peak);
     trial.tried(if peak <= MEMORY_MAX { Ok(()) } else { Err(format!("{peak} bytes")) });
     trial.end();
+}
+
+/// Whether some inputs of the kind that messages are tried with are borne: the controls'.
+fn all_borne(dice: &mut Dice, take: impl Fn(&[u8]) -> Result<(), String>) -> bool {
+    let corpus = Corpus::new(said());
+    (0..2000).all(|_| bears(&corpus.input(dice), &take).is_ok())
 }
 
 /// Gives a decoder the bytes in pieces, as a connection would. Complains of a buffer that grows
@@ -267,5 +288,13 @@ fn t_fuzz_no_file_in_a_runners_directory_breaks_whoever_reads_it() {
         let _read = (dir.spec(), dir.agent(), dir.exit());
         Ok(())
     });
+    // The control: whoever believes that a file is whole.
+    let believes = |bytes: &[u8]| {
+        std::fs::write(dir.path().join("exit.json"), bytes).map_err(|error| error.to_string())?;
+        dir.exit().expect("a record").expect("a file");
+        Ok(())
+    };
+    let borne = (0..2000).all(|_| bears(&corpus.input(&mut dice), believes).is_ok());
+    trial.control("a reader that believes all", !borne);
     trial.end();
 }

@@ -16,7 +16,7 @@ pub use find::Discovery;
 pub use process::{Agent, Runtime, Settings, Start, StartError};
 pub use watch::Watch;
 
-pub use stratavore_agent::failpoint::failpoint;
+pub use stratavore_agent::failpoint::{failpoint, is_off};
 pub use stratavore_agent::inside::Place;
 pub use stratavore_agent::output::{Chunk, OutputReader};
 pub use stratavore_agent::{program, signal_log};

@@ -28,6 +28,8 @@ pub struct Settings {
     /// The directory of runner directories.
     pub runners: PathBuf,
     pub agents_socket: PathBuf,
+    /// Sockets of further daemons of this host.
+    pub agents_sockets: Vec<PathBuf>,
     /// The program `stratavore-agent`.
     pub agent: PathBuf,
     pub heartbeat: Duration,
@@ -233,6 +235,7 @@ impl Runtime {
             command: Command { argv: start.argv.clone(), ..runner.command.clone() },
             limits: runner.limits,
             agents_socket: settings.agents_socket.clone(),
+            agents_sockets: settings.agents_sockets.clone(),
             join_token_sha256: start.join_token_sha256.clone(),
             launch_timeout_ms: settings.launch_timeout.as_millis() as u64,
             heartbeat_ms: settings.heartbeat.as_millis() as u64,

@@ -1,7 +1,7 @@
 //! What budgets have counted: settled as it is reported. Reservations are in `reserve.rs`.
 //!
 //! Invariant: whoever changes what a budget has counted holds the budget's row, so none decides on
-//! what another one is changing (`without_the_lock_the_sum_drifts` shows what came of it otherwise).
+//! what another one is changing (`t_budget_without_the_lock_the_sum_drifts` shows what came of it otherwise).
 //! Invariant: what is counted, the steps that it reaches and the events of them commit together, and
 //! with the report that it comes from.
 //! Invariant: `reserved` of a period is the sum of what its runners have reserved and not used.

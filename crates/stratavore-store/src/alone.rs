@@ -12,8 +12,9 @@ use stratavore_core::event::Entity;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::runner::Runner;
 
-use crate::admit::{NewRunner, accepted, inserting, passing, placed, refused};
+use crate::admit::{NewRunner, accepted, inserting, placed, refused};
 use crate::event::Author;
+use crate::hook::passing;
 use crate::tx::Reader;
 use crate::value::{DbTime, to_json};
 use crate::{Engine, Store, StoreError, idempotency, project, runner};

@@ -83,6 +83,10 @@ pub enum StoreError {
     #[error("the database did not answer while {doing}")]
     Unavailable { doing: &'static str, source: Cause },
 
+    /// Nothing was changed: a standby answers, or a primary of before, or another server.
+    #[error("the database server cannot be used: {why}")]
+    WrongServer { why: String },
+
     /// Nothing was changed. What is only read still works.
     #[error("no space is left for the database (while {doing})")]
     Full { doing: &'static str, source: Cause },
@@ -135,7 +139,7 @@ impl StoreError {
 
     /// True if the same request may succeed a moment later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Unavailable { .. })
+        matches!(self, Self::Busy { .. } | Self::Unavailable { .. } | Self::WrongServer { .. })
     }
 
     pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {

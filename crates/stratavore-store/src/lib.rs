@@ -26,6 +26,7 @@ mod statement;
 
 mod account;
 mod admit;
+mod alert;
 mod alone;
 mod ask;
 mod audit;
@@ -40,6 +41,7 @@ mod error;
 mod event;
 mod follow;
 mod hold;
+mod hook;
 mod idempotency;
 mod join;
 mod lease;
@@ -58,6 +60,7 @@ mod reserve;
 mod retry;
 mod runner;
 mod schema;
+mod server;
 mod session;
 mod session_seen;
 mod settings;
@@ -72,8 +75,11 @@ mod usage;
 mod usage_report;
 mod usage_row;
 mod value;
+mod wake;
+mod window;
 
-pub use admit::{NameWish, NewRunner, PASSING};
+pub use admit::{NameWish, NewRunner};
+pub use alert::Teller;
 pub use audit::{AuditCheckpoint, AuditRecord};
 pub use audit_key::AuditKey;
 pub use budget::{BudgetPeriod, BudgetShare, definition as budget_definition};
@@ -82,6 +88,7 @@ pub use daemon::Started;
 pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use follow::{FileIdentity, Follow, FollowStep};
+pub use hook::{LEFT_OUT, PASSING};
 pub use message::KeptMessage;
 pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
@@ -96,6 +103,7 @@ pub use transaction::OldTransaction;
 pub use transcript::{BlobRow, KeptSegment, VaultTotals};
 pub use trim::RecordTrim;
 pub use usage_report::UsagePlace;
+pub use wake::{Listener, Wake};
 
 /// The database, whichever it is. Cheap to clone; all clones share its connections.
 #[derive(Clone)]
@@ -114,9 +122,21 @@ struct Inner {
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
     floor: std::sync::Mutex<outbox::Floor>,
     nearby: nearby::Nearby,
+    /// By what other daemons' wake-ups are told from our own.
+    voice: String,
 }
 
 enum Engine {
-    Postgres { common: sqlx::PgPool, vital: sqlx::PgPool, deadline: deadline::Deadline },
-    Sqlite { path: PathBuf, write: sqlx::SqlitePool, read: sqlx::SqlitePool, alarm: tx::Alarm },
+    Postgres {
+        common: sqlx::PgPool,
+        vital: sqlx::PgPool,
+        deadline: deadline::Deadline,
+        guard: Arc<server::Guard>,
+    },
+    Sqlite {
+        path: PathBuf,
+        write: sqlx::SqlitePool,
+        read: sqlx::SqlitePool,
+        alarm: tx::Alarm,
+    },
 }

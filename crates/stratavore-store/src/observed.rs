@@ -2,7 +2,7 @@
 //! file was read.
 //!
 //! Locks are taken in one order: the file, the runner, the sessions by the assistant's ids of them, the
-//! messages of the ledger by their keys, the sums. Two daemons that read of the same conversation wait
+//! messages of the ledger by their keys, the sums, the windows. Two daemons that read of the same conversation wait
 //! for each other at its row. Rows of the ledger and of sums are written many at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use crate::hold::Holds;
 use crate::retry::retried;
 use crate::session_seen::{self, Found, Told};
 use crate::tx::Tx;
-use crate::{Store, StoreError, account, hold, message, usage};
+use crate::{Store, StoreError, account, hold, message, usage, window};
 
 /// What something costs, by a table of prices: the model, what was used, and when.
 pub type PriceOf<'a> = &'a (dyn Fn(&str, &Tokens, Timestamp) -> Option<Priced> + Sync);
@@ -165,6 +165,7 @@ async fn record(
     }
     recorded.deltas = usage::merge(tx, batch, &gathered.usage, &found).await?;
     account::settle(tx, &recorded.deltas, by, batch.now).await?;
+    window::keep(tx, batch).await?;
     Ok(recorded)
 }
 

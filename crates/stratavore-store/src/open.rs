@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::doing;
+use crate::server::Guard;
 use crate::tx::{Alarm, on};
+use crate::value::random;
 use crate::{
     Database, Engine, Inner, PoolStatus, Settings, Store, StoreError, nearby, postgres, sqlite,
 };
@@ -22,15 +24,17 @@ impl Store {
                 (Engine::Sqlite { path, write, read, alarm }, schema)
             }
             Database::Postgres(at) => {
-                let (common, vital, deadline, schema) = postgres::open(&at, &pool).await?;
-                (Engine::Postgres { common, vital, deadline }, schema)
+                let guard = Guard::open(at.witness.as_deref())?;
+                let (common, vital, deadline, schema) = postgres::open(&at, &pool, &guard).await?;
+                (Engine::Postgres { common, vital, deadline, guard }, schema)
             }
         };
         tracing::info!(engine = engine.name(), schema, "the store is open");
         let floor = Mutex::default();
         let nearby = nearby::Nearby::of(&engine).await;
-        let inner =
-            Arc::new(Inner { engine, pool, schema, writer: OnceLock::new(), floor, nearby });
+        let voice = format!("{:032x}", u128::from_ne_bytes(random()));
+        let writer = OnceLock::new();
+        let inner = Arc::new(Inner { engine, pool, schema, writer, floor, nearby, voice });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -72,6 +72,8 @@ pub struct OutboxDepth {
 #[derive(Debug, Default)]
 pub(crate) struct Floor {
     id: i64,
+    /// The timeline of the server that this is known of.
+    timeline: i64,
     /// An id that had been given out at the last look.
     given: Option<i64>,
     /// The same of an earlier look, and the number that all transactions were below then.
@@ -81,12 +83,20 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
+    /// One that was promoted may not know what was published, and has it pending.
+    fn of(&mut self, timeline: i64) -> &mut Self {
+        if timeline != self.timeline {
+            *self = Self { timeline, ..Self::default() };
+        }
+        self
+    }
+
     /// Takes in what a look above the floor has found: the first that is pending, the last id that
     /// was given out, and the numbers that all transactions under way are at or above and below.
     fn look(&mut self, first: Option<i64>, given: i64, from: i64, below: i64) {
         if given < self.id {
             // Another database, as from a backup.
-            *self = Self::default();
+            *self = Self { timeline: self.timeline, ..Self::default() };
         }
         if let Some((id, numbers)) = self.waits
             && from >= numbers
@@ -105,7 +115,8 @@ impl Floor {
 
 impl Store {
     pub(crate) fn floor(&self) -> i64 {
-        self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner).id
+        let mut floor = self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        floor.of(self.timeline()).id
     }
 
     /// Gives up to `limit` pending events their positions, takes them out of the outbox, and
@@ -163,7 +174,7 @@ impl Store {
                 let (first, given, from, below): (Option<i64>, i64, i64, i64) =
                     deadline.keep(look.fetch_one(&mut *conn)).await.map_err(doing(what))?;
                 let mut floor = self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner);
-                floor.look(first, given, from, below);
+                floor.of(self.timeline()).look(first, given, from, below);
                 Ok(first.is_none())
             }
         }
@@ -203,5 +214,11 @@ mod tests {
         // Another database.
         floor.look(Some(1), 5, 50, 51);
         assert_eq!(floor.id, 0);
+        // Another server, whatever its ids are.
+        floor.look(None, 30, 60, 61);
+        floor.look(None, 40, 70, 71);
+        floor.look(None, 40, 80, 81);
+        assert!(floor.id > 0);
+        assert_eq!(floor.of(2).id, 0);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: no transaction outlives a pause of ours by more than ten seconds: the server ends
 //! those that idle.
-//! Invariant: we never speak to a standby; every decision is made on the primary.
+//! Invariant: we never speak to a standby, nor to a primary of before (`server.rs`); every decision is
+//! made on the primary.
 
 use futures_util::future::{self, Either};
 use secrecy::ExposeSecret;
@@ -10,11 +11,13 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::error::doing;
 use crate::schema::{self, Applied, Standing};
+use crate::server::{self, Guard};
 use crate::{Host, PoolSettings, PostgresSettings, StoreError, TlsMode};
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -22,7 +25,7 @@ pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 const VERSION_MIN: i32 = 14;
 
 /// All that has to be known before the schema is.
-const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int,
+const LOOK: &str = "SELECT current_setting('server_version_num')::int,
         to_regclass('_sqlx_migrations') IS NOT NULL";
 /// The longest wait for a row that another transaction holds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +41,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 pub(crate) async fn open(
     at: &PostgresSettings,
     pool: &PoolSettings,
+    guard: &Arc<Guard>,
 ) -> Result<(PgPool, PgPool, Deadline, i64), StoreError> {
     let options = options(at).options([
         ("statement_timeout", millis(at.statement_timeout)),
@@ -47,19 +51,20 @@ pub(crate) async fn open(
         ("default_transaction_isolation", "read committed".into()),
     ]);
     let deadline = Deadline::of(at.statement_timeout);
-    let common = pool_options(pool, &deadline)
+    let common = pool_options(pool, &deadline, guard)
         .max_connections(pool.max_connections)
         .min_connections(pool.min_connections.min(pool.max_connections))
         .connect_lazy_with(options.clone());
-    let vital =
-        pool_options(pool, &deadline).max_connections(VITAL_CONNECTIONS).connect_lazy_with(options);
+    let vital = pool_options(pool, &deadline, guard)
+        .max_connections(VITAL_CONNECTIONS)
+        .connect_lazy_with(options);
 
     // Each pool's first connection is made while the schema is looked at: whoever opens the store
     // asks both of them something at once. Until the schema is known to be ours nothing is asked.
     let pools = [common.clone(), vital.clone()];
     let first = future::join_all(pools.iter().map(PgPool::acquire));
     // What is in their way is told by whoever looks, or by whoever needs them next.
-    let (schema, first) = match future::select(pin!(migrate(at, pool)), pin!(first)).await {
+    let (schema, first) = match future::select(pin!(migrate(at, pool, guard)), pin!(first)).await {
         Either::Left((looked, first)) => (looked?, first.await),
         Either::Right((first, looking)) => (looking.await?, first),
     };
@@ -70,16 +75,21 @@ pub(crate) async fn open(
     Ok((common, vital, deadline, schema))
 }
 
-fn pool_options(pool: &PoolSettings, deadline: &Deadline) -> PgPoolOptions {
+fn pool_options(pool: &PoolSettings, deadline: &Deadline, guard: &Arc<Guard>) -> PgPoolOptions {
     let deadline = deadline.clone();
+    let (at_use, at_first) = (guard.clone(), guard.clone());
     PgPoolOptions::new()
         .acquire_timeout(pool.acquire_timeout)
         .max_lifetime(pool.max_lifetime)
         .idle_timeout(pool.idle_timeout)
         .test_before_acquire(false)
         // A ping costs a round trip; a connection that just worked needs none.
-        .before_acquire(|conn, metadata| {
+        .before_acquire(move |conn, metadata| {
+            let is_of_before = at_use.is_of_before(metadata.age);
             Box::pin(async move {
+                if is_of_before {
+                    return Ok(false);
+                }
                 if metadata.idle_for > TRUSTED_FOR {
                     conn.ping().await?;
                 }
@@ -90,16 +100,10 @@ fn pool_options(pool: &PoolSettings, deadline: &Deadline) -> PgPoolOptions {
             let deadline = deadline.clone();
             Box::pin(async move { deadline.check(conn).await })
         })
-        .after_connect(|conn, _| Box::pin(refuse_standby(conn)))
-}
-
-async fn refuse_standby(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(conn).await?;
-    if standby { Err(is_standby()) } else { Ok(()) }
-}
-
-fn is_standby() -> sqlx::Error {
-    sqlx::Error::Protocol("the server is a standby, and its primary is needed".into())
+        .after_connect(move |conn, _| {
+            let guard = at_first.clone();
+            Box::pin(async move { guard.admit(conn).await })
+        })
 }
 
 /// The number of the schema, if there is nothing to be applied to it: then there is nothing to lock,
@@ -125,18 +129,20 @@ async fn fitting(conn: &mut PgConnection, known: &Migrator) -> Result<Option<i64
 
 /// On a connection of its own without timeouts: a migration takes the time that it takes, and one
 /// that another daemon is at is waited for. Answers the schema's number.
-async fn migrate(at: &PostgresSettings, pool: &PoolSettings) -> Result<i64, StoreError> {
+async fn migrate(
+    at: &PostgresSettings,
+    pool: &PoolSettings,
+    guard: &Guard,
+) -> Result<i64, StoreError> {
     let options = options(at);
     // Nothing can be lost by giving up here: there is no transaction yet.
     let connected = tokio::time::timeout(pool.connect_timeout, options.connect()).await;
     let mut conn = connected
         .map_err(|late| StoreError::Unavailable { doing: "connecting", source: late.into() })?
         .map_err(doing("connecting"))?;
-    let (standby, version, begun): (bool, i32, bool) =
+    guard.admit(&mut conn).await.map_err(server::refused("connecting"))?;
+    let (version, begun): (i32, bool) =
         sqlx::query_as(LOOK).fetch_one(&mut conn).await.map_err(doing("connecting"))?;
-    if standby {
-        return Err(doing("connecting")(is_standby()));
-    }
     if version < VERSION_MIN * 10_000 {
         let why =
             format!("it has version {}, and {VERSION_MIN} or newer is needed", version / 10_000);

@@ -268,8 +268,7 @@ pub(crate) async fn lock(tx: &mut Tx, id: ProjectId) -> Result<Project, StoreErr
     read_by(tx, sql, id).await
 }
 
-/// Reads a project without the lock: only for the negative control of the quota test.
-#[cfg(feature = "testing")]
+/// Reads a project without the lock: only for the negative controls of quotas.
 pub(crate) async fn read_unlocked(tx: &mut Tx, id: ProjectId) -> Result<Project, StoreError> {
     read_by(tx, BY_ID, id).await
 }

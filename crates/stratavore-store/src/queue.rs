@@ -17,8 +17,9 @@ use stratavore_core::queue::{Item, QueueSettings};
 use stratavore_core::runner::Runner;
 use stratavore_core::{ItemId, ProjectId, Timestamp};
 
-use crate::admit::{NewRunner, admit_within, passing};
+use crate::admit::{NewRunner, admit_within};
 use crate::error::{CANDIDATES_MAX, doing};
+use crate::hook::passing;
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, from_json, to_json};

@@ -34,6 +34,9 @@ pub struct PostgresSettings {
     pub root_certificate: Option<PathBuf>,
     /// The longest that one statement may take.
     pub statement_timeout: Duration,
+    /// The file that says which server was seen last; made if it is missing. `None`: it is known while
+    /// the store is open.
+    pub witness: Option<PathBuf>,
 }
 
 /// How long a statement may take unless set otherwise.

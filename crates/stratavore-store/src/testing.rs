@@ -127,6 +127,7 @@ pub fn on_server(home: &TestPostgres) -> Database {
         tls: TlsMode::Disable,
         root_certificate: None,
         statement_timeout: STATEMENT_TIMEOUT,
+        witness: None,
     })
 }
 
@@ -155,6 +156,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
     let modules = of!(
         account,
         admit,
+        alert,
         alone,
         ask,
         audit,
@@ -181,13 +183,16 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         queue,
         runner,
         schema,
+        server,
         session,
         session_seen,
         transaction,
         transcript,
         trim,
         usage,
-        usage_report
+        usage_report,
+        wake,
+        window
     );
     let all = modules.into_iter().flat_map(|(module, statements)| {
         statements.iter().map(move |(name, sql)| (module, *name, *sql))

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, Transaction
 
 use crate::deadline::Deadline;
 use crate::error::doing;
+use crate::server::Guard;
 use crate::{Engine, Store, StoreError, sqlite};
 
 /// An open transaction; dropping it rolls it back.
@@ -113,15 +114,16 @@ impl Store {
     pub(crate) async fn begin_in(&self, lane: Lane) -> Result<Tx, StoreError> {
         let what = "beginning a transaction";
         let begun = match &self.inner.engine {
-            Engine::Postgres { common, vital, deadline } => {
+            Engine::Postgres { common, vital, deadline, guard } => {
                 let pool = match lane {
                     Lane::Common => common.clone(),
                     Lane::Vital => vital.clone(),
                 };
                 let (its, limit) = (deadline.clone(), self.inner.pool.acquire_timeout);
+                let guard = guard.clone();
                 let begun = tokio::spawn(async move {
                     let begun = pool.begin().await.map(|tx| Tx::Postgres(tx, its));
-                    begun.map_err(|error| no_connection(&pool, what, error))
+                    begun.map_err(|error| no_connection(&pool, &guard, what, error))
                 });
                 // Only the wait for it is given up.
                 match tokio::time::timeout(limit.saturating_add(deadline.limit()), begun).await {
@@ -149,10 +151,10 @@ impl Store {
     pub(crate) async fn read(&self) -> Result<Reader, StoreError> {
         let what = "taking a connection";
         match &self.inner.engine {
-            Engine::Postgres { common, deadline, .. } => {
+            Engine::Postgres { common, deadline, guard, .. } => {
                 let taken = common.acquire().await;
                 let taken = taken.map(|conn| Reader::Postgres(conn, deadline.clone()));
-                taken.map_err(|error| no_connection(common, what, error))
+                taken.map_err(|error| no_connection(common, guard, what, error))
             }
             Engine::Sqlite { read, .. } => {
                 read.acquire().await.map(Reader::Sqlite).map_err(doing(what))
@@ -163,7 +165,17 @@ impl Store {
 
 /// A wait for a connection ends with the same error whether all are in use or none can be made: it
 /// is the server that is gone if there was room for one more.
-fn no_connection(pool: &PgPool, what: &'static str, error: sqlx::Error) -> StoreError {
+pub(crate) fn no_connection(
+    pool: &PgPool,
+    guard: &Guard,
+    what: &'static str,
+    error: sqlx::Error,
+) -> StoreError {
+    if matches!(error, sqlx::Error::PoolTimedOut)
+        && let Some(why) = guard.refusal()
+    {
+        return StoreError::WrongServer { why };
+    }
     if matches!(error, sqlx::Error::PoolTimedOut)
         && pool.size() < pool.options().get_max_connections()
     {

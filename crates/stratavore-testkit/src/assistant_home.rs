@@ -27,6 +27,7 @@ pub struct AssistantHome {
     url: String,
     home: PathBuf,
     work: PathBuf,
+    is_subscribed: bool,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -46,7 +47,8 @@ impl AssistantHome {
         // Assistants know directories by their real names.
         let work = work.canonicalize().expect("the directory is there");
         let home = home.canonicalize().expect("the home is there");
-        let own = Self { program, url: url.to_owned(), home, work, _directory: None };
+        let url = url.to_owned();
+        let own = Self { program, url, home, work, is_subscribed: false, _directory: None };
         match program {
             Program::Claude => own.claude(),
             Program::Codex => own.codex(),
@@ -58,6 +60,11 @@ impl AssistantHome {
 
     pub fn program(&self) -> Program {
         self.program
+    }
+
+    /// Has it log in as a subscriber does, and not with a key.
+    pub fn subscribe(&mut self) {
+        self.is_subscribed = true;
     }
 
     pub fn home(&self) -> &Path {
@@ -90,7 +97,8 @@ impl AssistantHome {
         match self.program {
             Program::Claude => {
                 set("ANTHROPIC_BASE_URL", &self.url);
-                set("ANTHROPIC_API_KEY", KEY);
+                let login = ["ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"];
+                set(login[usize::from(self.is_subscribed)], KEY);
                 set("DISABLE_AUTOUPDATER", "1");
                 set("DISABLE_TELEMETRY", "1");
                 set("DISABLE_ERROR_REPORTING", "1");
@@ -268,6 +276,8 @@ trust_level = "trusted"
             "general": {
                 "enableAutoUpdate": false,
                 "enableAutoUpdateNotification": false,
+                // Else it tries for minutes what it is told to leave.
+                "maxAttempts": 2,
                 "sessionRetention": { "enabled": false },
             },
             "privacy": { "usageStatisticsEnabled": false },

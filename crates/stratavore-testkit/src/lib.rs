@@ -14,7 +14,12 @@ pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod rabbit;
+pub mod reboot;
 pub mod receiver;
+#[cfg(feature = "model")]
+pub mod running;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod strace;
 pub mod terminal;
 #[cfg(feature = "tls")]

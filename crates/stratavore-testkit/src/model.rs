@@ -75,6 +75,8 @@ struct Shared {
     others: Mutex<Vec<Other>>,
     bill: Mutex<Bill>,
     faults: Mutex<Vec<String>>,
+    /// Headers that come with each answer, for clients that know them.
+    windows: Mutex<Vec<(&'static str, String)>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,6 +105,7 @@ impl StandIn {
             others: Mutex::default(),
             bill: Mutex::default(),
             faults: Mutex::default(),
+            windows: Mutex::default(),
         });
         let own = shared.clone();
         let (end, ended) = oneshot::channel();
@@ -114,6 +117,29 @@ impl StandIn {
     /// Its root, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Says with each answer from now on how many percent of a subscription's windows of five hours and
+    /// of seven days are used, and at which second they begin anew: as Anthropic and OpenAI do.
+    pub fn tells_windows(&self, used: [u32; 2], resets_at: [i64; 2]) {
+        let ([five, seven], [five_resets, seven_resets]) =
+            (used, resets_at.map(|at| at.to_string()));
+        let share = |percent: u32| format!("{:.2}", f64::from(percent) / 100.0);
+        *locked(&self.shared.windows) = vec![
+            ("anthropic-ratelimit-unified-status", "allowed".into()),
+            ("anthropic-ratelimit-unified-reset", five_resets.clone()),
+            ("anthropic-ratelimit-unified-representative-claim", "five_hour".into()),
+            ("anthropic-ratelimit-unified-5h-utilization", share(five)),
+            ("anthropic-ratelimit-unified-5h-reset", five_resets.clone()),
+            ("anthropic-ratelimit-unified-7d-utilization", share(seven)),
+            ("anthropic-ratelimit-unified-7d-reset", seven_resets.clone()),
+            ("x-codex-primary-used-percent", five.to_string()),
+            ("x-codex-primary-window-minutes", "300".into()),
+            ("x-codex-primary-reset-at", five_resets),
+            ("x-codex-secondary-used-percent", seven.to_string()),
+            ("x-codex-secondary-window-minutes", "10080".into()),
+            ("x-codex-secondary-reset-at", seven_resets),
+        ];
     }
 
     /// Answers such turns of a conversation, or of one below it, with these replies, one after

@@ -155,7 +155,7 @@ impl Server {
     /// # Errors
     /// A sentence fragment: the server is not installed, or what it said when it did not start.
     pub fn start() -> Result<Server, String> {
-        Self::start_with("")
+        Self::start_with("", None)
     }
 
     /// The same, but one that syncs what is committed, as a real one does; for measuring.
@@ -163,17 +163,18 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_synced() -> Result<Server, String> {
-        Self::start_with("durable")
+        Self::start_with("durable", None)
     }
 
-    fn start_with(safety: &str) -> Result<Server, String> {
+    /// `primary`: the socket's directory of the server that it is to be a standby of.
+    fn start_with(safety: &str, primary: Option<&Path>) -> Result<Server, String> {
         let bin = newest_bin().ok_or_else(|| {
             format!(
                 "no server under {DEBIAN_ROOT}; install it (`apt-get install postgresql`), run \
                  `cargo xtask test`, which does, or name a running one in {SERVER_VARIABLE}"
             )
         })?;
-        Self::run(&bin, safety)
+        Self::run(&bin, safety, primary)
     }
 
     /// The same by the programs in `bin`.
@@ -181,7 +182,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_from(bin: &Path) -> Result<Server, String> {
-        Self::run(bin, "")
+        Self::run(bin, "", None)
     }
 
     /// An empty database on it.
@@ -192,7 +193,7 @@ impl Server {
         self.address.create_database(false)
     }
 
-    fn run(bin: &Path, safety: &str) -> Result<Server, String> {
+    fn run(bin: &Path, safety: &str, primary: Option<&Path>) -> Result<Server, String> {
         // The server's user must be able to enter the directory, which a private temporary
         // directory of root's would not let it; and a socket's path has at most 107 bytes.
         let temporary = std::env::temp_dir();
@@ -211,6 +212,7 @@ impl Server {
             .arg(&parent)
             .arg(if is_root { "postgres" } else { "" })
             .arg(safety)
+            .arg(primary.unwrap_or(Path::new("")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Out of our process group: Ctrl-C must end us first, and the guard after us.

@@ -1,7 +1,8 @@
 # Runs one private PostgreSQL until standard input ends, then stops it and removes its directory.
 #
 # Arguments: the directory of the server's binaries, the directory to make ours in, the user to run
-# the server as (empty: ourselves), and `durable` for one whose data is to survive a crash. Says
+# the server as (empty: ourselves), `durable` for one whose data is to survive a crash or `primary` for one
+# that may have standbys, and for a standby the directory of its primary's socket. Says
 # `ready DIRECTORY` and closes standard output once the server answers; otherwise what went wrong.
 # A line of input, after the server has ended, starts it again on the same data.
 #
@@ -10,6 +11,7 @@ set -u
 bin=$1
 user=$3
 safety=$4
+primary=$5
 exec 2>&1
 
 dir=$(mktemp -d "$2/stratavore-pg-XXXXXXXX") || exit 1
@@ -45,16 +47,27 @@ else
 fi
 cd "$dir" || exit 1
 
-setpriv "$@" "$bin/initdb" --pgdata "$dir/data" --username postgres --auth trust \
-    --encoding UTF8 --locale C --no-sync --no-instructions \
-    </dev/null >"$dir/log" 2>&1 || fail "initdb failed"
+if [ -n "$primary" ]; then
+    setpriv "$@" "$bin/pg_basebackup" --pgdata "$dir/data" --host "$primary" --port 5432 \
+        --username postgres --write-recovery-conf --checkpoint fast --no-sync \
+        </dev/null >"$dir/log" 2>&1 || fail "pg_basebackup failed"
+else
+    setpriv "$@" "$bin/initdb" --pgdata "$dir/data" --username postgres --auth trust \
+        --encoding UTF8 --locale C --no-sync --no-instructions \
+        </dev/null >"$dir/log" 2>&1 || fail "initdb failed"
+fi
 
 # Nothing in an ordinary one must survive a crash, so nothing is synced. The time zone is one that
 # no test can mistake for the host's by luck.
+wal="-c wal_level=minimal -c max_wal_senders=0"
 case $safety in
 durable)
     # When something was committed is kept as well, for measuring.
     safety="-c fsync=on -c synchronous_commit=on -c full_page_writes=on -c track_commit_timestamp=on"
+    ;;
+primary)
+    safety="-c fsync=off -c full_page_writes=on"
+    wal="-c wal_level=replica -c max_wal_senders=5"
     ;;
 *) safety="-c fsync=off -c synchronous_commit=off -c full_page_writes=off" ;;
 esac
@@ -64,7 +77,7 @@ start() {
     # shellcheck disable=SC2086 # words without spaces
     setpriv $as_user --pdeathsig QUIT "$bin/postgres" -D "$dir/data" -k "$dir" -p 5432 \
         -c listen_addresses= -c max_connections=300 -c shared_buffers=32MB $safety \
-        -c wal_level=minimal -c max_wal_senders=0 -c jit=off -c timezone=UTC \
+        $wal -c jit=off -c timezone=UTC \
         </dev/null >>"$dir/log" 2>&1 &
     pid=$!
 }

@@ -45,6 +45,15 @@ pub fn is_installed() -> bool {
     Path::new("/usr/lib/rabbitmq/lib").is_dir() && Path::new("/usr/bin/erl_call").exists()
 }
 
+/// Which one is installed, by the name of its directory.
+pub fn version() -> Option<String> {
+    let mut entries = std::fs::read_dir("/usr/lib/rabbitmq/lib").ok()?;
+    entries.find_map(|entry| {
+        let name = entry.ok()?.file_name();
+        Some(name.to_str()?.strip_prefix("rabbitmq_server-")?.to_owned())
+    })
+}
+
 /// A running broker. Displays as the value for [`BROKER_VARIABLE`].
 ///
 /// Dropping it ends the broker, however it is, and removes its data.
@@ -181,6 +190,16 @@ impl Broker {
 
     pub fn thaw(&self) {
         signal(self.at.pid().expect("the broker runs"), Signal::CONT);
+    }
+
+    /// Makes it short of disk, to the same effect as [`Broker::block`].
+    pub fn fill_disk(&self) {
+        self.at.eval("rabbit_disk_monitor:set_disk_free_limit(\"9000GB\").").expect("it is told");
+    }
+
+    /// Gives it its disk back.
+    pub fn empty_disk(&self) {
+        self.at.eval("rabbit_disk_monitor:set_disk_free_limit(\"50MB\").").expect("it is told");
     }
 
     /// Makes it short of memory, so that it takes nothing from any publisher.

@@ -14,10 +14,13 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub struct Got {
     pub at: Instant,
+    pub method: String,
     pub path: String,
     /// By their names in lower case.
     pub headers: BTreeMap<String, String>,
     pub body: String,
+    /// The body as it came in.
+    pub bytes: Vec<u8>,
 }
 
 impl Got {
@@ -37,6 +40,8 @@ pub enum Reply {
     Status(u16),
     /// With a header and a body.
     With(u16, &'static str, String, String),
+    /// With headers, and a body of which so many bytes are sent before the connection ends.
+    Part(u16, Vec<(&'static str, String)>, Vec<u8>, usize),
     /// Nothing, on a connection that stays open.
     Silence,
     /// Nothing, on a connection that ends.
@@ -135,9 +140,13 @@ impl Shared {
             drop(all);
             locked(&self.answer)(&got, before)
         };
-        let (status, header, value, body) = match reply {
-            Reply::Status(status) => (status, "x-nothing", String::new(), String::new()),
-            Reply::With(status, header, value, body) => (status, header, value, body),
+        let (status, headers, body, sent) = match reply {
+            Reply::Status(status) => (status, Vec::new(), Vec::new(), 0),
+            Reply::With(status, header, value, body) => {
+                let sent = body.len();
+                (status, vec![(header, value)], body.into_bytes(), sent)
+            }
+            Reply::Part(status, headers, body, sent) => (status, headers, body, sent),
             Reply::End => return,
             Reply::Silence => {
                 while !self.over.load(Ordering::SeqCst) {
@@ -146,12 +155,18 @@ impl Shared {
                 return;
             }
         };
-        let length = body.len();
-        let text = format!(
-            "HTTP/1.1 {status} -\r\n{header}: {value}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-        );
+        let mut text = format!("HTTP/1.1 {status} -\r\n");
+        for (name, value) in headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        // To a HEAD there is none, and to "no content" it must not be told.
+        if status != 204 {
+            text.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        text.push_str("connection: close\r\n\r\n");
         // Whoever asked may be gone.
         stream.write_all(text.as_bytes()).ok();
+        stream.write_all(&body[..sent.min(body.len())]).ok();
     }
 }
 
@@ -159,7 +174,8 @@ fn read(stream: &TcpStream) -> Option<Got> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
-    let path = line.split_whitespace().nth(1)?.to_owned();
+    let mut words = line.split_whitespace();
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
     let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
@@ -167,9 +183,9 @@ fn read(stream: &TcpStream) -> Option<Got> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length: usize = headers.get("content-length").and_then(|text| text.parse().ok())?;
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let body = String::from_utf8_lossy(&body).into_owned();
-    Some(Got { at: Instant::now(), path, headers, body })
+    let length = headers.get("content-length").map_or(Ok(0), |text| text.parse()).ok()?;
+    let mut bytes = vec![0; length];
+    reader.read_exact(&mut bytes).ok()?;
+    let body = String::from_utf8_lossy(&bytes).into_owned();
+    Some(Got { at: Instant::now(), method, path, headers, body, bytes })
 }

@@ -48,6 +48,7 @@ pub struct Trial {
     /// Microseconds.
     measured: BTreeMap<String, Vec<u64>>,
     counted: BTreeMap<String, u64>,
+    most: BTreeMap<String, u64>,
     /// What was broken on purpose, and whether the check noticed.
     controls: Vec<(String, bool)>,
     ended: bool,
@@ -66,6 +67,7 @@ impl Trial {
             words: Vec::new(),
             measured: BTreeMap::new(),
             counted: BTreeMap::new(),
+            most: BTreeMap::new(),
             controls: Vec::new(),
             ended: false,
             report: std::env::var_os(REPORT_VARIABLE)
@@ -109,9 +111,15 @@ impl Trial {
         Duration::from_micros(all.copied().max().unwrap_or_default())
     }
 
-    /// Keeps a number that is no duration; said again, the last one counts.
+    /// Adds to a number that is no duration.
     pub fn counted(&mut self, what: &str, number: u64) {
-        self.counted.insert(what.into(), number);
+        *self.counted.entry(what.into()).or_default() += number;
+    }
+
+    /// Keeps the greatest of a number that is no duration.
+    pub fn most(&mut self, what: &str, number: u64) {
+        let most = self.most.entry(what.into()).or_default();
+        *most = (*most).max(number);
     }
 
     /// Tells whether the check noticed a promise that was broken on purpose.
@@ -174,6 +182,7 @@ impl Trial {
             "words": self.words,
             "measured": measured,
             "counted": self.counted,
+            "most": self.most,
             "controls": controls,
         })
         .to_string()
@@ -273,10 +282,15 @@ mod tests {
         for millis in 1..=100 {
             trial.measured("back", Duration::from_millis(millis));
         }
+        for (lost, peak) in [(2, 70), (3, 50)] {
+            trial.counted("lost", lost);
+            trial.most("peak", peak);
+        }
         trial.control("a lost one", true);
         let told: serde_json::Value = serde_json::from_str(&trial.line()).unwrap();
         assert_eq!((&told["n"], &told["violations"]), (&4.into(), &1.into()), "not ended yet");
         assert_eq!(told["measured"]["back"]["p99_us"], 99_000);
+        assert_eq!((&told["counted"]["lost"], &told["most"]["peak"]), (&5.into(), &70.into()));
         assert_eq!(trial.longest("back"), Duration::from_millis(100));
         trial.end();
     }

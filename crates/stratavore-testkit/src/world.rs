@@ -37,13 +37,18 @@ impl Default for World {
 impl World {
     /// A home without a daemon; the first command that needs one starts it.
     pub fn new() -> Self {
-        let directory = own_directory();
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in this directory, where others may have less to say than where temporary files are.
+    pub fn below(directory: &Path) -> Self {
+        let directory = own_directory(directory);
         Self::at(directory.path().to_owned(), directory)
     }
 
     /// The same, where the home's own directory has this name, which may be an unpleasant one.
     pub fn named(name: &str) -> Self {
-        let directory = own_directory();
+        let directory = own_directory(&std::env::temp_dir());
         Self::at(directory.path().join(name), directory)
     }
 
@@ -93,6 +98,8 @@ impl World {
                 command.env(key, value);
             }
         }
+        // What is wrong for some seconds only is told on a slow machine: a test that wants alerts asks.
+        command.env("STRATAVORE_TEST_TIMES", "alerts_every=1h");
         command.env("TERM", "xterm-256color").env("STRATAVORE_HOME", &self.home);
         command.envs(&self.env).current_dir(self.work());
         command
@@ -250,8 +257,8 @@ impl Drop for World {
     }
 }
 
-fn own_directory() -> tempfile::TempDir {
-    let named = tempfile::Builder::new().prefix("stratavore-world-").tempdir();
+fn own_directory(above: &Path) -> tempfile::TempDir {
+    let named = tempfile::Builder::new().prefix("stratavore-world-").tempdir_in(above);
     named.expect("a temporary directory")
 }
 

@@ -4,7 +4,7 @@
 //! renews it, and whoever removes looks at it again after it has taken the file away from its name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +12,8 @@ use std::time::SystemTime;
 
 use stratavore_core::transcript::Digest;
 
-use crate::{BLOB_MAX, Kept, VaultError, digest};
-
-/// What text compresses well by without taking long.
-const LEVEL: i32 = 6;
+use crate::pack::{pack, unpack};
+use crate::{Kept, VaultError, checked, digest};
 
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -28,6 +26,12 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
+    /// Whether there is one here already.
+    #[cfg(feature = "s3")]
+    pub(crate) fn is_there(root: &Path) -> bool {
+        root.join("blobs").is_dir()
+    }
+
     pub(crate) fn open(root: PathBuf) -> Result<Self, VaultError> {
         let [blobs, new, aside] = ["blobs", "new", "aside"].map(|name| root.join(name));
         for path in [&root, &blobs, &new, &aside] {
@@ -37,10 +41,8 @@ impl Directory {
     }
 
     pub(crate) fn put(&self, bytes: &[u8]) -> Result<Kept, VaultError> {
-        if bytes.len() > BLOB_MAX {
-            return Err(VaultError::TooLong(bytes.len()));
-        }
-        let (digest, length) = (digest(bytes), bytes.len() as u64);
+        let length = checked(bytes)?;
+        let digest = digest(bytes);
         let path = self.path(digest);
         // Renewed before it is read: from now on nobody takes it away.
         if renew(&path)? {
@@ -54,8 +56,7 @@ impl Directory {
                 Err(error) => return Err(error),
             }
         }
-        let compressed =
-            zstd::bulk::compress(bytes, LEVEL).map_err(disk("compress a blob", &path))?;
+        let compressed = pack(bytes).map_err(disk("compress a blob", &path))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let new = self.new.join(format!("{digest}.{}.{number}", std::process::id()));
         let written = self.write(&new, &path, &compressed);
@@ -92,17 +93,7 @@ impl Directory {
         });
         let file =
             opened.ok_or(VaultError::Missing(wanted))?.map_err(disk("read a blob", &path))?;
-        let damaged = |why: String| VaultError::Damaged { digest: wanted, path: path.clone(), why };
-        let decoder = zstd::stream::Decoder::new(file).map_err(|e| damaged(e.to_string()))?;
-        let mut bytes = Vec::new();
-        // A byte more than there may be, so that one that is too long is noticed.
-        let mut limited = decoder.take(BLOB_MAX as u64 + 1);
-        limited.read_to_end(&mut bytes).map_err(|error| damaged(error.to_string()))?;
-        let found = digest(&bytes);
-        if found != wanted {
-            return Err(damaged(format!("what it holds is {found}")));
-        }
-        Ok(bytes)
+        unpack(file, wanted).map_err(|why| VaultError::Damaged { digest: wanted, path, why })
     }
 
     pub(crate) fn list(

@@ -28,7 +28,7 @@ pub(crate) use outbox::{DeadLetterView, DestinationView};
 pub(crate) use queue::{ItemView, QueueView};
 pub(crate) use run::{RunResultView, StepView};
 pub(crate) use session::{SessionDetailsView, SessionView};
-pub(crate) use usage::{UsageExplainedView, UsageReportView, total};
+pub(crate) use usage::{UsageExplainedView, UsageReportView, WindowView, total};
 
 /// Microseconds after 1970, where 0 is "never".
 pub(crate) fn time(us: i64) -> Option<Timestamp> {

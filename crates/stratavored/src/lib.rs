@@ -19,5 +19,6 @@ mod peer;
 mod run;
 mod setup;
 mod times;
+mod vault;
 
 pub use run::{Arguments, Failure, run};

@@ -8,7 +8,7 @@ use stratavore_core::terminal::{Untrusted, escape_json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,sqlx=warn,sqlx_core::pool=error,lapin=off";
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,sqlx=warn,sqlx_core::pool=off,lapin=off";
 
 /// Begins to log. `level` is a filter such as `info` or `stratavore_control=debug`.
 pub(crate) fn begin(json: bool, level: &str) -> Result<(), String> {

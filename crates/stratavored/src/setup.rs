@@ -13,8 +13,8 @@ use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings, Settings,
-    VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings,
+    SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
@@ -30,7 +30,7 @@ use stratavore_runtime::Runtime;
 use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, Store, StoreError, TlsMode,
 };
-use stratavore_vault::{Vault, VaultError};
+use stratavore_vault::VaultError;
 use tokio::net::TcpListener;
 
 use crate::agents::Pace;
@@ -38,6 +38,7 @@ use crate::clock::{SystemClock, entropy};
 use crate::cluster::Cluster;
 use crate::run::Failure;
 use crate::times::or_as_tested;
+use crate::vault;
 
 /// Events that a subscriber may be behind before it has to read them from the store.
 const BUS_CAPACITY: usize = 1024;
@@ -55,7 +56,7 @@ const HASTE: &str = "STRATAVORE_TEST_NOTIFY_HASTE";
 
 /// What the daemon was told, checked.
 pub(crate) struct Setup {
-    config: config::Config,
+    pub(crate) config: config::Config,
     pub(crate) paths: config::Paths,
     env: BTreeMap<String, String>,
 }
@@ -85,6 +86,12 @@ pub(crate) enum SetupError {
     Embeddings { why: String },
     #[error("open the vault")]
     Vault(#[source] VaultError),
+    #[cfg(not(feature = "s3"))]
+    #[error("vault.url is {url}, and this stratavored was built without the feature s3")]
+    NoS3 { url: String },
+    #[cfg(feature = "s3")]
+    #[error("vault.s3.endpoint cannot be used: {why}")]
+    S3Endpoint { why: String },
     #[error("read notify.root_cert, {path}: {why}")]
     Roots { path: String, why: String },
     #[error("read this node's key and certificate in {path}")]
@@ -100,6 +107,10 @@ impl SetupError {
             | Self::NobodyElse
             | Self::Embeddings { .. }
             | Self::Roots { .. } => 7,
+            #[cfg(not(feature = "s3"))]
+            Self::NoS3 { .. } => 7,
+            #[cfg(feature = "s3")]
+            Self::S3Endpoint { .. } => 7,
             Self::Directory(_)
             | Self::NodeId { .. }
             | Self::Record(_)
@@ -125,6 +136,12 @@ impl SetupError {
             Self::Embeddings { .. } => {
                 "set search.model, search.url and search.key_file, or search.embeddings to builtin"
             }
+            #[cfg(not(feature = "s3"))]
+            Self::NoS3 { .. } => {
+                "take one that was built with --features s3, or set vault.url to directory"
+            }
+            #[cfg(feature = "s3")]
+            Self::S3Endpoint { .. } => "correct it, then: stratavore config validate",
             Self::Vault(_) => "look at the disk and the rights of the state directory",
             Self::Roots { .. } => "give a PEM file of certificates, or take notify.root_cert out",
             Self::Identity { .. } => {
@@ -133,6 +150,9 @@ impl SetupError {
             Self::NoAgent => "install it beside stratavored, or set agent.binary",
             Self::Store(StoreError::SchemaNewer { .. }) => {
                 "install the newer stratavore that made the database, or restore a backup of before"
+            }
+            Self::Store(StoreError::WrongServer { .. }) => {
+                "let store.postgres.host lead to the primary, then: stratavore daemon start"
             }
             Self::Store(StoreError::Full { .. }) => {
                 "free some space, then try again: stratavore daemon start"
@@ -215,6 +235,7 @@ impl Setup {
             },
             root_certificate: postgres.root_cert.clone(),
             statement_timeout: store.pool.statement_timeout,
+            witness: Some(self.paths.state_dir().join("database-server")),
         }))
     }
 
@@ -252,6 +273,7 @@ impl Setup {
         Ok(stratavore_runtime::Settings {
             runners: self.paths.runners_dir(),
             agents_socket: self.paths.agents_socket(),
+            agents_sockets: agent.sockets.iter().map(PathBuf::from).collect(),
             agent: self.agent_program()?,
             heartbeat: agent.heartbeat,
             launch_timeout: self.config.runner.launch_timeout,
@@ -349,7 +371,7 @@ impl Setup {
     }
 
     /// Whom to trust of those that are dialled.
-    fn roots(&self) -> Result<rustls::RootCertStore, SetupError> {
+    pub(crate) fn roots(&self) -> Result<rustls::RootCertStore, SetupError> {
         let own = &self.config.notify;
         let read = |path| std::fs::read(path).map_err(|error| (path, error.to_string()));
         let further = own.root_cert.as_ref().map(read);
@@ -405,6 +427,9 @@ impl Setup {
             env_pass: runner.env_pass.clone(),
             env_allow: runner.env_allow.clone(),
             state_dir: self.paths.state_dir().into(),
+            look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
+            server_every: or_as_tested("server_every", SERVER_LOOK_EVERY),
+            alerts_every: or_as_tested("alerts_every", ALERTS_EVERY),
             rabbit: rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,
@@ -497,7 +522,10 @@ pub(crate) async fn control(
     let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
     let runtime = Runtime::new(setup.runtime_settings()?).await;
     #[cfg(debug_assertions)]
-    stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
+    {
+        stratavore_store::PASSING.get_or_init(|| stratavore_runtime::failpoint);
+        stratavore_store::LEFT_OUT.get_or_init(|| stratavore_runtime::is_off);
+    }
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     let others = setup.listen(&store).await?;
     let port = others.as_ref().and_then(|listener| listener.local_addr().ok());
@@ -523,7 +551,7 @@ pub(crate) async fn control(
     let seat = seat(&node.boot_id, &setup.paths.daemon_lock())?;
     tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
     let state_dir = setup.paths.state_dir().to_owned();
-    let vault = Vault::open(state_dir.join("vault")).map_err(SetupError::Vault)?;
+    let vault = vault::open(&setup, node.id, clock.clone())?;
     vault.tidy().await.map_err(SetupError::Vault)?;
     let control = Control::new(Parts {
         store,

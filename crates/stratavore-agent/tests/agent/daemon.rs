@@ -88,6 +88,7 @@ impl World {
                 prompt: None,
                 bare: false,
                 headless: None,
+                after_limit: Default::default(),
                 env: BTreeMap::new(),
                 directory: work.to_str().unwrap().into(),
                 columns: 80,
@@ -95,6 +96,7 @@ impl World {
             },
             limits: Limits::default(),
             agents_socket: root.join("agents.sock"),
+            agents_sockets: Vec::new(),
             join_token_sha256: String::new(),
             launch_timeout_ms: 60_000,
             heartbeat_ms: 200,
@@ -184,7 +186,10 @@ impl World {
 
     /// Waits for the agent to dial, and takes its line without a word.
     pub(crate) async fn accept(&self) -> Line {
-        let listener = self.listener.as_ref().expect("this daemon is not down");
+        self.accept_at(self.listener.as_ref().expect("this daemon is not down")).await
+    }
+
+    async fn accept_at(&self, listener: &UnixListener) -> Line {
         let (stream, _) = soon("the agent's line", listener.accept()).await.unwrap();
         Line {
             frames: Framed::new(stream, FrameCodec::default()),
@@ -202,7 +207,19 @@ impl World {
 
     /// Takes the agent in as a daemon that has its reports up to `acked`.
     pub(crate) async fn take_in_knowing(&self, acked: u64) -> (Line, AgentHello) {
-        let mut line = self.accept().await;
+        self.greeted(self.accept().await, acked).await
+    }
+
+    /// The same of another daemon, which listens there.
+    pub(crate) async fn take_in_at(
+        &self,
+        listener: &UnixListener,
+        acked: u64,
+    ) -> (Line, AgentHello) {
+        self.greeted(self.accept_at(listener).await, acked).await
+    }
+
+    async fn greeted(&self, mut line: Line, acked: u64) -> (Line, AgentHello) {
         let hello = line.hello().await;
         let heartbeat_ms = u32::try_from(self.spec.heartbeat_ms).unwrap();
         line.say(to_agent::Kind::Welcome(Welcome { version: 1, acked, heartbeat_ms })).await;

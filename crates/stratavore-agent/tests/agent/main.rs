@@ -19,6 +19,7 @@ mod part;
 mod scarce;
 mod shapes;
 mod slow;
+mod sockets;
 mod still;
 mod upgrade;
 mod viewer;

@@ -118,6 +118,21 @@ async fn a_hook_that_waits_is_answered_once_and_outlives_upgrades() {
 }
 
 #[tokio::test]
+async fn of_a_part_that_is_told_again_and_again_only_what_is_new_is_taken_down() {
+    let script = r#"tell() { echo "{\"n\":$1,\"more\":$2}" | $HOOK --part n; }
+        tell 1 1; tell 1 2; tell 2 3; echo '{"other":1}' | $HOOK --part n; echo '{"n":null}' | $HOOK --part n
+        tell 2 4; tell 1 5; echo '{"over":1}' | $HOOK; read x"#;
+    let mut world = observed(script);
+    let mut line = world.launch().await;
+    until_signal(&world, "the last", |what| body_of(what).filter(|body| body["over"] == 1)).await;
+    let told: Vec<Value> = signals(&world).iter().filter_map(body_of).collect();
+    let wanted = [json!({ "n": 1 }), json!({ "n": 2 }), json!({ "n": 1 }), json!({ "over": 1 })];
+    assert_eq!(told, wanted);
+    line.kill().await;
+    line.exited().await;
+}
+
+#[tokio::test]
 async fn a_hook_that_is_killed_waits_no_longer() {
     let script = r#"echo '{}' | $HOOK --wait & p=$!; read x; kill $p; wait; echo gone; read x"#;
     let mut world = observed(script);

@@ -143,6 +143,16 @@ async fn t_orphan_what_a_killed_agent_leaves_is_cleared() {
             trial.tried(left(&world, name, (deepest, since)));
         }
     }
+    // The control: nobody clears. The hangup of the terminal does not end this one.
+    let (name, script) = SHAPES[2];
+    let mut world = shape(script);
+    let line = world.launch().await;
+    let deepest = world.pid_in("pid").await;
+    let since = start_time(deepest);
+    kill_process(pid(world.agent_pid()), Signal::KILL).unwrap();
+    world.agent_gone().await;
+    drop(line);
+    trial.control("nobody clears what is left", left(&world, name, (deepest, since)).is_err());
     trial.end();
 }
 

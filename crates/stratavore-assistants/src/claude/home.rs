@@ -1,11 +1,12 @@
 //! Where Claude Code keeps what it knows: its transcripts, and what each of its processes is doing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 use stratavore_core::activity::{Activity, Doing};
 
 use crate::directory::{absolute, entries};
@@ -15,12 +16,27 @@ fn home(env: &BTreeMap<String, String>) -> Option<PathBuf> {
     own.or_else(|| Some(absolute(env.get("HOME")?)?.join(".claude")))
 }
 
+pub(super) fn projects(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    Some(home(env)?.join("projects"))
+}
+
 pub(super) fn transcripts(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let projects = home(env).map(|home| entries(&home.join("projects"))).unwrap_or_default();
+    let projects = projects(env).map(|projects| entries(&projects)).unwrap_or_default();
     let files = projects.iter().flat_map(|project| entries(project));
     let is_transcript =
         |file: &PathBuf| file.extension().is_some_and(|ending| ending == "jsonl") && file.is_file();
     files.filter(is_transcript).collect()
+}
+
+/// True if the user has a status line of their own, for all projects or for this one.
+pub(super) fn has_status_line(env: &BTreeMap<String, String>, directory: &Path) -> bool {
+    let own = home(env).map(|home| home.join("settings.json"));
+    let of_project =
+        ["settings.json", "settings.local.json"].map(|name| directory.join(".claude").join(name));
+    own.into_iter().chain(of_project).any(|file| {
+        let text = fs::read(file).unwrap_or_default();
+        serde_json::from_slice::<Value>(&text).is_ok_and(|all| all.get("statusLine").is_some())
+    })
 }
 
 /// The file of one process.

@@ -7,7 +7,7 @@ use stratavore_core::observation::Observation;
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::{LIMITED, plain_model};
+use super::{LIMITED, plain_model, window};
 use crate::adapter::Memory;
 use crate::excerpt::{NAME_MAX, SAID_MAX, clipped};
 use crate::hooks::{self, Hook};
@@ -24,6 +24,9 @@ const BEGUN: &str = "begun";
 pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
     match &signal.what {
         What::Hook { call, body } => {
+            if let Some(windows) = window::of_line(body, signal.at) {
+                return windows;
+            }
             memory.more.insert(HOOK_AT.into(), signal.at.as_microsecond().to_string());
             memory.more.insert(BEGUN.into(), signal.epoch.to_string());
             hook(memory, Hook { body, call: call.as_deref(), at: signal.at })

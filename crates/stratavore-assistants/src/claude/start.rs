@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::adapter::{Conversation, Mode, OTLP, Observed, Start, Started, WAIT};
+use super::{WINDOWS, home};
+use crate::adapter::{Conversation, Mode, OTLP, Observed, PART, Start, Started, WAIT};
 use crate::excerpt::clip;
 use crate::words::{Options, Word};
 
@@ -216,7 +217,8 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         // A second file of settings would take the place of the caller's.
         if !has(&["--settings"]) {
             add(&["--settings", &observed.dir.join(SETTINGS).to_string_lossy()]);
-            files.push((SETTINGS.to_owned(), settings(&observed)));
+            let own_line = home::has_status_line(start.env, start.directory);
+            files.push((SETTINGS.to_owned(), settings(&observed, !own_line)));
         }
         env = variables(start.env);
     }
@@ -292,8 +294,9 @@ fn dollars(micros: i64) -> String {
     format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
 }
 
-/// Hooks in the form that no shell reads.
-fn settings(observed: &Observed<'_>) -> String {
+/// Hooks in the form that no shell reads. What is used of a subscription is told to the status line only:
+/// it is ours where the user has none, and shows nothing.
+fn settings(observed: &Observed<'_>, with_line: bool) -> String {
     let Some((program, args)) = observed.hook.split_first() else { return "{}".into() };
     let hook = |event: &&str| {
         let waits = *event == "PermissionRequest";
@@ -305,7 +308,12 @@ fn settings(observed: &Observed<'_>) -> String {
         (event.to_string(), json!([{ "hooks": [command] }]))
     };
     let hooks: serde_json::Map<String, Value> = EVENTS.iter().map(hook).collect();
-    json!({ "hooks": hooks }).to_string()
+    if !with_line {
+        return json!({ "hooks": hooks }).to_string();
+    }
+    let words = observed.hook.iter().map(String::as_str).chain([PART, WINDOWS]);
+    let line = json!({ "type": "command", "command": words.collect::<Vec<_>>().join(" ") });
+    json!({ "hooks": hooks, "statusLine": line }).to_string()
 }
 
 /// Telemetry to us, unless the user has it sent elsewhere; and no dialog that nobody is there to see.

@@ -14,6 +14,10 @@ fn home(env: &BTreeMap<String, String>) -> Option<PathBuf> {
     own.or_else(|| Some(absolute(env.get("HOME")?)?.join(".codex")))
 }
 
+pub(super) fn sessions(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    Some(home(env)?.join("sessions"))
+}
+
 pub(super) fn rollouts(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
     let Some(home) = home(env) else { return Vec::new() };
     let mut found = within(&home.join("sessions"), DEPTH);

@@ -194,11 +194,14 @@ pub(super) fn subagents(transcript: &Path) -> Option<PathBuf> {
     directory.is_dir().then_some(directory)
 }
 
+/// Where it keeps its chats, project by project.
+pub(super) fn home(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let home = env.get("GEMINI_CLI_HOME").or_else(|| env.get("HOME"))?;
+    Some(Path::new(home).join(".gemini").join("tmp"))
+}
+
 pub(super) fn found(env: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let Some(home) = env.get("GEMINI_CLI_HOME").or_else(|| env.get("HOME")) else {
-        return Vec::new();
-    };
-    let projects = entries(&Path::new(home).join(".gemini").join("tmp"));
+    let projects = home(env).map(|home| entries(&home)).unwrap_or_default();
     let chats = projects.iter().flat_map(|project| entries(&project.join("chats")));
     let is_chat = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());

@@ -89,7 +89,7 @@ pub(super) fn read(memory: &mut Memory, body: &Value, at: Timestamp) -> Vec<Obse
     seen
 }
 
-/// Nothing but its own screen takes the answer.
+/// Only its own screen takes the answer.
 fn asked(body: &Value, session: &str, at: Timestamp) -> Asked {
     let details = body.get("details").unwrap_or(&Value::Null);
     let kind = match text(details, "/type") {
@@ -116,14 +116,15 @@ fn asked(body: &Value, session: &str, at: Timestamp) -> Asked {
     }
 }
 
-/// The first choice of its question for a permission is to allow it once. Other questions have others.
+/// The first choice of its question for a permission is to allow it once. Other questions have others. Where
+/// the title alone told that it asks, only the screen says what: its dialog is one for a permission.
 pub(super) fn answer_keys(body: &Value, allow: bool) -> Option<&'static str> {
-    let is_ask = text(body, "/notification_type") == Some("ToolPermission");
+    let is_ask = body.is_null() || text(body, "/notification_type") == Some("ToolPermission");
     let is_question = matches!(text(body, "/details/type"), Some("ask_user" | "exit_plan_mode"));
-    match (is_ask, is_question, allow) {
-        (true, false, true) => Some("\r"),
-        (true, _, false) => Some("\u{1b}"),
-        (false, _, _) | (true, true, true) => None,
+    match (is_ask && !is_question, allow) {
+        (true, true) => Some("\r"),
+        (true, false) => Some("\u{1b}"),
+        (false, _) => None,
     }
 }
 
@@ -147,7 +148,7 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         }
         if asks {
             memory.more.insert(ASKS.into(), "1".into());
-            return vec![Observation::Doing(doing)];
+            return vec![Observation::Doing(doing), untold(memory, at)];
         }
         memory.more.remove(ASKS);
     } else {
@@ -164,5 +165,20 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         memory.more.insert(TURN.into(), "1".into());
     }
     seen.push(Observation::Doing(doing));
+    if asks {
+        seen.push(untold(memory, at));
+    }
     seen
+}
+
+/// What is asked there only its screen says.
+fn untold(memory: &Memory, at: Timestamp) -> Observation {
+    Observation::Asked(Asked {
+        call: None,
+        session: memory.session.clone().unwrap_or_default(),
+        kind: AskKind::Permission,
+        tool: String::new(),
+        text: String::new(),
+        at,
+    })
 }

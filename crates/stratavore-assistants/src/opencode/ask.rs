@@ -78,13 +78,6 @@ pub(super) fn answer(body: &Value, allow: bool, message: Option<&str>) -> Option
     Some(answer.to_string())
 }
 
-/// At its own screen's question for a permission the first choice is to allow it once.
-pub(super) fn answer_keys(body: &Value, allow: bool) -> Option<&'static str> {
-    let mut events = body.get("opencode")?.as_array()?.iter();
-    let is_permission = |event: &Value| text(event, "/type") == Some("permission.asked");
-    events.any(is_permission).then_some(if allow { "\r" } else { "\u{1b}" })
-}
-
 fn answers(told: &Value, message: Option<&str>) -> Vec<Vec<String>> {
     let several = questions(told).count() > 1;
     let message = message.unwrap_or_default().trim();

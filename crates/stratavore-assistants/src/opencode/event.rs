@@ -21,6 +21,8 @@ const REPLIED: &str = "replied";
 const SAID: &str = "said";
 const FAILURE: &str = "failure";
 const SHOWN: &str = "shown";
+/// It begins with a conversation of before, which is on its screen some seconds after the screen is.
+const OPENS: &str = "opens";
 /// These are followed by an id.
 const ASK: &str = "ask.";
 const CHILD: &str = "child.";
@@ -59,7 +61,10 @@ pub(super) fn read(memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<O
 /// Its first title is there once its screen is: some seconds after our plugin, and not before can
 /// anything be typed into it.
 fn shown(memory: &mut Memory, title: &str, at: Timestamp) -> Option<Observation> {
-    let is_own = title.starts_with("OpenCode") || title.starts_with("OC |");
+    let is_conversation = title.starts_with("OC |");
+    // What is typed before that begins another one.
+    let is_own =
+        is_conversation || title.starts_with("OpenCode") && !memory.more.contains_key(OPENS);
     if !is_own || memory.more.contains_key(BUSY) || memory.more.contains_key(SHOWN) {
         return None;
     }
@@ -82,6 +87,9 @@ impl Reading<'_> {
         };
         let session = text(told, "/sessionID");
         match kind {
+            "stratavore.ready" if told.get("opens").and_then(Value::as_bool) == Some(true) => {
+                self.memory.more.insert(OPENS.into(), "1".into());
+            }
             "session.created" | "session.updated" => self.session(kind, told, text(event, "/fork")),
             "chat.message" => self.prompt(told),
             "session.status" => match (session, text(told, "/status/type")) {

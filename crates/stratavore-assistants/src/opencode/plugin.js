@@ -11,6 +11,7 @@ import { spawn, spawnSync } from "node:child_process"
 const HOOK = "{stratavore:hook}"
 const TITLE = "{stratavore:title}"
 const FORK_OF = "{stratavore:fork}"
+const OPENS = "{stratavore:opens}"
 const VARIABLE = "{stratavore:variable}"
 
 // A hook that hangs must not hold opencode up at its end, nor fill its memory.
@@ -185,7 +186,7 @@ export const Stratavore = async ({ client, directory }) => {
     client.session.update({ path: { id: sessionID }, body: { title: line.slice(0, TITLE_MAX) } }).catch(() => {})
   }
 
-  tell({ type: "stratavore.ready", properties: { directory } })
+  tell({ type: "stratavore.ready", properties: { directory, opens: OPENS } })
 
   return {
     event: async ({ event }) => {

@@ -142,14 +142,16 @@ pub(super) fn started(start: &Start<'_>) -> Started {
 fn observe(started: &mut Started, start: &Start<'_>, observed: Observed<'_>) {
     let is_free = |name: &&str| !start.env.contains_key(*name);
     let Some(variable) = [CONTENT, PATH].into_iter().find(is_free) else { return };
-    let fork = match start.conversation {
-        Conversation::Fork { session, .. } => session,
-        Conversation::Fresh { .. } | Conversation::Resume { .. } => "",
+    let (fork, opens) = match start.conversation {
+        Conversation::Fork { session, .. } => (session, true),
+        Conversation::Resume { .. } => ("", true),
+        Conversation::Fresh { .. } => ("", false),
     };
     let plugin = PLUGIN
         .replace("\"{stratavore:hook}\"", &json!(observed.hook).to_string())
         .replace("\"{stratavore:title}\"", &json!(start.title).to_string())
         .replace("\"{stratavore:fork}\"", &json!(fork).to_string())
+        .replace("\"{stratavore:opens}\"", &json!(opens).to_string())
         .replace("\"{stratavore:variable}\"", &json!(variable).to_string());
     started.files.push((PLUGIN_FILE.into(), plugin));
     let url = file_url(&observed.dir.join(PLUGIN_FILE));

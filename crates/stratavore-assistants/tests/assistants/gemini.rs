@@ -355,6 +355,11 @@ fn without_hooks_the_title_tells() {
     assert!(doings(&seen).iter().all(|doing| doing.source == Source::Screen));
     let over = |seen: &&Observation| matches!(seen, Observation::TurnOver { session, .. } if session == SESSION);
     assert_eq!(seen.iter().filter(over).count(), 1);
+    // What is asked its screen says.
+    let asks = |seen: &&Observation| matches!(seen, Observation::Asked(asked) if asked.text.is_empty() && asked.call.is_none());
+    assert_eq!(seen.iter().filter(asks).count(), 1);
+    let keys = [true, false].map(|allow| gemini.answer_keys(&Value::Null, allow));
+    assert_eq!(keys, [Some("\r"), Some("\u{1b}")]);
 
     // A refusal that is older than the title says nothing; a new one does, and the title ends it.
     let refused = |time: &str| {

@@ -180,6 +180,18 @@ fn a_turn_is_followed_from_prompt_to_end() {
     assert_eq!(memory.session.as_deref(), Some(SESSION));
 }
 
+/// What is typed before it is on the screen would begin another conversation.
+#[test]
+fn one_that_begins_with_a_conversation_of_before_is_idle_once_that_is_on_its_screen() {
+    let opencode = adapter("opencode");
+    let mut memory = Memory::default();
+    let ready = json!({"type": "stratavore.ready", "properties": {"opens": true}});
+    let before = told(opencode, &mut memory, [plugin(&[ready]), title("OpenCode")]);
+    assert_eq!(activities(&before), []);
+    let seen = told(opencode, &mut memory, [title("OC | one (fork #1)")]);
+    assert_eq!(activities(&seen), [Activity::Idle]);
+}
+
 #[test]
 fn an_answer_that_is_cut_off_is_not_forgotten() {
     let opencode = adapter("opencode");

@@ -8,13 +8,15 @@ use std::collections::HashMap;
 
 use futures_util::future::join_all;
 use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 
 use super::error::{code, is_soft, words};
 use super::{Message, Outcome, ROUTING_KEY_MAX};
 
 const PERSISTENT: u8 = 2;
+/// RabbitMQ routes by the keys in this header too ("sender-selected distribution").
+const FURTHER_KEYS: &str = "CC";
 /// What a channel that meets a message of a wrong kind or size ends with.
 const PRECONDITION_FAILED: u16 = 406;
 
@@ -106,6 +108,16 @@ impl Lane {
             .with_timestamp(message.at.as_second().unsigned_abs())
             .with_type(short(&message.kind)?)
             .with_app_id("stratavore".into());
+        let properties = match &message.further_key {
+            Some(key) => {
+                let keys =
+                    AMQPValue::FieldArray(vec![AMQPValue::LongString(key.as_str().into())].into());
+                let mut headers = FieldTable::default();
+                headers.insert(FURTHER_KEYS.into(), keys);
+                properties.with_headers(headers)
+            }
+            None => properties,
+        };
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let key = short(&message.routing_key)?;
         let sent = self

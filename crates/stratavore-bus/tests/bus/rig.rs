@@ -34,6 +34,7 @@ pub(crate) fn message(id: &str, key: &str) -> Message {
     Message {
         id: id.into(),
         routing_key: key.into(),
+        further_key: None,
         kind: "stratavore.test".into(),
         at: Timestamp::UNIX_EPOCH,
         body: b"{}".to_vec(),

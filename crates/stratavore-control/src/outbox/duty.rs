@@ -33,6 +33,8 @@ pub(crate) struct Duty {
     pub(crate) lease: Lease,
     trust: Trust,
     renewed_at: Duration,
+    /// Of the server that it was taken of.
+    timeline: i64,
     /// What the store knows about how it goes.
     told: Option<(Health, String)>,
 }
@@ -46,6 +48,7 @@ impl Duty {
     ) -> Result<Option<Self>, Error> {
         let asked_at = control.inner.clock.monotonic();
         let name = super::duty(destination);
+        let timeline = control.inner.store.timeline();
         // The seat: a daemon that is started again in place of one that was killed need not wait.
         let taken = control.inner.store.lease_acquire(&name, control.inner.seat, term.ttl).await?;
         Ok(taken.map(|lease| Self {
@@ -55,12 +58,17 @@ impl Duty {
             lease,
             trust: Trust::new(asked_at, term.ttl),
             renewed_at: asked_at,
+            timeline,
             told: None,
         }))
     }
 
     /// Says in time that this daemon has the duty still.
     pub(crate) async fn keep(&mut self) -> Result<(), Over> {
+        // A server that was promoted may not have all that was read of the one before: begin anew.
+        if self.control.inner.store.timeline() != self.timeline {
+            return Err(Over::Taken);
+        }
         let now = self.control.inner.clock.monotonic();
         if now < self.renewed_at + self.term.renew {
             return Ok(());

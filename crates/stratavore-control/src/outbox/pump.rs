@@ -10,7 +10,7 @@ use stratavore_bus::rabbit::{Lane, Link, Message, News, Outcome, RabbitError};
 use stratavore_bus::{Received, Subscription};
 use stratavore_core::DeadLetterId;
 use stratavore_core::destination::{DeadLetter, Health};
-use stratavore_core::envelope::{cloud_event, routing_key, type_of};
+use stratavore_core::envelope::{cloud_event, further_key, routing_key, type_of};
 use stratavore_core::event::{Event, EventFilter};
 use stratavore_runtime::failpoint;
 use stratavore_store::StoreError;
@@ -25,8 +25,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a confirm may take to be written down, and how many wait for it at most.
 const ADVANCE_EVERY: Duration = Duration::from_millis(500);
 const ADVANCE_AFTER: i64 = 4096;
-/// How often other daemons' events are looked for, who cannot wake this one; and the safety net
-/// where there is no other daemon.
+/// How often other daemons' events are looked for, whose word may be lost; and the safety net where
+/// there is no other daemon.
 const LOOK_EVERY_SHARED: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const REPLAYS_EVERY: Duration = Duration::from_secs(2);
@@ -241,7 +241,8 @@ impl Term {
         }
         if now >= due.look {
             let shared = self.control.inner.store.is_shared();
-            due.look = now + if shared { LOOK_EVERY_SHARED } else { LOOK_EVERY };
+            due.look =
+                now + if shared { self.control.look_every(LOOK_EVERY_SHARED) } else { LOOK_EVERY };
             self.look().await;
         }
         if now >= due.replays && self.replays.is_empty() {
@@ -396,6 +397,7 @@ fn message(event: &Event) -> Message {
     Message {
         id: event.id.to_string(),
         routing_key: routing_key(event),
+        further_key: further_key(event),
         kind: type_of(&event.kind),
         at: event.at,
         body: cloud_event(event).to_string().into_bytes(),

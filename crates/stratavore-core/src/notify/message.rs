@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Severity;
 use crate::Timestamp;
+use crate::alert;
 use crate::envelope::{cloud_event, type_of};
 use crate::event::Event;
 use crate::terminal::{escape_untrusted, truncate_to_width};
@@ -221,6 +222,16 @@ fn title_of(event: &Event) -> String {
         "node.destination_disabled" => {
             format!("Destination {} is off{}", data("destination"), because(data("why")))
         }
+        alert::KIND => {
+            let of = if event.data["scope"] == "host" { format!(" on {name}") } else { "".into() };
+            match event.data["state"].as_str() {
+                Some("cleared") => {
+                    let lasted = event.data["lasted_s"].as_u64().unwrap_or_default().div_ceil(60);
+                    format!("Over after {lasted} min{of}: {}", data("words"))
+                }
+                Some(_) | None => format!("Alert{of}: {}", data("words")),
+            }
+        }
         "budget.threshold" | "budget.exhausted" => format!(
             "Budget {name} is at {} %: {} used of {}{}",
             event.data["percent"],
@@ -252,6 +263,8 @@ fn hint_of(event: &Event) -> String {
         }
         "node.token_stolen" => "see who joined: stratavore nodes; stratavore nodes tokens".into(),
         "node.destination_disabled" => "stratavore notify".into(),
+        alert::KIND if event.data["state"] == "cleared" => "nothing has to be done".into(),
+        alert::KIND => "stratavore status".into(),
         "request.refused" => "stratavore audit list --refused".into(),
         "budget.ask" => {
             let runner = event.data["runner"].as_str().map(shown).unwrap_or_default();
@@ -302,6 +315,24 @@ mod tests {
         assert_eq!(message.severity, Severity::Error);
         assert_eq!(message.payload()["type"], "stratavore.runner.failed");
         assert_eq!(message.payload()["data"]["entityname"], "r7");
+    }
+
+    #[test]
+    fn an_alert_says_where_it_is_wrong_and_when_it_is_over() {
+        let text = |data: Value| {
+            let mut gathered = Gathered::default();
+            gathered.add(event(alert::KIND, 7, data));
+            let message = gathered.message().unwrap();
+            (message.severity, message.text())
+        };
+        let raised = json!({ "state": "raised", "severity": "critical", "scope": "host", "words": "disk: \u{1b}full" });
+        let (severity, said) = text(raised);
+        assert_eq!(severity, Severity::Critical);
+        assert_eq!(said, "Alert on r7: disk: \\u{1b}full\nNext: stratavore status");
+        let over = json!({ "state": "cleared", "severity": "warning", "scope": "cluster", "words": "x", "lasted_s": 61 });
+        let over = text(over);
+        assert_eq!(over.0, Severity::Warning, "whoever was told of it is told that it is over");
+        assert_eq!(over.1, "Over after 2 min: x\nNext: nothing has to be done");
     }
 
     #[test]

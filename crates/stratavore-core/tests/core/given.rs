@@ -31,6 +31,7 @@ pub(crate) fn runner(restart: RestartPolicy) -> Runner {
             prompt: None,
             bare: false,
             headless: None,
+            after_limit: Default::default(),
             env: Default::default(),
             directory: "/".into(),
             columns: 80,

@@ -1,11 +1,13 @@
 //! T-MONO, the pure part: no order of messages makes an illegal step.
 
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use stratavore_core::restart::{Backoff, RestartPolicy};
 use stratavore_core::runner::{
     After, CAUSE_TEXT_MAX, Cause, Desired, Exit, Input, Outcome, ProcessIdentity, Refusal, Runner,
     RunnerState, Stop,
 };
+use stratavore_testkit::trial::{Trial, is_long};
 
 use crate::given::{agent, at, input, policy, runner};
 
@@ -57,33 +59,12 @@ fn broken_apply(runner: &Runner, exit: &Exit) -> Runner {
 
 fn cases() -> ProptestConfig {
     // T-MONO's full count is 100,000; STRATAVORE_TEST_LONG asks for it.
-    let cases = if std::env::var_os("STRATAVORE_TEST_LONG").is_some() { 100_000 } else { 2_000 };
+    let cases = if is_long() { 100_000 } else { 2_000 };
     ProptestConfig { cases, ..ProptestConfig::default() }
 }
 
 proptest! {
     #![proptest_config(cases())]
-
-    #[test]
-    fn no_order_of_messages_makes_an_illegal_step(
-        policy in policy(), inputs in proptest::collection::vec((input(), any::<u32>()), 1..40),
-    ) {
-        let mut now = runner(policy);
-        for (i, (input, dice)) in inputs.into_iter().enumerate() {
-            match now.apply(input.clone(), at(i as i64), &Backoff { dice, ..Backoff::default() }) {
-                Ok(Outcome::Changed(next, event)) => {
-                    prop_assert!(event.kind.starts_with("runner."));
-                    if let Err(why) = check(&now, &input, &next) {
-                        return Err(TestCaseError::fail(why));
-                    }
-                    now = *next;
-                }
-                Ok(Outcome::Unchanged) => {}
-                Err(Refusal::Ended { .. }) => prop_assert!(now.is_terminal()),
-                Err(Refusal::NotRunning { .. }) => prop_assert!(!now.is_terminal()),
-            }
-        }
-    }
 
     #[test]
     fn a_repeated_message_changes_nothing(policy in policy(), inputs in proptest::collection::vec(input(), 1..20)) {
@@ -100,14 +81,53 @@ proptest! {
     }
 }
 
+/// What the inputs make of a runner, each step checked.
+fn live(policy: RestartPolicy, inputs: Vec<(Input, u32)>) -> Result<(), TestCaseError> {
+    let mut now = runner(policy);
+    for (i, (input, dice)) in inputs.into_iter().enumerate() {
+        match now.apply(input.clone(), at(i as i64), &Backoff { dice, ..Backoff::default() }) {
+            Ok(Outcome::Changed(next, event)) => {
+                prop_assert!(event.kind.starts_with("runner."));
+                if let Err(why) = check(&now, &input, &next) {
+                    return Err(TestCaseError::fail(why));
+                }
+                now = *next;
+            }
+            Ok(Outcome::Unchanged) => {}
+            Err(Refusal::Ended { .. }) => prop_assert!(now.is_terminal()),
+            Err(Refusal::NotRunning { .. }) => prop_assert!(!now.is_terminal()),
+        }
+    }
+    Ok(())
+}
+
 #[test]
-fn the_check_catches_a_machine_that_changes_an_end() {
+fn t_mono_no_order_of_messages_makes_an_illegal_step() {
+    let mut trial =
+        Trial::new("T-MONO", "messages in every order make no illegal step of the state machine");
+    let seed = trial.dice().bytes(32);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let (config, all) = (cases(), proptest::collection::vec((input(), any::<u32>()), 1..40));
+    let n = config.cases as usize;
+    let mut tried = TestRunner::new_with_rng(config, rng);
+    let held = tried.run(&(policy(), all), |(policy, inputs)| live(policy, inputs));
+    trial.tried_times(n, held.map_err(|found| found.to_string()));
+    trial.control("a machine that changes an end", broken().is_err());
+    trial.end();
+}
+
+/// What the check says of the broken machine.
+fn broken() -> Result<(), String> {
     let mut ended = runner(RestartPolicy::Never);
     ended.state = RunnerState::Exited { cause: Cause::Exit(0), at: at(1) };
     let exit = Exit { cause: Cause::Exit(1), at: at(2) };
     let after = broken_apply(&ended, &exit);
-    let input = Input::Exited { epoch: 1, exit };
-    let why = check(&ended, &input, &after).unwrap_err();
+    check(&ended, &Input::Exited { epoch: 1, exit }, &after)
+}
+
+#[test]
+fn the_check_catches_a_machine_that_changes_an_end() {
+    let why = broken().unwrap_err();
     assert!(why.starts_with("a terminal state changed"), "{why}");
 }
 

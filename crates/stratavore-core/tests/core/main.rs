@@ -1,5 +1,6 @@
 //! The core's rules, by properties: whatever happens in whatever order, the invariants hold.
 
+mod clock;
 mod fuzz;
 mod given;
 mod life;

@@ -122,12 +122,12 @@ async fn t_bloat(is_held: bool) {
     }
     let number = async |sql: &str| raw::number(&db, sql).await.unsigned_abs();
     let size = number("SELECT pg_total_relation_size('outbox')").await;
-    trial.counted("bytes of the outbox at the end", size);
+    trial.most("bytes of the outbox at the end", size);
 
     // The floor follows what is published by some looks; a transaction of any database of the server
     // holds it up.
     let behind = done as i64 - store.outbox_floor();
-    trial.counted("ids that the floor is behind", behind.unsigned_abs());
+    trial.most("ids that the floor is behind", behind.unsigned_abs());
     let began = Instant::now();
     while store.outbox_floor() < done as i64 {
         assert!(began.elapsed() < PATIENCE, "it stays at {}", store.outbox_floor());
@@ -138,8 +138,8 @@ async fn t_bloat(is_held: bool) {
     append(&mut conn, done + 1, BATCH).await;
     let found = blocks(&mut conn, store.outbox_floor()).await;
     let whole = blocks(&mut conn, 0).await;
-    trial.counted("blocks to find a batch", found.unsigned_abs());
-    trial.counted("blocks from the beginning", whole.unsigned_abs());
+    trial.most("blocks to find a batch", found.unsigned_abs());
+    trial.most("blocks from the beginning", whole.unsigned_abs());
     trial.tried(match found <= 32 {
         true => Ok(()),
         false => Err(format!("{found} blocks are read to find a batch")),
@@ -152,7 +152,7 @@ async fn t_bloat(is_held: bool) {
         let limit = if is_held { 3.0 } else { 1.2 };
         // A shared machine has its own moments; what grows with the dead grows without end.
         let grown = last.as_secs_f64() / first.as_secs_f64();
-        trial.counted("p99 of the last tenth, in percent of the first", (grown * 100.0) as u64);
+        trial.most("p99 of the last tenth, in percent of the first", (grown * 100.0) as u64);
         trial.tried(match grown <= limit || last < Duration::from_millis(100) {
             true => Ok(()),
             false => Err(format!("a batch took {first:?} at first and {last:?} at last")),

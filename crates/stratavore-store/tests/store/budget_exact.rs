@@ -332,8 +332,8 @@ on_both_databases! {
             };
             beyond = beyond.max(account.used - amount);
             bounds = bounds.max(bound);
-            trial.counted("most used beyond the amount", beyond.unsigned_abs());
-            trial.counted("most that may be", bounds.unsigned_abs());
+            trial.most("most used beyond the amount", beyond.unsigned_abs());
+            trial.most("most that may be", bounds.unsigned_abs());
             trial.tried(held);
         }
         trial.end();
@@ -379,7 +379,7 @@ async fn spend(
 
 /// The control of T-BUDGET: whoever reads, adds and writes without the lock loses what others add.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_lock_the_sum_drifts() {
+async fn t_budget_without_the_lock_the_sum_drifts() {
     let db = TestStore::postgres().await;
     db.store().ledger_make().await.unwrap();
     let mut trial =

@@ -100,6 +100,7 @@ pub(crate) fn command() -> Command {
         prompt: None,
         bare: false,
         headless: None,
+        after_limit: Default::default(),
         env: BTreeMap::new(),
         directory: "/srv/work".into(),
         columns: 80,

@@ -77,6 +77,7 @@ on_both_databases! {
                 prompt: None,
                 bare: false,
                 headless: None,
+                after_limit: Default::default(),
                 env: BTreeMap::from([env(EnvValue::Literal), env(EnvValue::File)]),
                 directory: text.clone(),
                 ..given::command()

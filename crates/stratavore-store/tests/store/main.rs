@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod admit;
+mod alert;
 mod alone;
 mod ask;
 mod bloat;
@@ -36,3 +37,5 @@ mod statement;
 mod tamper;
 mod transcript;
 mod trim;
+mod wake;
+mod window;

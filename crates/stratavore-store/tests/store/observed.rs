@@ -69,7 +69,7 @@ pub(crate) struct Teller<'s> {
 }
 
 impl<'s> Teller<'s> {
-    async fn new(store: &'s Store) -> (Self, Runner) {
+    pub(crate) async fn new(store: &'s Store) -> (Self, Runner) {
         let node = given::node(store).await;
         let project = given::project(store, "alpha").await;
         let runner = given::runner(store, &project, node, "one").await;
@@ -77,7 +77,7 @@ impl<'s> Teller<'s> {
         (Self { store, assistant, node, project, runner: Some(runner.id) }, runner)
     }
 
-    fn batch<'a>(&'a self, observations: &'a [Observation]) -> Observed<'a> {
+    pub(crate) fn batch<'a>(&'a self, observations: &'a [Observation]) -> Observed<'a> {
         Observed {
             assistant: &self.assistant,
             node: self.node,

@@ -398,7 +398,7 @@ async fn has_no_gap(store: &Store) -> bool {
 }
 
 on_both_databases! {
-    async fn whatever_is_changed_in_the_database_is_noticed(db: TestStore) {
+    async fn t_tamper_whatever_is_changed_in_the_database_is_noticed(db: TestStore) {
         let events = scale(45, 500);
         let notes = given_record(&db, events).await;
         let store = db.store();

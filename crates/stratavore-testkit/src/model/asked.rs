@@ -124,6 +124,14 @@ impl Asked {
         self.headers.get(name).map_or("", String::as_str)
     }
 
+    /// All that was said, by whoever it was.
+    pub fn conversation(&self) -> String {
+        let words = self.said.iter().map(|said| match said {
+            Said::User(text) | Said::Model(text) | Said::Tool(text) => text.as_str(),
+        });
+        words.collect::<Vec<_>>().join("\n")
+    }
+
     /// Whether the user's last words contain these.
     pub fn says(&self, words: &str) -> bool {
         self.prompt.contains(words)

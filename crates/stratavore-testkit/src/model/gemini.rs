@@ -65,7 +65,11 @@ pub(super) fn purpose(asked: &Asked) -> Purpose {
     if asked.system.contains("summar") && asked.tools.is_empty() {
         return Purpose::Compaction;
     }
-    Purpose::Main
+    // By this a subagent gives its answer back.
+    match asked.tools.iter().any(|tool| tool.name == "complete_task") {
+        true => Purpose::Subagent,
+        false => Purpose::Main,
+    }
 }
 
 fn usage(usage: &Usage) -> Value {

@@ -179,6 +179,23 @@ pub(super) fn answer(asked: &Asked, id: &str, spoken: &[Spoken], cost: &Usage) -
     Answer::named_events(&events, middle)
 }
 
+/// A refusal by the limit of a plan, which ends then.
+pub(super) fn limited(refusal: &mut Value, resets_at: i64) {
+    let error = &mut refusal["error"];
+    error["type"] = "usage_limit_reached".into();
+    error["plan_type"] = "pro".into();
+    error["resets_at"] = resets_at.into();
+}
+
+/// The headers that tell of the plan's window, which is used up.
+pub(super) fn windows(resets_at: i64) -> [(&'static str, String); 3] {
+    [
+        ("x-codex-primary-used-percent", "100.0".into()),
+        ("x-codex-primary-window-minutes", "300".into()),
+        ("x-codex-primary-reset-at", resets_at.to_string()),
+    ]
+}
+
 pub(super) fn refusal(status: u16, message: &str) -> Value {
     let kind = match status {
         401 => "invalid_api_key",

@@ -53,6 +53,8 @@ pub enum End {
         status: u16,
         message: String,
         retry_after: Option<Duration>,
+        /// When a plan's limit ends, in seconds since 1970.
+        resets_at: Option<i64>,
     },
 }
 
@@ -110,20 +112,30 @@ impl Reply {
     /// A refusal with this status.
     pub fn refused(status: u16) -> Self {
         let message = "as the script says".into();
-        let end = End::Refused { status, message, retry_after: None };
+        let end = End::Refused { status, message, retry_after: None, resets_at: None };
         Self { end, ..Self::of(Vec::new()) }
     }
 
     /// Too many requests; the next may come after `retry_after`.
     pub fn rate_limited(retry_after: Duration) -> Self {
         let message = "too many requests, as the script says".into();
-        let end = End::Refused { status: 429, message, retry_after: Some(retry_after) };
+        let retry_after = Some(retry_after);
+        let end = End::Refused { status: 429, message, retry_after, resets_at: None };
         Self { end, ..Self::of(Vec::new()) }
     }
 
     /// Too many requests, in these words, as where a plan's limit is met.
     pub fn limited(message: &str) -> Self {
-        let end = End::Refused { status: 429, message: message.into(), retry_after: None };
+        let message = message.into();
+        let end = End::Refused { status: 429, message, retry_after: None, resets_at: None };
+        Self { end, ..Self::of(Vec::new()) }
+    }
+
+    /// A plan's limit that ends then, in seconds since 1970, as each provider tells it.
+    pub fn limited_until(resets_at: i64) -> Self {
+        let message = format!("Claude AI usage limit reached|{resets_at}");
+        let resets_at = Some(resets_at);
+        let end = End::Refused { status: 429, message, retry_after: None, resets_at };
         Self { end, ..Self::of(Vec::new()) }
     }
 

@@ -153,6 +153,7 @@ fn respond(shared: &Shared, asked: &Asked, reply: Reply) -> Response {
         .into_iter()
         .collect::<std::collections::BTreeMap<_, _>>();
     headers.insert("content-type", "application/json".into());
+    headers.extend(locked(&shared.windows).iter().cloned());
 
     let spoken: Result<Vec<Spoken>, String> = parts
         .iter()
@@ -164,19 +165,26 @@ fn respond(shared: &Shared, asked: &Asked, reply: Reply) -> Response {
     let refused = match (spoken, end) {
         (Ok(spoken), End::Whole) => Ok((spoken, false)),
         (Ok(spoken), End::Cut) => Ok((spoken, true)),
-        (_, End::Refused { status, message, retry_after }) => Err((status, message, retry_after)),
+        (_, End::Refused { status, message, retry_after, resets_at }) => {
+            let mut body = refusal(asked.protocol, status, &message);
+            if let (Some(resets_at), Protocol::Responses) = (resets_at, asked.protocol) {
+                responses::limited(&mut body, resets_at);
+                headers.extend(responses::windows(resets_at));
+            }
+            Err((status, body, retry_after))
+        }
         (Err(fault), End::Whole | End::Cut) => {
             locked(&shared.faults).push(format!("request {}: {fault}", asked.number));
-            Err((400, fault, None))
+            Err((400, refusal(asked.protocol, 400, &fault), None))
         }
     };
     let (spoken, cut) = match refused {
         Ok(answered) => answered,
-        Err((status, message, retry_after)) => {
+        Err((status, body, retry_after)) => {
             if let Some(after) = retry_after {
                 headers.insert("retry-after", after.as_secs().to_string());
             }
-            let answer = Answer::whole(refusal(asked.protocol, status, &message));
+            let answer = Answer::whole(body);
             return Response { status, headers, answer, delay, hold, cut: false, entry: None };
         }
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use super::{Server, TestPostgres};
+use super::{Address, Server, TestPostgres};
 use crate::world::{is_gone, parent, processes, signal, until};
 
 /// A server that syncs what it commits, and that can be stopped, frozen, killed and started again.
@@ -19,10 +19,36 @@ impl Durable {
     /// # Panics
     /// If there is no server to start; the message says what to install.
     pub fn start() -> Self {
-        match Server::start_with("durable") {
+        Self::of(Server::start_with("durable", None))
+    }
+
+    /// One that may have standbys; its data need not survive a crash.
+    ///
+    /// # Panics
+    /// As [`Durable::start`].
+    pub fn primary() -> Self {
+        Self::of(Server::start_with("primary", None))
+    }
+
+    /// A standby of this one, as `pg_basebackup -R` makes it. It follows from where the copy ends.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn standby(&self) -> Self {
+        Self::of(Server::start_with("primary", Some(&self.server.address.socket_dir)))
+    }
+
+    fn of(started: Result<Server, String>) -> Self {
+        match started {
             Ok(server) => Self { server },
             Err(reason) => panic!("no PostgreSQL to test with: {reason}"),
         }
+    }
+
+    /// What this server has of a database that was made on its primary.
+    pub fn copy_of(&self, database: &TestPostgres) -> TestPostgres {
+        let Address { socket_dir, port, user } = self.server.address.clone();
+        TestPostgres { socket_dir, port, user, database: database.database.clone(), stays: true }
     }
 
     /// An empty database, which goes with the server.

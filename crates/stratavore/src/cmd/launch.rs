@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{EnvError, parse_env};
+use stratavore_core::window::{AfterLimit, AfterLimitError};
 use stratavore_proto::v1::{LaunchRunners, Runner};
 
 use super::attach::{self, Attachment};
@@ -75,6 +76,9 @@ pub(crate) struct Launch {
     /// Observe nothing: give the assistant no hooks, settings or telemetry of ours
     #[arg(long)]
     bare: bool,
+    /// What to do once a limit of the assistant's maker is over: wait, or continue by itself
+    #[arg(long, value_name = "WHAT", default_value = "wait", value_parser = parse_after_limit)]
+    after_limit: AfterLimit,
     #[command(flatten)]
     limits: LimitArgs,
     /// Arguments for the assistant
@@ -83,6 +87,10 @@ pub(crate) struct Launch {
 }
 
 fn parse_policy(text: &str) -> Result<RestartPolicy, String> {
+    text.parse()
+}
+
+fn parse_after_limit(text: &str) -> Result<AfterLimit, AfterLimitError> {
     text.parse()
 }
 
@@ -139,6 +147,7 @@ pub(crate) fn run(context: &Context, args: Launch) -> Result<Exit, Failure> {
             session: args.resume,
             fork: args.fork,
             bare: args.bare,
+            after_limit: args.after_limit.as_str().into(),
             directory: args
                 .directory
                 .as_deref()

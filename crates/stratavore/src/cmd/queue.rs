@@ -94,10 +94,10 @@ struct Add {
     /// End an attempt after this time, such as 30m
     #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     timeout: Option<u64>,
-    /// End an attempt after so many turns, where the assistant can
+    /// End an attempt after so many turns
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_turns: u32,
-    /// End an attempt once it has cost so many US dollars, where the assistant can
+    /// End an attempt once it has cost so many US dollars
     #[arg(long, value_name = "USD", value_parser = parse_usd)]
     max_cost: Option<i64>,
     /// What its runners are called [default: numbered after the assistant]

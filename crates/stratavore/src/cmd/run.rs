@@ -63,10 +63,10 @@ pub(crate) struct Run {
     /// The assistant: claude, codex, gemini, opencode, aider or generic [default: the project's]
     #[arg(long, short, value_name = "NAME", default_value = "", hide_default_value = true)]
     assistant: String,
-    /// End it after so many turns, where the assistant can
+    /// End it after so many turns
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_turns: u32,
-    /// End it once it has cost so many US dollars, where the assistant can
+    /// End it once it has cost so many US dollars
     #[arg(long, value_name = "USD", value_parser = parse_usd)]
     max_cost: Option<i64>,
     /// End it after this time, such as 30m

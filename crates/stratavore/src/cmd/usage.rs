@@ -1,6 +1,7 @@
 //! `stratavore usage`.
 
 mod chart;
+mod window;
 
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use jiff::civil::Date;
@@ -34,7 +35,8 @@ Examples:
   stratavore usage                              By model, all there is
   stratavore usage --by day --project api       The last 30 days
   stratavore usage --by runner --since 2026-01-01 --until 2026-02-01
-  stratavore usage explain claude               The rows, with where each was read")]
+  stratavore usage explain claude               The rows, with where each was read
+  stratavore usage windows                      What is used of your subscriptions")]
 pub(crate) struct Usage {
     #[command(subcommand)]
     command: Option<UsageCommand>,
@@ -44,6 +46,12 @@ pub(crate) struct Usage {
 
 #[derive(Debug, Subcommand)]
 enum UsageCommand {
+    /// Show how much of your subscriptions' windows is used, as assistants were last told
+    Windows {
+        /// Only those of this assistant
+        #[arg(long, short, value_name = "NAME", default_value = "", hide_default_value = true)]
+        assistant: String,
+    },
     /// Show the rows of a runner, session or project, and where each was read
     ///
     /// Beside our cost stands what the assistant itself says, and at the end what it does not tell at all.
@@ -168,9 +176,8 @@ fn moment(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, Fail
 pub(crate) fn run(context: &Context, args: Usage) -> Result<Exit, Failure> {
     let Usage { command, report } = args;
     if command.is_some() && report != Report::default() {
-        return Err(
-            Failure::usage("options come after `explain`").next("stratavore usage explain --help")
-        );
+        return Err(Failure::usage("options come after `explain` or `windows`")
+            .next("stratavore usage --help"));
     }
     let now = context.clock.now();
     match command {
@@ -188,9 +195,11 @@ pub(crate) fn run(context: &Context, args: Usage) -> Result<Exit, Failure> {
                 let report =
                     api.call(async |client| client.ledger().report(request.clone()).await).await?;
                 show(context, &report, &meant)?;
+                window::note(context, &mut api).await;
                 Ok(Exit::Ok)
             })
         }
+        Some(UsageCommand::Windows { assistant }) => window::run(context, assistant),
         Some(UsageCommand::Explain { about, filter, limit, page }) => {
             let meant = filter.meant(now, None)?;
             let request = ExplainUsage {

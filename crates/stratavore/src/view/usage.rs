@@ -214,3 +214,35 @@ impl From<&v1::UsageExplained> for UsageExplainedView {
         }
     }
 }
+
+/// How much of a subscription's window is used. Over: it has begun anew since it was told.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct WindowView {
+    pub assistant: String,
+    pub node_id: String,
+    pub host: Option<String>,
+    pub window: String,
+    pub used_percent: f64,
+    pub minutes: Option<u64>,
+    pub resets_at: Option<Timestamp>,
+    pub told_at: Option<Timestamp>,
+    pub runner_id: String,
+    pub over: bool,
+}
+
+impl From<&v1::Window> for WindowView {
+    fn from(window: &v1::Window) -> Self {
+        Self {
+            assistant: window.assistant.clone(),
+            node_id: window.node_id.clone(),
+            host: given(&window.host),
+            window: window.name.clone(),
+            used_percent: window.used_percent,
+            minutes: (window.minutes != 0).then_some(window.minutes),
+            resets_at: time(window.resets_at_us),
+            told_at: time(window.at_us),
+            runner_id: window.runner_id.clone(),
+            over: window.over,
+        }
+    }
+}

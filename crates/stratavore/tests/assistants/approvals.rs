@@ -7,8 +7,9 @@ use stratavore_testkit::world::rows;
 
 use crate::scene::{Scene, refusal};
 
-/// That it works at first may be read together with its question, and is no event of its own then.
-const TURN: [&str; 3] = ["needs_permission", "working", "idle"];
+/// That it works before and after may be read together with its question and its end, and is no event of its
+/// own then.
+const TURN: [&str; 2] = ["needs_permission", "idle"];
 
 /// One thing is approved, a second time to no avail, and the next thing is denied.
 fn is_asked_and_answered(program: Program) {
@@ -30,6 +31,8 @@ fn is_asked_and_answered(program: Program) {
     scene.until_activity(&runner, "needs_permission");
     assert_eq!(scene.made("first.txt"), None, "nobody has allowed it");
 
+    // The daemon that took the question in is not the one that takes the answer.
+    scene.world.kill_daemon();
     let approved = scene.world.json(&["approve", id]);
     assert_eq!((&approved["state"], &approved["allowed"]), (&"answered".into(), &true.into()));
     let again = scene.world.run(["deny", id]);
@@ -54,8 +57,8 @@ fn is_asked_and_answered(program: Program) {
 /// Denies what the runner asks, with words for the model where its assistant takes some.
 fn denied(scene: &Scene, runner: &str) {
     let with_words = scene.world.run(["deny", "one", "--message", "leave it as it is"]);
-    if scene.program == Program::Codex {
-        // Its dialog takes keys only, and nothing was answered with what it cannot take.
+    if matches!(scene.program, Program::Codex | Program::Gemini) {
+        // Their dialogs take keys only, and nothing was answered with what they cannot take.
         with_words.fails(2);
         scene.world.run(["deny", "one"]).ok();
         scene.until_activity(runner, "idle");
@@ -196,4 +199,15 @@ fn claude_is_answered_from_the_inbox() {
 #[test]
 fn codex_is_answered_from_the_inbox() {
     is_asked_and_answered(Program::Codex);
+}
+
+#[test]
+fn opencode_is_answered_from_the_inbox() {
+    is_asked_and_answered(Program::Opencode);
+}
+
+/// No hook of its tells what it asks here, so it is read off its screen.
+#[test]
+fn gemini_is_answered_from_the_inbox() {
+    is_asked_and_answered(Program::Gemini);
 }

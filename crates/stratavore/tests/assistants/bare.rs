@@ -27,32 +27,57 @@ fn pid(scene: &Scene, runner: &str) -> u32 {
 
 /// What tells that we had our hands in it.
 fn is_ours(word: &str) -> bool {
-    ["stratavore-agent", "hook", "/state/runners/", "otlp", "OTEL_", "opencode-plugin"]
+    ["stratavore-agent", "hook", "/state/runners/", "OTLP", "otlp", "OTEL_", "opencode-plugin"]
         .iter()
         .any(|mark| word.contains(mark))
 }
 
-#[test]
-fn a_bare_claude_is_given_nothing() {
-    let scene = Scene::new(Program::Claude);
+/// Answers the command that it has, and by which name its conversation is known.
+fn bare_is_given_nothing(program: Program) -> (Vec<String>, Option<String>) {
+    let scene = Scene::new(program);
     let bare = scene.launch("bare", &["--bare"]);
     let observed = scene.launch("observed", &[]);
     let (words, variables) = given(pid(&scene, &bare));
     let (others, their_variables) = given(pid(&scene, &observed));
     let ours = |all: &[String]| all.iter().filter(|word| is_ours(word)).count();
+    assert_eq!(ours(&words), 0, "{words:?}");
+    assert_eq!(ours(&variables), 0, "{variables:?}");
+    // The control: of one that is observed the same look finds something.
+    assert!(ours(&others) + ours(&their_variables) > 0, "{others:?} {their_variables:?}");
+    let explained = scene.world.json(&["explain", "bare"]);
+    assert_eq!(explained["observed"], false, "{explained}");
+    let shown = scene.world.runner(&bare);
+    assert_eq!(shown["activity"], "unknown");
+    let session = scene.external_session(shown["session_id"].as_str().unwrap());
+    (words, session)
+}
+
+#[test]
+fn a_bare_claude_is_given_nothing() {
+    let (words, session) = bare_is_given_nothing(Program::Claude);
     // Its conversation has a name, so that it can be gone on with.
     let shown: Vec<&str> = words.iter().map(String::as_str).collect();
     let program = Program::Claude.path().display().to_string();
     assert!(matches!(&shown[..], [own, "--session-id", _] if *own == program), "{words:?}");
-    let shown = scene.world.runner(&bare);
-    let session = shown["session_id"].as_str().unwrap();
-    assert_eq!(scene.external_session(session).as_ref(), words.last(), "it is known by that name");
-    assert_eq!(ours(&variables), 0, "{variables:?}");
-    // The control: of one that is observed the same look finds something.
-    assert!(ours(&others) > 0 && ours(&their_variables) > 0, "{others:?} {their_variables:?}");
-    let explained = scene.world.json(&["explain", "bare"]);
-    assert_eq!(explained["observed"], false, "{explained}");
-    assert_eq!(scene.world.runner(&bare)["activity"], "unknown");
+    assert_eq!(session.as_ref(), words.last(), "it is known by that name");
+}
+
+#[test]
+fn a_bare_codex_is_given_nothing() {
+    let (words, _) = bare_is_given_nothing(Program::Codex);
+    // Its daemon would go on when it is stopped.
+    assert_eq!(words[1..], ["--no-daemon", "-a", "on-request", "-s", "workspace-write"]);
+}
+
+#[test]
+fn a_bare_opencode_is_given_nothing() {
+    assert_eq!(bare_is_given_nothing(Program::Opencode).0.len(), 1);
+}
+
+#[test]
+fn a_bare_gemini_is_given_nothing() {
+    let (words, _) = bare_is_given_nothing(Program::Gemini);
+    assert!(!words.iter().any(|word| word == "--session-id"), "{words:?}");
 }
 
 /// All files below, but those of conversations and what is for a moment.

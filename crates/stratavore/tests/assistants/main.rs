@@ -3,13 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod activity;
+mod again;
 mod aider;
 mod approvals;
 mod bare;
+mod budget;
+mod headless;
 mod holder;
-mod journeys;
+mod hooks;
 mod ledger;
 mod prompts;
+mod restored;
 mod resume;
+mod run_limit;
 mod scene;
 mod stops;
+mod vault;
+mod windows;

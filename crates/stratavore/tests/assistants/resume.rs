@@ -1,8 +1,9 @@
 //! A conversation goes on after its runner: by a restart, by a launch that names it, or in a fork.
 
 use serde_json::Value;
-use stratavore_testkit::model::{Hold, Outcome, Place, Reply, Said};
+use stratavore_testkit::model::{Hold, Outcome, Place, Reply};
 use stratavore_testkit::programs::Program;
+use stratavore_testkit::reboot::{host_dies, of_another_boot};
 use stratavore_testkit::world::rows;
 
 use crate::scene::Scene;
@@ -33,10 +34,7 @@ fn told_with(scene: &Scene, runner: &str, prompt: &str) -> String {
         all.into_iter().find(|asked| asked.prompt.contains(prompt)).ok_or(())
     });
     scene.until_activity(runner, "idle");
-    let words = asked.said.iter().map(|said| match said {
-        Said::User(text) | Said::Model(text) | Said::Tool(text) => text.as_str(),
-    });
-    words.collect::<Vec<_>>().join("\n")
+    asked.conversation()
 }
 
 fn goes_on(program: Program) {
@@ -61,12 +59,18 @@ fn goes_on(program: Program) {
     let ours = scene.world.runner(&second)["session_id"].as_str().unwrap().to_owned();
     scene.until_ledger_is_the_bill();
     scene.kill_assistant(&second);
-    let third = scene.launch("three", &["--resume", &conversation]);
+    let third = scene.session_command(&["resume", &conversation, "--name", "three"]);
     let told = told_with(&scene, &third, "and say it once more");
     assert!(told.contains("walnut") && told.contains("say the word"), "{told}");
     assert_eq!(session(&scene, &third), conversation);
 
-    let fork = scene.launch("fork", &["--resume", &ours, "--fork"]);
+    if program == Program::Gemini {
+        let refused = scene.world.run(["sessions", "fork", &ours]);
+        assert!(refused.stderr().contains("cannot fork"), "{}", refused.everything());
+        scene.until_ledger_is_the_bill();
+        return;
+    }
+    let fork = scene.session_command(&["fork", &ours, "--name", "fork"]);
     let told = told_with(&scene, &fork, "and in the fork");
     assert!(told.contains("walnut") && told.contains("and say it once more"), "{told}");
     assert_ne!(session(&scene, &fork), conversation);
@@ -83,6 +87,40 @@ fn claude_s_conversation_goes_on() {
 #[test]
 fn codex_s_conversation_goes_on() {
     goes_on(Program::Codex);
+}
+
+#[test]
+fn opencode_s_conversation_goes_on() {
+    goes_on(Program::Opencode);
+}
+
+/// It has no way to fork one, and says so.
+#[test]
+fn gemini_s_conversation_goes_on() {
+    goes_on(Program::Gemini);
+}
+
+/// Their host reboots: the conversation is where it was.
+#[test]
+fn claude_goes_on_after_its_host_has_rebooted() {
+    let scene = Scene::new(Program::Claude);
+    scene.model.on_prompt("the word is walnut", [Reply::text("I shall keep it")]);
+    let first = scene.launch("one", &["--prompt", "the word is walnut"]);
+    scene.until_activity(&first, "idle");
+    let conversation = session(&scene, &first);
+    scene.until_ledger_is_the_bill();
+    host_dies(&scene.world, &first);
+    of_another_boot(&scene.world, &first);
+    let lost = scene.world.until_state(&first, &["lost"]);
+    assert_eq!(lost["cause"], "host_reboot", "{lost}");
+
+    let told = scene.world.run(["recover"]).ok().stdout();
+    assert!(told.contains("recovered one in demo"), "{told}");
+    let second = successor(&scene, &first);
+    let told = told_with(&scene, &second, "say the word");
+    assert!(told.contains("walnut") && told.contains("I shall keep it"), "{told}");
+    assert_eq!(session(&scene, &second), conversation);
+    scene.until_ledger_is_the_bill();
 }
 
 /// Killed in the middle of an answer: what that has cost nobody knows, so it is not in the ledger as a
@@ -123,4 +161,14 @@ fn claude_goes_on_after_it_was_killed_in_a_turn() {
 #[test]
 fn codex_goes_on_after_it_was_killed_in_a_turn() {
     is_killed_in_a_turn(Program::Codex);
+}
+
+#[test]
+fn opencode_goes_on_after_it_was_killed_in_a_turn() {
+    is_killed_in_a_turn(Program::Opencode);
+}
+
+#[test]
+fn gemini_goes_on_after_it_was_killed_in_a_turn() {
+    is_killed_in_a_turn(Program::Gemini);
 }

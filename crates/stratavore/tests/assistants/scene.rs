@@ -7,16 +7,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stratavore_store::testing::{sqlite_number, sqlite_texts};
 use stratavore_testkit::assistant_home::{AssistantHome, KEY};
 use stratavore_testkit::model::{Bill, Entry, Outcome, Protocol, Purpose, StandIn};
 use stratavore_testkit::programs::Program;
+use stratavore_testkit::running::Running;
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, rows};
 
 /// How long a machine with much else to do may take for what an assistant does at most in seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct Scene {
@@ -28,25 +29,32 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new(program: Program) -> Self {
+        Self::at(program, World::new())
+    }
+
+    pub(crate) fn at(program: Program, mut world: World) -> Self {
         let model = StandIn::start();
-        let world = World::with_config(&format!(
-            "runner:\n  grace: 5s\nassistants:\n  {}:\n    program: {}\n",
-            program.name(),
-            program_of(program).display()
-        ));
-        if program == Program::Gemini {
-            // No program by itself, but a script of Node.js.
-            let script = world.path("gemini");
-            let text = format!("#!/bin/sh\nexec node '{}' \"$@\"\n", program.path().display());
-            fs::write(&script, text).unwrap();
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-            let config = world.path("stratavore.yaml");
-            let text = fs::read_to_string(&config).unwrap();
-            let own = format!("program: {}", script.display());
-            fs::write(&config, text.replace("program: gemini", &own)).unwrap();
-        }
         let home = world.path("assistant");
         let home = AssistantHome::at(program, &model.url(), &home, &world.work());
+        let executable = match program {
+            Program::Claude | Program::Codex | Program::Opencode => program.path(),
+            Program::Gemini => script_of(program, &world),
+        };
+        // What it needs comes from its daemon as well: who resumes a conversation says nothing of that.
+        let names: Vec<String> = home.environment().into_keys().collect();
+        for (name, value) in home.environment() {
+            world.set_env(&name, &value);
+        }
+        let config = json!({
+            "runner": { "grace": "5s" },
+            "assistants": { program.name(): {
+                "program": executable, "args": home.arguments(), "env_pass": names,
+            } },
+        });
+        let file = world.path("stratavore.yaml");
+        // JSON is YAML.
+        fs::write(&file, config.to_string()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         world.project("demo");
         Self { program, model, home, world }
     }
@@ -57,18 +65,39 @@ impl Scene {
             ["launch", "--project", "demo", "--assistant", self.program.name(), "--name", name]
                 .map(Into::into)
                 .into();
-        for (key, value) in self.home.environment() {
-            words.push("--env".into());
-            words.push(if value == KEY {
-                let file = self.world.path("key");
-                fs::write(&file, KEY).unwrap();
-                fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-                format!("{key}=file:{}", file.display())
-            } else {
-                format!("{key}={value}")
-            });
-        }
+        words.extend(self.variables());
         words
+    }
+
+    /// The options that give it its variables.
+    fn variables(&self) -> Vec<String> {
+        let option = |(key, value): (String, String)| {
+            if value != KEY {
+                return format!("--env={key}={value}");
+            }
+            let file = self.world.path("key");
+            fs::write(&file, KEY).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            format!("--env={key}=file:{}", file.display())
+        };
+        self.home.environment().into_iter().map(option).collect()
+    }
+
+    /// Has it run without a screen, where it may use all its tools.
+    pub(crate) fn run(&self, options: &[&str]) -> Running {
+        let mut words = self.variables();
+        words.push(format!("--assistant={}", self.program.name()));
+        words.extend(options.iter().map(ToString::to_string));
+        words.push("--".into());
+        let may: &[&str] = match self.program {
+            Program::Claude => &["--allowedTools", "Bash"],
+            Program::Codex => &["-s", "danger-full-access"],
+            Program::Opencode => &["--auto"],
+            Program::Gemini => &["-y"],
+        };
+        words.extend(may.iter().map(ToString::to_string));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Running::start(&self.world, &words)
     }
 
     /// Asks for it with these options; what follows `--` is for the assistant.
@@ -81,7 +110,6 @@ impl Scene {
         let cut = options.iter().position(|word| *word == "--").unwrap_or(options.len());
         words.extend(options[..cut].iter().map(ToString::to_string));
         words.extend(["--format".into(), "json".into(), "--".into()]);
-        words.extend(self.home.arguments());
         if self.program == Program::Codex {
             // A person is asked, who then lets it out of its sandbox.
             words.extend(["-a", "on-request", "-s", "workspace-write"].map(Into::into));
@@ -94,6 +122,14 @@ impl Scene {
     #[track_caller]
     pub(crate) fn launch(&self, name: &str, options: &[&str]) -> String {
         let launched = self.ask_to_launch(name, options).ok().json();
+        rows(&launched)[0]["id"].as_str().expect("a launched runner has an id").to_owned()
+    }
+
+    /// `stratavore sessions` with these words, of which a runner comes. Answers its id.
+    #[track_caller]
+    pub(crate) fn session_command(&self, words: &[&str]) -> String {
+        let words = [&["sessions"], words].concat();
+        let launched = self.world.json(&words);
         rows(&launched)[0]["id"].as_str().expect("a launched runner has an id").to_owned()
     }
 
@@ -235,7 +271,11 @@ impl Scene {
     /// nothing else.
     #[track_caller]
     pub(crate) fn until_ledger_is_the_bill(&self) {
-        self.until_ledger_is(&self.model.bill());
+        assert_eq!(self.model.faults(), Vec::<String>::new());
+        self.until("the ledger is the bill", || {
+            let (found, wanted) = (counted(&self.ledger()), billed(&self.model.bill()));
+            if found == wanted { Ok(()) } else { Err(differences(&found, &wanted)) }
+        });
     }
 
     /// The same for a part of the bill.
@@ -260,12 +300,13 @@ fn of_interest(shown: &Value) -> String {
     format!("{} {} {} {}", shown["state"], shown["activity"], shown["doing"], shown["cause"])
 }
 
-fn program_of(program: Program) -> PathBuf {
-    match program {
-        Program::Claude | Program::Codex | Program::Opencode => program.path(),
-        // Put in place once there is a directory for it.
-        Program::Gemini => "gemini".into(),
-    }
+/// It is no program by itself, but a script of Node.js.
+fn script_of(program: Program, world: &World) -> PathBuf {
+    let script = world.path(program.name());
+    let text = format!("#!/bin/sh\nexec node '{}' \"$@\"\n", program.path().display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
 }
 
 /// Why a command that was to print JSON was refused.

@@ -39,7 +39,11 @@ fn faults(yaml: &str) -> Vec<String> {
         let user = service["user"].as_str().unwrap_or_default();
         let is_root = user.is_empty() || user == "root" || user.split(':').any(|id| id == "0");
         must(!is_root, "it runs as root");
-        must(service["healthcheck"]["test"].is_array(), "it has no health check");
+        // What comes to an end by itself is waited for instead.
+        let ends = services.values().any(|other| {
+            other["depends_on"][name]["condition"] == "service_completed_successfully"
+        });
+        must(service["healthcheck"]["test"].is_array() || ends, "it has no health check");
         must(service["read_only"] == true, "its files can be written");
         must(service["cap_drop"] == serde_json::json!(["ALL"]), "it has capabilities");
         let options = service["security_opt"].to_string();
@@ -79,6 +83,11 @@ fn compose_has_no_secret_no_root_and_a_check_of_health_for_each() {
         ("cap_drop: [ALL]", "cap_add: [ALL]", "it has capabilities"),
         ("no-new-privileges:true", "seccomp:unconfined", "it may get privileges"),
         ("POSTGRES_PASSWORD_FILE:", "POSTGRES_PASSWORD:", "POSTGRES_PASSWORD may hold a secret"),
+        (
+            "schema: { condition: service_completed",
+            "postgres: { condition: service_completed",
+            "schema: it has no health check",
+        ),
         ("./secrets/postgres-password", "./password", "postgres-password\" is not in a file"),
         ("shm_size: 256mb", "ports: [\"5432:5432\"]", "opens a port"),
     ] {
@@ -92,6 +101,9 @@ fn compose_has_no_secret_no_root_and_a_check_of_health_for_each() {
         assert_eq!(daemon["hostname"], name);
         assert_eq!(daemon["volumes"][0], format!("{name}:/var/lib/stratavore"));
         assert_eq!(daemon["init"], true, "what runners leave is reaped");
+        // The owner's password is not with those that run assistants.
+        let secrets = daemon["secrets"].to_string();
+        assert!(!secrets.contains("postgres-password"), "{secrets}");
     }
     let dockerfile = file("Dockerfile");
     let froms = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM "));
@@ -157,12 +169,16 @@ impl Server {
     }
 
     fn query(&self, database: &str, sql: &str) -> String {
+        self.ask(database, sql).ok().stdout().trim().to_owned()
+    }
+
+    fn ask(&self, database: &str, sql: &str) -> Ran {
         let password = fs::read_to_string(&self.password).unwrap();
         let mut psql = Command::new(newest_bin().unwrap().join("psql"));
         psql.args(["-h", "127.0.0.1", "-U", "stratavore", "-tA", "-d", database, "-c", sql])
             .args(["-p", &self.port.to_string()])
             .env("PGPASSWORD", password.trim());
-        Ran::of(psql).ok().stdout().trim().to_owned()
+        Ran::of(psql)
     }
 }
 
@@ -200,25 +216,39 @@ impl Drop for Defined<'_> {
     }
 }
 
+/// Makes the schema as its owner and gives the daemons' role its rights, as the two services do.
+fn make_schema(secrets: &Path, postgres: u16) {
+    let owner = World::with_config(&placed("owner.yaml", secrets, &database(postgres)));
+    let mut migrate = owner.command("stratavored");
+    migrate.arg("--migrate");
+    Ran::of(migrate).ok();
+    let place = |name: &str| fs::copy(secrets.join(format!("{name}.pem")), secrets.join(name));
+    place("ca").unwrap();
+    for _ in 0..2 {
+        let mut rights = Command::new(here().join("rights.sh"));
+        let bin = newest_bin().unwrap();
+        rights.env_clear().env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        rights.env("SECRETS", secrets).env("RIGHTS", here().join("../postgres/rights.sql"));
+        rights.env("PGHOST", "localhost").env("PGPORT", postgres.to_string());
+        let told = Ran::of(rights).ok().everything();
+        let password = fs::read_to_string(secrets.join("postgres-app-password")).unwrap();
+        assert!(told.contains("has its rights") && !told.contains(password.trim()), "{told}");
+    }
+    fs::remove_file(secrets.join("ca")).unwrap();
+}
+
+/// Where the database is, in place of where it is among containers. To a host of another name it would have
+/// to prove itself without being told to.
+fn database(postgres: u16) -> [(&'static str, String); 1] {
+    let there = format!("host: localhost\n    port: {postgres}\n    sslmode: verify-full\n");
+    [("host: postgres\n", there)]
+}
+
 /// The configuration of the daemons, with other places for what is in containers.
 fn settings(secrets: &Path, postgres: u16, rabbitmq: u16) -> String {
-    let all: Value = serde_saphyr::from_str(&file("compose.yaml")).unwrap();
-    let mut yaml = file("stratavore.yaml");
-    let mut files: BTreeMap<String, String> = BTreeMap::new();
-    for (name, secret) in all["secrets"].as_object().unwrap() {
-        let path =
-            secret["file"].as_str().unwrap().replace("./secrets", &secrets.display().to_string());
-        files.insert(format!("/run/secrets/{name}\n"), format!("{path}\n"));
-    }
-    for (from, to) in &files {
-        yaml = yaml.replace(from, to);
-    }
-    for (from, to) in [
-        // To a host of another name it would have to prove itself without being told to.
-        (
-            "host: postgres\n",
-            format!("host: localhost\n    port: {postgres}\n    sslmode: verify-full\n"),
-        ),
+    let [database] = database(postgres);
+    let places = [
+        database,
         ("host: rabbitmq\n    port: 5671\n", format!("host: localhost\n    port: {rabbitmq}\n")),
         // In a debug build a password takes long to prove.
         (
@@ -228,9 +258,26 @@ fn settings(secrets: &Path, postgres: u16, rabbitmq: u16) -> String {
                 .to_owned(),
         ),
         ("listen: 0.0.0.0:7433\n", "listen: 127.0.0.1:0\n".to_owned()),
-    ] {
+    ];
+    placed("stratavore.yaml", secrets, &places)
+}
+
+/// A configuration with other places for these and for secrets.
+fn placed(name: &str, secrets: &Path, places: &[(&str, String)]) -> String {
+    let all: Value = serde_saphyr::from_str(&file("compose.yaml")).unwrap();
+    let mut yaml = file(name);
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for (name, secret) in all["secrets"].as_object().unwrap() {
+        let path =
+            secret["file"].as_str().unwrap().replace("./secrets", &secrets.display().to_string());
+        files.insert(format!("/run/secrets/{name}\n"), format!("{path}\n"));
+    }
+    for (from, to) in &files {
+        yaml = yaml.replace(from, to);
+    }
+    for (from, to) in places {
         assert!(yaml.contains(from), "{from}");
-        yaml = yaml.replace(from, &to);
+        yaml = yaml.replace(from, to);
     }
     assert!(!yaml.contains("/run/secrets"), "{yaml}");
     yaml
@@ -251,7 +298,7 @@ fn compose_s_configuration_brings_three_daemons_up_together() {
     };
     let first = make();
     assert_eq!(make(), first, "made again, they are the same");
-    assert_eq!(first.len(), 9, "{:?}", first.keys());
+    assert_eq!(first.len(), 10, "{:?}", first.keys());
     for path in first.keys() {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
         // In a container they are its user's; here that is us.
@@ -262,6 +309,7 @@ fn compose_s_configuration_brings_three_daemons_up_together() {
     let read = |name: &str| fs::read_to_string(secrets.join(name)).unwrap();
 
     let server = Server::start(directory.path(), &secrets);
+    make_schema(&secrets, server.port);
     let broker = vhost();
     let _defined = Defined::new(&broker, &secrets.join("rabbitmq-definitions.json"));
     let shown = Certified { certificate: read("rabbitmq.pem"), key: read("rabbitmq-key.pem") };
@@ -311,6 +359,23 @@ fn compose_s_configuration_brings_three_daemons_up_together() {
                  WHERE a.datname = 'stratavore' AND a.application_name <> 'psql' AND NOT s.ssl";
     assert_eq!(server.query("stratavore", plain), "0");
     assert_ne!(server.query("stratavore", &plain.replace("NOT s.ssl", "s.ssl")), "0");
+    // The daemons work with a role that can do nothing to the record.
+    let users = "SELECT string_agg(DISTINCT usename, ',') FROM pg_stat_activity \
+                 WHERE datname = 'stratavore' AND application_name <> 'psql'";
+    assert_eq!(server.query("stratavore", users), "stratavore_app");
+    for change in [
+        "DELETE FROM events",
+        "UPDATE events SET kind = 'x'",
+        "TRUNCATE events",
+        "DROP TABLE events",
+    ] {
+        let refused = server.ask("stratavore", &format!("SET ROLE stratavore_app; {change}"));
+        assert!(
+            refused.stderr().contains("denied") || refused.stderr().contains("owner"),
+            "{change}: {}",
+            refused.everything()
+        );
+    }
     // Who is not believed is not used.
     let strange = directory.path().join("strange");
     let mut made = Command::new(here().join("secrets.sh"));

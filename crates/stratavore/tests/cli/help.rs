@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 105] = [
+const COMMANDS: [&str; 106] = [
     "",
     "new",
     "projects",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 105] = [
     "sessions import",
     "usage",
     "usage explain",
+    "usage windows",
     "search",
     "import",
     "events",

@@ -29,6 +29,8 @@ mod screen;
 mod upgrade;
 mod usage;
 mod vault;
+#[cfg(feature = "s3-tests")]
+mod vault_s3;
 mod viewers;
 
 use std::path::Path;

@@ -190,7 +190,7 @@ fn quiet_hours_hold_back_what_is_not_urgent() {
     }
     world.project("demo");
     // It may fail before the launch ends; then that is what the launch says.
-    world.run(["launch", "demo", "--name", "fails", "--", "sh", "-c", "exit 3"]);
+    world.run(["launch", "--project", "demo", "--name", "fails", "--", "sh", "-c", "exit 3"]);
     let got = until("who may be woken is", || woken.got().first().cloned().ok_or(()));
     let told = got.json();
     assert_eq!(
@@ -201,4 +201,57 @@ fn quiet_hours_hold_back_what_is_not_urgent() {
     let shown = world.json(&["notify", "show", "asleep"]);
     assert_eq!(shown["notifications"], serde_json::json!([]));
     assert!(asleep.got().is_empty());
+}
+
+/// Something is wrong for as long as a destination cannot be reached.
+#[test]
+fn of_what_is_wrong_its_beginning_and_its_end_are_told_once_each() {
+    let mut world = world();
+    world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=100ms");
+    let receiver = Receiver::start();
+    let hook = secret(&world, "hook", SECRET);
+    let add = |name: &str, url: &str, events: &str| {
+        let to = ["webhook", "--url", url, "--secret", &hook, "--events", events];
+        world.run(["notify", "add", name].iter().chain(&to)).ok();
+    };
+    add("ops", &receiver.url(), "system.*");
+    // Nobody listens there.
+    add("deaf", "http://127.0.0.1:1/", "project.*");
+    world.project("demo");
+    for n in 0..6 {
+        world.run(["projects", "edit", "demo", "--description", &n.to_string()]).ok();
+    }
+    let told = |state: &str| -> Vec<serde_json::Value> {
+        let got = receiver.got().into_iter().map(|got| got.json()["data"].clone());
+        got.filter(|event| event["data"]["state"] == state && event["data"]["about"] == "deaf")
+            .collect()
+    };
+    let raised = until("it is told", || match told("raised").pop() {
+        Some(event) => Ok(event),
+        None => Err(world.json(&["status"])["daemon"]["problems"].clone()),
+    });
+    assert_eq!(raised["type"], "stratavore.system.alert");
+    assert_eq!(raised["data"]["severity"], "error");
+    assert_eq!(raised["data"]["scope"], "cluster");
+    let words = raised["data"]["words"].as_str().unwrap();
+    assert!(words.starts_with("deaf is waiting"), "{words}");
+    let looks = || {
+        let status = world.json(&["status"]);
+        let tasks = status["daemon"]["tasks"].as_array().unwrap();
+        tasks.iter().find(|task| task["name"] == "alerts").unwrap()["runs"].as_u64().unwrap()
+    };
+    let looked = |more: u64| {
+        let before = looks();
+        until("it is looked again and again", || match looks() {
+            now if now >= before + more => Ok(()),
+            now => Err(now),
+        });
+    };
+    looked(5);
+    world.run(["notify", "remove", "deaf"]).ok();
+    let cleared = until("its end is told", || told("cleared").pop().ok_or(()));
+    assert_eq!(cleared["data"]["severity"], "error", "whoever was told of it is told of that");
+    assert!(cleared["data"]["raised_at"].is_string(), "{cleared}");
+    looked(5);
+    assert_eq!((told("raised").len(), told("cleared").len()), (1, 1));
 }

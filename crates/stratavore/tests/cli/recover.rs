@@ -1,12 +1,10 @@
 //! What becomes of runners when their host or their agent has died, and how they are brought back.
-//!
-//! A reboot is made by killing what a runner has, and giving the boot id that its agent wrote down
-//! another value.
 
 use std::fs;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use stratavore_testkit::reboot::{host_dies, of_another_boot};
 use stratavore_testkit::world::{World, rows, signal, until};
 
 fn world() -> World {
@@ -17,31 +15,6 @@ fn world() -> World {
 
 fn launch(world: &World, name: &str, policy: &str, script: &str) -> String {
     world.launch_with("demo", name, &["--restart", policy], &["sh", "-c", script])
-}
-
-/// Kills the daemon, then the agent and all that it runs.
-fn host_dies(world: &World, runner: &str) {
-    if world.daemon_pid().is_some() {
-        world.kill_daemon();
-    }
-    for agent in world.agents_of(runner) {
-        signal(agent, Signal::KILL);
-    }
-    until("all of it is gone", || match world.processes_of(runner) {
-        left if left.is_empty() && world.agents_of(runner).is_empty() => Ok(()),
-        left => {
-            left.iter().for_each(|pid| signal(*pid, Signal::KILL));
-            Err(left)
-        }
-    });
-}
-
-/// Lets the runner's agent have lived on another boot.
-fn of_another_boot(world: &World, runner: &str) {
-    let path = world.path(&format!("state/runners/{runner}/agent.json"));
-    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    record["identity"]["boot_id"] = "00000000-0000-4000-8000-000000000000".into();
-    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
 fn ended(world: &World, runner: &str) -> (String, String) {

@@ -3,14 +3,12 @@
 //! What an assistant does is held against the stand-in that it talks to: the text, the files, and the bill.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Stdio};
 
 use rustix::process::Signal;
-use serde_json::Value;
 use stratavore_testkit::assistant_home::{AssistantHome, KEY};
-use stratavore_testkit::model::{Bill, Hold, Place, Reply, StandIn};
+use stratavore_testkit::model::{Hold, Place, Reply, StandIn};
 use stratavore_testkit::programs::Program;
+use stratavore_testkit::running::{Running, billed, used};
 use stratavore_testkit::world::{World, signal, until};
 
 /// A world in which claude is the real one, and talks to the stand-in.
@@ -49,64 +47,6 @@ impl ClaudeWorld {
     }
 }
 
-/// A run with `--json`, read line by line.
-struct Running {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(world: &World, words: &[&str]) -> Self {
-        let mut command = world.command("stratavore");
-        command.args(["run", "demo", "--json"]).args(words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    /// The next line; `None` at the end.
-    fn next(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        let read = self.lines.read_line(&mut line).unwrap();
-        (read > 0).then(|| serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}")))
-    }
-
-    /// Reads until there is one of this kind.
-    fn until(&mut self, kind: &str) -> Value {
-        let mut seen = Vec::new();
-        while let Some(line) = self.next() {
-            if line["kind"] == kind {
-                return line;
-            }
-            seen.push(line);
-        }
-        panic!("no {kind} among {seen:?}: {}", self.end().1);
-    }
-
-    /// The exit code, and what it said on the side.
-    fn end(&mut self) -> (i32, String) {
-        let mut said = String::new();
-        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code().unwrap_or(-1), said)
-    }
-}
-
-fn sums(bill: &Bill) -> [u64; 4] {
-    let all = bill.complete().entries;
-    let sum = |of: fn(&stratavore_testkit::model::Usage) -> u64| {
-        all.iter().map(|entry| of(&entry.usage)).sum()
-    };
-    [sum(|u| u.input), sum(|u| u.output), sum(|u| u.cache_read), sum(|u| u.cache_write())]
-}
-
-fn used(result: &Value) -> [u64; 4] {
-    let usage = &result["usage"];
-    let number = |name: &str| usage[name].as_u64().unwrap_or_else(|| panic!("{name} of {usage}"));
-    let write = number("cache_write") + number("cache_write_1h");
-    [number("input"), number("output"), number("cache_read"), write]
-}
-
 #[test]
 fn a_run_of_any_command_tells_what_it_prints_and_how_it_came_out() {
     let world = World::new();
@@ -142,7 +82,7 @@ fn ctrl_c_stops_a_run_and_reports_it() {
     world.project("demo");
     let mut running = Running::start(&world, &["--", "sh", "-c", "echo begun; sleep 1000"]);
     running.until("text");
-    signal(running.child.id(), Signal::INT);
+    signal(running.pid(), Signal::INT);
     let result = running.until("result");
     assert_eq!(result["outcome"], "stopped");
     assert_eq!(running.end().0, 130);
@@ -196,7 +136,7 @@ fn a_run_of_claude_ends_with_its_result_its_usage_and_its_session() {
     assert_eq!(claude.work("made.txt"), "by-claude\n");
     assert_eq!(result["assistant_session"], told);
     let bill = claude.model.bill();
-    assert_eq!(used(&result), sums(&bill), "{bill}");
+    assert_eq!(used(&result), billed(&bill), "{bill}");
     assert_eq!(result["usage"]["messages"], bill.complete().entries.len());
     assert!(result["usage"]["reported_cost"].as_i64().unwrap() > 0, "{result}");
 
@@ -205,13 +145,13 @@ fn a_run_of_claude_ends_with_its_result_its_usage_and_its_session() {
     let mut words: Vec<&str> = options.iter().map(String::as_str).collect();
     words.extend(["--resume", session, "marker-two: what did you do?"]);
     claude.model.on_prompt("marker-two", [Reply::text("as was said")]);
-    let before = sums(&bill);
+    let before = billed(&bill);
     let mut running = Running::start(&claude.world, &words);
     let again = running.until("result");
     assert_eq!((running.end().0, &again["text"]), (0, &"as was said".into()), "{again}");
     assert_eq!(again["session"], result["session"]);
     assert_eq!(again["assistant_session"], told);
-    let after = sums(&claude.model.bill());
+    let after = billed(&claude.model.bill());
     let own: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(used(&again).to_vec(), own);
 }
@@ -238,7 +178,7 @@ fn a_run_of_claude_survives_the_daemon_and_loses_no_token() {
     assert_eq!((running.end().0, &result["text"]), (0, &"after the daemon".into()), "{result}");
     assert_eq!(claude.work("made.txt"), "once\n");
     let bill = claude.model.bill();
-    assert_eq!(used(&result), sums(&bill), "{bill}");
+    assert_eq!(used(&result), billed(&bill), "{bill}");
 }
 
 #[test]

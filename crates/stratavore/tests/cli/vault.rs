@@ -3,20 +3,30 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stratavore_testkit::world::World;
+use stratavore_store::testing::sqlite_execute;
+use stratavore_testkit::wire::on_runtime;
+use stratavore_testkit::world::{World, rows, until};
 
-/// A world whose user has a home of their own, with a project.
-fn world() -> World {
-    let mut world = World::new();
+/// A world whose user has a home of their own.
+pub(crate) fn world() -> World {
+    with_home(World::new())
+}
+
+fn with_home(mut world: World) -> World {
     let home = world.path("home");
     fs::create_dir_all(&home).unwrap();
     world.set_env("HOME", &home.display().to_string());
+    world
+}
+
+fn with_project() -> World {
+    let world = world();
     world.project("demo");
     world
 }
 
 /// A transcript as Claude Code writes it: a question, an answer, and a file that it looked at.
-fn transcript(session: &str, directory: &Path, words: &str) -> String {
+pub(crate) fn transcript(session: &str, directory: &Path, words: &str) -> String {
     let line = |kind: &str, number: u32, content: serde_json::Value| {
         let mut message = serde_json::json!({ "role": kind, "content": content });
         if kind == "assistant" {
@@ -41,7 +51,7 @@ fn transcript(session: &str, directory: &Path, words: &str) -> String {
 }
 
 /// Puts a transcript where the daemon's user has those of Claude Code.
-fn put(world: &World, session: &str, text: &str) -> PathBuf {
+pub(crate) fn put(world: &World, session: &str, text: &str) -> PathBuf {
     let directory = world.path("home").join(".claude/projects/-work");
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{session}.jsonl"));
@@ -49,12 +59,12 @@ fn put(world: &World, session: &str, text: &str) -> PathBuf {
     path
 }
 
-const ONE: &str = "11111111-1111-4111-8111-111111111111";
-const TWO: &str = "22222222-2222-4222-8222-222222222222";
+pub(crate) const ONE: &str = "11111111-1111-4111-8111-111111111111";
+pub(crate) const TWO: &str = "22222222-2222-4222-8222-222222222222";
 
 #[test]
 fn conversations_of_before_are_taken_in_found_and_handed_over() {
-    let world = world();
+    let world = with_project();
     let inside = transcript(ONE, &world.work().join("deep"), "flaky heartbeat");
     let path = put(&world, ONE, &inside);
     put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
@@ -100,7 +110,7 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     let given = out.join("transcripts").join(format!("001-{ONE}.jsonl"));
     assert_eq!(fs::read_to_string(&given).unwrap(), inside);
     world.run(["sessions", "export", ONE, &out.display().to_string()]).fails(5);
-    let other = self::world();
+    let other = with_project();
     let out_text = out.display().to_string();
     let import = ["sessions", "import", &out_text];
     assert!(other.run(import).ok().stdout().contains("1 new files"));
@@ -115,9 +125,56 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     assert_eq!(fs::read_to_string(given_again.path()).unwrap(), inside);
 
     // The control: one byte is another one.
-    let third = self::world();
+    let third = with_project();
     fs::write(&given, inside.replace("flaky", "fluky")).unwrap();
     let refused = third.run(import).fails(2);
     assert!(refused.stderr().contains("is not the"));
     assert!(third.run(["sessions", "messages", ONE]).ok().stdout().is_empty());
+}
+
+const THREE: &str = "33333333-3333-4333-8333-333333333333";
+
+/// The session was last used so many days ago.
+fn ages(world: &World, session: &str, days: i64) {
+    let sql = format!(
+        "UPDATE sessions SET updated_at = unixepoch() * 1000000 - {} WHERE external_id = '{session}'",
+        days * 24 * 3600 * 1_000_000
+    );
+    let file = world.path("state/stratavore.db");
+    assert_eq!(on_runtime(sqlite_execute(&file, &sql)), 1, "{session}");
+}
+
+fn said_in(world: &World, session: &str) -> String {
+    world.run(["sessions", "messages", session]).stdout()
+}
+
+#[test]
+fn each_project_s_conversations_are_kept_for_as_long_as_is_said() {
+    let world = with_home(World::with_config("vault:\n  keep_projects: [demo=2d]\n"));
+    world.project("demo");
+    put(&world, ONE, &transcript(ONE, &world.work(), "old heartbeat"));
+    put(&world, TWO, &transcript(TWO, Path::new("/somewhere/else"), "crooked picture"));
+    put(&world, THREE, &transcript(THREE, &world.work(), "young heartbeat"));
+    world.run(["import"]).ok();
+    for session in [ONE, TWO, THREE] {
+        assert!(said_in(&world, session).contains("please mend"), "{session}");
+    }
+    world.kill_daemon();
+    ages(&world, ONE, 3);
+    ages(&world, TWO, 300);
+    ages(&world, THREE, 1);
+    world.run(["daemon", "start"]).ok();
+    until("the old one of the project is forgotten", || match said_in(&world, ONE) {
+        said if said.is_empty() => Ok(()),
+        said => Err(said),
+    });
+    // Of the other project nobody has said how long.
+    for session in [TWO, THREE] {
+        assert!(said_in(&world, session).contains("please mend"), "{session}");
+    }
+    let found = world.json(&["search", "old heartbeat", "--by", "words"]);
+    assert!(found.as_array().is_none_or(Vec::is_empty), "{found}");
+    let record = world.json(&["audit", "list", "--limit", "500"]);
+    let of_it = |row: &&serde_json::Value| row["kind"] == "session.expired";
+    assert_eq!(rows(&record).iter().filter(of_it).count(), 1, "{record}");
 }

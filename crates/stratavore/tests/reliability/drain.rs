@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use stratavore_proto::client::Client;
 use stratavore_proto::v1::{ListRunners, StatusRequest};
+use stratavore_testkit::postgres::database;
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{World, signal, until};
@@ -103,6 +104,93 @@ fn t_drain_daemons_are_replaced_and_no_client_sees_an_error() {
     assert_eq!(world.process_of(&runner.runner), runner.process);
     let unaided = unaided.into_inner();
     trial.control("a client that does not ask again", unaided > 0);
+    trial.end();
+}
+
+/// Asks a daemon, and the next one once if that does not answer; answers how often it asked, how often it
+/// had to ask the next one, and how often nobody answered.
+async fn ask_the_next_one_once(worlds: &[World; 3], first: usize, done: &AtomicBool) -> [u64; 3] {
+    let mut told = [0; 3];
+    let mut clients: [Option<Client>; 3] = Default::default();
+    while !done.load(Ordering::Relaxed) {
+        told[0] += 1;
+        let mut answered = false;
+        for which in [first, (first + 1) % worlds.len()] {
+            if clients[which].is_none() {
+                clients[which] = Client::connect(&worlds[which].path("run/d.sock")).await.ok();
+            }
+            if let Some(client) = &clients[which] {
+                answered = client.runners().list(ListRunners::default()).await.is_ok();
+            }
+            if answered {
+                break;
+            }
+            clients[which] = None;
+            told[1] += u64::from(which == first);
+        }
+        told[2] += u64::from(!answered);
+    }
+    told
+}
+
+/// Three daemons of one database are replaced one after the other; clients know two of them each.
+#[test]
+fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
+    let mut trial = Trial::new(
+        "T-DRAIN",
+        "three daemons are replaced one by one: who asks the next one once is answered",
+    );
+    let database = database();
+    let worlds: [World; 3] =
+        std::array::from_fn(|_| World::with_config(&database.settings(&database.socket_dir)));
+    worlds[0].project("demo");
+    let names = ["red", "green", "blue"];
+    let runners: Vec<Printing> = (worlds.iter().zip(names))
+        .map(|(world, name)| Printing::launch(world, name, &["--every", "50"]))
+        .collect();
+    let done = AtomicBool::new(false);
+    let told = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..3)
+            .map(|first| {
+                let (worlds, done) = (&worlds, &done);
+                scope.spawn(move || on_runtime(ask_the_next_one_once(worlds, first, done)))
+            })
+            .collect();
+        let restarts = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..scale(6, 200) {
+                let world = &worlds[round % worlds.len()];
+                let pid = until("a daemon runs", || world.daemon_pid().ok_or("none"));
+                let began = Instant::now();
+                signal(pid, Signal::TERM);
+                until("it is gone", || match world.daemon_pid() {
+                    Some(now) if now == pid => Err(now),
+                    _ => Ok(()),
+                });
+                trial.measured("a daemon's end", began.elapsed());
+                world.run(["daemon", "start"]).ok();
+                let on_time = trial.longest("a daemon's end") < ENDS;
+                trial.tried(if on_time { Ok(()) } else { Err("it ended too late".into()) });
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        restarts.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let told = asking.into_iter().map(|asking| asking.join().expect("it does not panic"));
+        told.fold([0; 3], |all, one| std::array::from_fn(|n| all[n] + one[n]))
+    });
+    let [asked, again, unanswered] = told;
+    trial.tried_times(
+        asked as usize,
+        match unanswered {
+            0 => Ok(()),
+            some => Err(format!("{some} of {asked} had no answer from either")),
+        },
+    );
+    trial.counted("requests", asked);
+    for (runner, world) in runners.iter().zip(&worlds) {
+        until("its log has all that it printed", || runner.held(world));
+        assert_eq!(world.process_of(&runner.runner), runner.process);
+    }
+    trial.control("a client that knows one daemon only", again > 0);
     trial.end();
 }
 

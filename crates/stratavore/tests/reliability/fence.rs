@@ -19,11 +19,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(and: &str) -> Self {
         let database = database();
         let worlds = [(); 2].map(|()| {
             let mut world = World::with_config(&database.settings(&database.socket_dir));
-            world.set_env("STRATAVORE_FAILPOINTS", "relay_before_publish=pause");
+            let points = format!("relay_before_publish=pause{and}");
+            world.set_env("STRATAVORE_FAILPOINTS", &points);
             world.run(["daemon", "start"]).ok();
             world
         });
@@ -121,7 +122,7 @@ fn wakes_up(pair: &Pair, which: usize) -> Result<(), String> {
 fn t_fence_a_daemon_that_wakes_up_after_its_lease_changes_nothing() {
     let mut trial =
         Trial::new("T-FENCE", "a daemon is stopped beyond its lease, and changes nothing under it");
-    let pair = Pair::new();
+    let pair = Pair::new("");
     let mut asking = Vec::new();
     for round in 0..scale(3, 300) {
         let (first, second) = (round % 2, 1 - round % 2);
@@ -143,7 +144,23 @@ fn t_fence_a_daemon_that_wakes_up_after_its_lease_changes_nothing() {
     }
     let gaps = "SELECT count(*) - max(position) FROM events";
     assert_eq!(pair.database.query(gaps), "0", "each event has one place");
+    trial.control("daemons that do not ask which term it is", without_the_check());
     trial.end();
+}
+
+/// The control: whether the check notices that a daemon publishes under a term that is over.
+fn without_the_check() -> bool {
+    let pair = Pair::new(";lease_check=off");
+    pair.expire();
+    let first = pair.event_at(0, "first");
+    pair.expire();
+    let second = pair.event_at(1, "second");
+    let found = wakes_up(&pair, pair.stale());
+    pair.settle();
+    for mut asking in [first, second] {
+        assert!(asking.wait().expect("it ends").success(), "whoever asked has an answer");
+    }
+    found.is_err()
 }
 
 /// Copies the state directory of one world to another, as a clone of the machine would.

@@ -104,7 +104,7 @@ fn answered_again(world: &World) -> Duration {
 }
 
 #[test]
-fn a_daemon_stays_in_office_while_all_its_connections_are_in_use() {
+fn t_pgdown_a_daemon_stays_in_office_while_all_its_connections_are_in_use() {
     let mut trial = Trial::new("T-PGDOWN", "all connections in use: refused, and leases are kept");
     let database = database();
     let world = World::with_config(&database.settings(&database.socket_dir));
@@ -135,7 +135,7 @@ fn a_daemon_stays_in_office_while_all_its_connections_are_in_use() {
 }
 
 #[test]
-fn a_database_that_restarts_costs_a_moment() {
+fn t_pgdown_a_database_that_restarts_costs_a_moment() {
     let mut trial = Trial::new("T-PGDOWN", "restarted while everybody asks: a moment's refusals");
     let mut server = Durable::start();
     let database = server.database();

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stratavore_testkit::postgres::database;
 use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{World, is_zombie, of_process, processes, until};
+
+use crate::printing::events;
 
 /// Where a launch ends, at the latest this long after its daemon was back.
 const BOUND: Duration = Duration::from_secs(15);
@@ -93,8 +96,14 @@ fn launch(world: &World, options: &[&str], argv: &[&str]) -> stratavore_testkit:
 
 /// A world whose launches are given up after a while.
 pub(crate) fn impatient(launch_timeout: &str) -> World {
-    let world =
-        World::with_config(&format!("runner:\n  launch_timeout: {launch_timeout}\n  grace: 1s\n"));
+    impatient_on("", launch_timeout)
+}
+
+/// The same on the database that these settings name.
+pub(crate) fn impatient_on(store: &str, launch_timeout: &str) -> World {
+    let world = World::with_config(&format!(
+        "{store}runner:\n  launch_timeout: {launch_timeout}\n  grace: 1s\n"
+    ));
     world.project("demo");
     // What came before the launch is told already.
     until("all events are relayed", || match world.json(&["daemon", "status"]) {
@@ -127,8 +136,8 @@ pub(crate) fn until_nothing_is_left(world: &World, runner: &str) {
 }
 
 /// The daemon dies at `point` of a launch; the command asks the next one, with the same key.
-fn a_daemon_dies_at(point: &str, trial: &mut Trial) {
-    let world = impatient("20s");
+fn a_daemon_dies_at(point: &str, store: &str, trial: &mut Trial) {
+    let world = impatient_on(store, "20s");
     let doomed = doom(&world, point);
     let ((runner, took), seen) = observed(&mark(&world), || {
         let began = Instant::now();
@@ -157,8 +166,33 @@ fn daemons_die_at(points: &[&str]) {
     let mut trial = Trial::new("T-LAUNCH", PROMISE);
     for _ in 0..scale(1, 50) {
         for point in points {
-            a_daemon_dies_at(point, &mut trial);
+            a_daemon_dies_at(point, "", &mut trial);
         }
+    }
+    trial.end();
+}
+
+/// The same on PostgreSQL: at some of the points, or at all of them in turn.
+#[test]
+fn t_launch_a_daemon_of_postgresql_that_dies_on_the_way() {
+    let mut trial = Trial::new("T-LAUNCH", &format!("PostgreSQL: {PROMISE}"));
+    let mut dice = trial.dice();
+    let points = [
+        "L0",
+        "L2",
+        "L5",
+        "L6",
+        "relay_before_publish",
+        "L8",
+        "L9",
+        "relay_before_bus",
+        "L10",
+        "L12",
+    ];
+    let first = dice.below(points.len());
+    for point in points.iter().cycle().skip(first).take(scale(2, 50 * points.len())) {
+        let database = database();
+        a_daemon_dies_at(point, &database.settings(&database.socket_dir), &mut trial);
     }
     trial.end();
 }
@@ -287,7 +321,7 @@ fn t_launch_an_agent_that_dies_at_the_end_tells_what_it_has_written_down() {
 
 /// The control: the check notices two processes at once, and one that came after the other.
 #[test]
-fn the_observer_notices_a_second_process() {
+fn t_launch_the_observer_notices_a_second_process() {
     let world = impatient("20s");
     let mark = mark(&world);
     let arguments = ["launch", "--project", "demo", "--env", &mark, "--count", "2", "--"];
@@ -344,8 +378,24 @@ fn what_cannot_be_started_says_what_was_missing_and_leaves_nothing() {
     }
     until_nothing_is_left(&deaf, shown["id"].as_str().unwrap());
 
-    // The agent's program goes away, or is none.
-    for (binary, words) in [("/nowhere/agent", "No such file"), (script.as_str(), "No such file")] {
+    // Row 8: the agent's program goes away, is none, may not be executed, or is another machine's.
+    let program = |name: &str, mode: u32, change: fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(World::program("stratavore-agent")).unwrap();
+        change(&mut bytes);
+        let path = world.work().join(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let locked = program("locked", 0o644, |_| {});
+    // The number of a machine that there is none of, at its place in an ELF header.
+    let foreign = program("foreign", 0o755, |bytes| bytes[18..20].fill(0xfe));
+    for (binary, words) in [
+        ("/nowhere/agent", "No such file"),
+        (&*script, "No such file"),
+        (&*locked, "ermission denied"),
+        (&*foreign, "xec format error"),
+    ] {
         let world = World::with_config(&format!("agent:\n  binary: {binary}\n"));
         world.project("demo");
         let said = launch(&world, &[], &["sleep", "1000"]);
@@ -356,6 +406,14 @@ fn what_cannot_be_started_says_what_was_missing_and_leaves_nothing() {
         assert_eq!(shown["state"], "failed", "{shown}");
         assert!(cause.starts_with("spawn_error") && cause.contains(words), "{shown}");
         until_nothing_is_left(&world, shown["id"].as_str().unwrap());
+        // It is on the record, and its place in the quota is free.
+        until("its end is told", || match events(&world, "runner.failed") {
+            1 => Ok(()),
+            other => Err(other),
+        });
+        world.run(["projects", "edit", "demo", "--quota-runners", "1"]).ok();
+        let next = world.run(["launch", "--project", "demo", "--", "sleep", "1000"]).everything();
+        assert!(next.contains("spawn_error") && !next.contains("quota"), "{next}");
     }
 }
 

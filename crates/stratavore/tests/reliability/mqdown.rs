@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use stratavore_testkit::rabbit::Broker;
+use stratavore_testkit::proxy::Flow;
+use stratavore_testkit::rabbit::{Broker, vhost};
 use stratavore_testkit::trial::{Trial, is_long, scale};
 use stratavore_testkit::world::{World, of_process, until};
 
@@ -11,6 +12,9 @@ use crate::outbox::{Outlet, destination, projects, write};
 
 /// What an absence may cost in the daemon's memory.
 const MEMORY: u64 = 20 << 20;
+
+/// How soon it is told that the broker blocks whoever publishes.
+const PAUSED: Duration = Duration::from_secs(1);
 
 /// Resident memory of the daemon, in bytes.
 fn memory(world: &World) -> u64 {
@@ -108,24 +112,77 @@ fn t_mqdown_a_broker_that_is_away_is_only_a_delay() {
     trial.end();
 }
 
+/// What is done to a broker, or undone.
+type Deed = fn(&Broker);
+
 /// On the same broker, since each takes ten seconds to start.
 fn t_blocked(broker: &Broker, outlet: &Outlet, world: &World, names: &[String]) {
     let mut trial = Trial::new(
         "T-BLOCKED",
-        "the broker is short of memory: publishing pauses and says so, and goes on by itself",
+        "the broker is short of memory or disk: publishing pauses and says so, and goes on by itself",
     );
-    for _ in 0..scale(2, 50) {
+    for round in 0..scale(2, 50) {
         let before = memory(world);
-        broker.block();
+        let (block, unblock): (Deed, Deed) = match round % 2 {
+            0 => (Broker::block, Broker::unblock),
+            _ => (Broker::fill_disk, Broker::empty_disk),
+        };
+        block(broker);
         // A broker blocks only who publishes.
         change(world, names, scale(300, 3000), &mut trial, "a change while it is blocked");
-        trial.measured("told that it is blocked", until_told(world, "blocked"));
+        let told = until_told(world, "blocked");
+        trial.measured("told that it is blocked", told);
+        trial.tried(match told < PAUSED {
+            true => Ok(()),
+            false => Err(format!("told after {told:?}")),
+        });
         let missing = outlet.drained(Duration::ZERO).is_err();
         trial.control("events that a blocked broker has not taken", missing);
         let grown = memory(world).saturating_sub(before);
         trial.tried(if grown < MEMORY { Ok(()) } else { Err(format!("{grown} bytes more")) });
-        broker.unblock();
-        settled(outlet, world, &mut trial, "drained after it has memory again");
+        unblock(broker);
+        settled(outlet, world, &mut trial, "drained after it has what it needs again");
+    }
+    trial.end();
+}
+
+/// How many events the consumer has that it did not have before, repetitions left out.
+fn received(outlet: &Outlet) -> usize {
+    outlet.consumer.received().iter().filter(|one| !one.is_repeated).count()
+}
+
+/// The broker takes what it is sent, and what it confirms is lost on the way: there is no more under way
+/// than the window, however many events wait.
+#[test]
+fn t_blocked_no_more_is_under_way_than_the_window() {
+    let mut trial =
+        Trial::new("T-BLOCKED", "nothing is confirmed: no more events are sent than the window");
+    let window = scale(32, 256);
+    let outlet = Outlet::new(vhost());
+    let world = outlet.world(&[&format!("window: {window}")]);
+    let names = projects(&world, "p", 8);
+    for _ in 0..scale(1, 20) {
+        outlet.drained(Duration::from_secs(30)).unwrap();
+        until("all is well", || is_well(&world));
+        let before = received(&outlet);
+        outlet.wire.set(|wire| wire.down.flow = Flow::Hold);
+        let edits = window * 3;
+        assert_eq!(write(&world, &names, edits), edits, "each one is carried out");
+        // By then it has sent what it would.
+        until_told(&world, "waiting");
+        let held = |sent: usize| match sent <= window {
+            true => Ok(()),
+            false => Err(format!("{sent} were sent, and none was confirmed")),
+        };
+        let sent = received(&outlet) - before;
+        trial.most("sent and not confirmed", sent as u64);
+        trial.tried(held(sent));
+        outlet.wire.heal();
+        outlet.wire.reset_all();
+        outlet.drained(Duration::from_secs(30)).unwrap();
+        // The control: with confirms they all go.
+        let sent = received(&outlet) - before;
+        trial.control("a broker that confirms", held(sent).is_err());
     }
     trial.end();
 }

@@ -305,6 +305,53 @@ fn t_notify_many_events_at_once_are_few_messages() {
 }
 
 #[test]
+fn t_notify_no_more_than_so_many_messages_come_in_an_hour() {
+    let mut trial = Trial::new(
+        "T-NOTIFY rate",
+        "3 messages an hour and 20 events: 3 messages, the rest waits and is not lost",
+    );
+    let events = 20;
+    let world = world("127.0.0.1", 1);
+    let (limited, gathered, each) = (Receiver::start(), Receiver::start(), Receiver::start());
+    let rules = ["--events", "project.created"];
+    let limit = [&rules[..], &["--per-hour", "3", "--group", "0s"]].concat();
+    webhook(&world, "limited", &limited.url(), &limit);
+    let group = [&rules[..], &["--per-hour", "3", "--group", "1s"]].concat();
+    webhook(&world, "gathered", &gathered.url(), &group);
+    webhook(&world, "each", &each.url(), &rules);
+    happen(&world, events);
+    until_told(&each, events);
+    let counted = |got: &[Got]| -> u64 {
+        got.iter().map(|one| one.json()["data"]["count"].as_u64().unwrap_or(1)).sum()
+    };
+    let few = |receiver: &Receiver| match receiver.got().len() {
+        0..=3 => Ok(()),
+        more => Err(format!("{more} messages")),
+    };
+    until("its three have come", || match limited.got().len() {
+        3.. => Ok(()),
+        fewer => Err(fewer),
+    });
+    trial.tried_times(events, few(&limited));
+    trial.tried_times(events, few(&gathered));
+    trial.control("a receiver without a limit", few(&each).is_err());
+    // The next hour: what had to wait is told. No event was lost, and none is told twice.
+    world.kill_daemon();
+    let mut world = world;
+    world.set_env(HASTE, "3600");
+    world.run(["daemon", "start"]).ok();
+    until_told(&limited, events);
+    trial.tried(judge(&limited.got(), events));
+    until("what is gathered has come as well", || match counted(&gathered.got()) {
+        all if all >= events as u64 => Ok(()),
+        some => Err(some),
+    });
+    let all = counted(&gathered.got());
+    trial.tried(if all == events as u64 { Ok(()) } else { Err(format!("{all} of {events}")) });
+    trial.end();
+}
+
+#[test]
 fn t_ssrf_nothing_is_sent_where_nothing_may_be() {
     let mut trial = Trial::new(
         "T-SSRF",

@@ -30,6 +30,11 @@ impl Outlet {
 
     /// The consumer gets what these keys match.
     pub(crate) fn bound(vhost: Vhost, keys: &[&str]) -> Self {
+        Self::of(database(), vhost, keys)
+    }
+
+    /// The same with the events of this database.
+    pub(crate) fn of(database: TestPostgres, vhost: Vhost, keys: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let password = directory.path().join("password");
         std::fs::write(&password, format!("{}\n", vhost.password)).unwrap();
@@ -37,7 +42,7 @@ impl Outlet {
         std::fs::set_permissions(&password, mode).unwrap();
         let consumer = Consumer::start(&vhost, vhost.address(), "test", keys, directory.path());
         let wire = Proxy::tcp(vhost.address());
-        Self { database: database(), wire, consumer, vhost, password, _directory: directory }
+        Self { database, wire, consumer, vhost, password, _directory: directory }
     }
 
     /// A daemon's home, with further settings of the broker.
@@ -182,10 +187,14 @@ fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
     trial.tried(until_settled(&worlds[0]));
     trial.tried(streams_agree(&worlds, &outlet.database));
 
-    // The controls: the check notices what is missing, what is too much, and what is out of order.
-    let committed = outlet.committed();
+    the_check_notices(&mut trial, &outlet.committed(), received);
+    trial.end();
+}
+
+/// The controls: what is missing, what is too much, and what is out of order.
+pub(crate) fn the_check_notices(trial: &mut Trial, committed: &[String], received: Vec<Received>) {
     let first: Vec<Received> = received.into_iter().filter(|one| !one.is_repeated).collect();
-    trial.control("a lost event", same(&committed, &first[1..]).is_err());
+    trial.control("a lost event", same(committed, &first[1..]).is_err());
     trial.control("an event of nobody", same(&committed[1..], &first).is_err());
     let mut swapped = first.clone();
     let subject = |one: &Received| one.envelope()["subject"].clone();
@@ -194,18 +203,18 @@ fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
     swapped.swap(two[0], two[1]);
     trial.control(
         "two events of one project in the wrong order",
-        same(&committed, &swapped).is_err(),
+        same(committed, &swapped).is_err(),
     );
-    trial.end();
 }
 
-/// Whether each daemon's own stream has the events of both, in the order of the database and without a
-/// gap, also for a reader that comes back to the other daemon in the middle.
-fn streams_agree(worlds: &[World; 2], database: &TestPostgres) -> Result<(), String> {
+/// Whether each daemon's own stream has the events of all, in the order of the database and without a
+/// gap, also for a reader that comes back to the next daemon in the middle.
+pub(crate) fn streams_agree(worlds: &[World], database: &TestPostgres) -> Result<(), String> {
     let all = database.query("SELECT id FROM events ORDER BY position");
     let all: Vec<&str> = all.lines().collect();
     let half = all.len() / 2;
-    for (one, other) in [(0, 1), (1, 0)] {
+    for one in 0..worlds.len() {
+        let other = (one + 1) % worlds.len();
         let mut read = stream(&worlds[one], 0, half);
         let last = read.last().map_or(0, |(position, _)| *position);
         read.extend(stream(&worlds[other], last, all.len() - half));
@@ -239,7 +248,7 @@ fn stream(world: &World, after: i64, count: usize) -> Vec<(i64, String)> {
 }
 
 /// Whether the destination says that it has everything.
-fn until_settled(world: &World) -> Result<(), String> {
+pub(crate) fn until_settled(world: &World) -> Result<(), String> {
     until("nothing waits any more", || {
         let seen = destination(world);
         let settled = seen["pending"] == 0 && seen["dead"] == 0 && seen["health"] == "connected";

@@ -120,6 +120,97 @@ fn partition(
     }
 }
 
+/// What another daemon says of a runner of one that is cut off.
+fn as_seen_by(other: &World, runner: &Printing) -> Result<(), String> {
+    let shown = other.runner(&runner.runner);
+    match shown["state"].as_str() {
+        Some("running" | "unreachable" | "unresponsive") if shown["epoch"] == 1 => Ok(()),
+        _ => Err(format!("the other daemon says {shown}")),
+    }
+}
+
+/// One of two daemons is cut off: the other one goes on, and judges nothing that it cannot see.
+#[test]
+fn t_part_a_daemon_that_is_cut_off_is_not_judged_by_the_other() {
+    inside_with_postgres(
+        "part::t_part_a_daemon_that_is_cut_off_is_not_judged_by_the_other",
+        || {
+            let mut trial = Trial::new(
+                "T-PART",
+                "one of two daemons is cut off: the other goes on, and takes no runner of it for dead",
+            );
+            let mut dice = trial.dice();
+            let apart = Apart::new();
+            let far = &apart.world;
+            far.project("demo");
+            let runners =
+                ["one", "two"].map(|name| Printing::launch(far, name, &["--every", "20"]));
+            let near = World::with_config(&apart.database.settings(&apart.database.socket_dir));
+            let rounds = scale(1, 100);
+            for round in 0..rounds {
+                let fault = FAULTS[dice.below(FAULTS.len())];
+                let ending = ["--every", "20", "--lines", "60", "--exit", "7"];
+                let ending = Printing::launch(far, &format!("ending-{round}"), &ending);
+                apart.break_by(fault);
+                until("the daemon says that its database is away", || {
+                    apart.go_on(fault);
+                    apart.says_so()
+                });
+                // The other one does all that it does: it looks after what runs, and launches.
+                let own = near.launch("demo", &format!("own-{round}"), &["sleep", "1000"]);
+                near.run(["reconcile"]).ok();
+                until("a runner has ended while nobody could write it down", || {
+                    apart.go_on(fault);
+                    if ending.process.is_alive() { Err("it lives") } else { Ok(()) }
+                });
+                near.run(["reconcile"]).ok();
+                for runner in runners.iter().chain([&ending]) {
+                    trial.tried(as_seen_by(&near, runner));
+                }
+                apart.heal();
+                let began = Instant::now();
+                let shown = far.until_state(&ending.runner, &["exited", "failed", "lost"]);
+                trial.measured("caught up after", began.elapsed());
+                trial.tried(match (began.elapsed() < CONVERGED, &shown["cause"]) {
+                    (true, cause) if cause == "exit 7" => Ok(()),
+                    _ => Err(format!("{fault:?}: after {:?} its end was {shown}", began.elapsed())),
+                });
+                for runner in &runners {
+                    trial.tried(runner.held(far));
+                }
+                until("every event is there and has its place", || {
+                    no_event_missing(&apart.database)
+                });
+                near.run(["kill", &own, "--force"]).ok();
+            }
+            let ended = ["runner.failed", "runner.lost"].map(|kind| events(&near, kind));
+            trial.tried(match ended == [rounds, 0] && far.agents().len() == runners.len() {
+                true => Ok(()),
+                false => Err(format!("{ended:?} have ended, {:?} are left", far.agents())),
+            });
+
+            // The control: a runner whose row says that it is the other one's, who finds nothing of it.
+            far.kill_daemon();
+            let node = |world: &World| {
+                let id = std::fs::read_to_string(world.path("state/node")).expect("it has an id");
+                id.trim().to_owned()
+            };
+            apart.database.query(&format!(
+                "UPDATE runners SET node_id = '{near}', record = replace(record, '{far}', '{near}')
+             WHERE id = '{}'",
+                runners[0].runner,
+                near = node(&near),
+                far = node(far),
+            ));
+            near.run(["reconcile"]).ok();
+            near.until_state(&runners[0].runner, &["exited", "failed", "lost"]);
+            let caught = as_seen_by(&near, &runners[0]).is_err();
+            trial.control("a daemon that takes the runners of all for its own", caught);
+            trial.end();
+        },
+    );
+}
+
 #[test]
 fn t_part_a_network_that_is_cut_harms_no_runner() {
     inside_with_postgres("part::t_part_a_network_that_is_cut_harms_no_runner", || {

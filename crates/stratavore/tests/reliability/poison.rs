@@ -8,6 +8,7 @@ use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{World, rows, until};
 
 use crate::outbox::{Outlet, destination, projects, write};
+use crate::queues::problems;
 
 /// How much later events may come while others are refused, besides twice as late: the machine does
 /// other things too.
@@ -59,6 +60,7 @@ fn t_poison_what_is_refused_is_set_aside_and_the_rest_goes_on() {
     let edits = scale(60, 2500);
     write(&world, &good, edits);
     let before = delays(&outlet.drained(Duration::from_secs(20)).unwrap(), "good");
+    let calm_words = problems(&world);
 
     // A queue that takes nothing is bound for one project, and none for what is archived. What would
     // take that in place of one is gone, and the daemon may not make it anew.
@@ -112,8 +114,13 @@ fn t_poison_what_is_refused_is_set_aside_and_the_rest_goes_on() {
             if count == each { Ok(()) } else { Err(format!("{reason}: {count} of {aside:?}")) },
         );
     }
-    let problems = world.json(&["status"])["daemon"]["problems"].to_string();
-    assert!(problems.contains("stratavore outbox dead"), "{problems}");
+    // Row 51: who looks is told, and what to do about it.
+    let alarmed = |problems: String| match problems.contains("stratavore outbox dead") {
+        true => Ok(()),
+        false => Err(format!("nothing is said of what was set aside: {problems}")),
+    };
+    trial.tried(alarmed(problems(&world)));
+    trial.control("a daemon that has nothing to say", alarmed(calm_words).is_err());
     let during = delays(&outlet.consumer.received(), "good").split_off(before.len());
     let (calm, poisoned) = (p99(&before), p99(&during));
     trial.measured("p99 of good events before", calm);

@@ -69,7 +69,7 @@ fn held(moments: &[usize], quota: usize) -> Result<(), String> {
 }
 
 /// Asks the daemon of `world` until it answers, or refuses for a reason of its own.
-async fn insist<T>(
+pub(crate) async fn insist<T>(
     world: &World,
     ask: impl AsyncFn(Client) -> Result<Response<T>, Status>,
 ) -> Result<T, Problem> {
@@ -203,7 +203,7 @@ pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: 
         held => held,
     };
     trial.tried_times(CLIENTS * rounds, kept);
-    trial.counted("most at once", moments.iter().copied().max().unwrap_or_default() as u64);
+    trial.most("most at once", moments.iter().copied().max().unwrap_or_default() as u64);
     trial.counted("refused", refused);
     trial.counted("looks of the observer", moments.len() as u64);
     if kills.is_some() {
@@ -269,6 +269,46 @@ fn t_quota_holds_over_three_daemons_of_which_one_dies_now_and_then() {
     t_quota(Trial::new("T-QUOTA", &promise), &worlds, scale(2, 50), Some(every));
 }
 
+/// The control: daemons whose admissions to a project do not wait for each other let in too many at once.
+#[test]
+fn t_quota_without_the_lock_there_are_too_many() {
+    let mut trial = Trial::new("T-QUOTA", "3 daemons that admit without the project's lock");
+    let database = database();
+    let worlds: [World; 3] = std::array::from_fn(|_| {
+        let mut world = World::with_config(&database.settings(&database.socket_dir));
+        world.set_env("STRATAVORE_FAILPOINTS", "admission_lock=off");
+        world
+    });
+    worlds[0].project("demo");
+    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
+    for world in &worlds {
+        world.run(["daemon", "start"]).ok();
+    }
+    let mark = mark(&worlds);
+    on_runtime(async {
+        let launches = (0..CLIENTS).map(async |n| {
+            // A name of its own: two of one name are kept apart without the lock too.
+            let name = format!("runner-{n}");
+            let env = vec![mark.clone()];
+            let request = LaunchRunners { name, env, ..new_runner("demo", fresh_key("quota")) };
+            let world = &worlds[n % worlds.len()];
+            let asked =
+                insist(world, async |client| client.runners().launch(request.clone()).await);
+            asked.await.map(|mut list| list.runners.remove(0).id)
+        });
+        let let_in = join_all(launches).await.into_iter().flatten().enumerate();
+        let starting = let_in.map(async |(n, runner)| {
+            let world = &worlds[n % worlds.len()];
+            assert_eq!(reached(world, &runner, &["running"]).await.state, "running");
+        });
+        join_all(starting).await;
+    });
+    let most = look(&mark).len();
+    trial.most("most at once", most as u64);
+    trial.control("admissions without the lock", most > QUOTA && held(&[most], QUOTA).is_err());
+    trial.end();
+}
+
 /// The control of the check: a record in which a sixth runner lives for a moment, and ones that
 /// show nothing.
 #[test]
@@ -294,127 +334,4 @@ fn the_observer_sees_what_runs() {
         end(world, &runner).await;
         assert!(look(&mark).is_empty());
     });
-}
-
-#[test]
-fn a_refusal_names_the_limit_its_use_and_the_holders() {
-    let world = World::new();
-    world.project("demo");
-    world.run(["projects", "edit", "demo", "--quota-runners", "2"]).ok();
-    world.launch("demo", "first", &["sleep", "1000"]);
-    world.launch("demo", "second", &["sleep", "1000"]);
-    let launch = ["launch", "--project", "demo", "--", "sleep", "1000"];
-    let refused = world.run(launch).fails(4);
-    let said = refused.stderr();
-    assert_eq!(refused.stdout(), "");
-    assert!(said.contains("quota of runners is 2, 2 in use, 1 asked for"), "{said}");
-    assert!(said.contains("held by first, second"), "{said}");
-    assert!(said.contains("next: "), "{said}");
-    assert_eq!(said.lines().count(), 2, "one line, and the next step: {said}");
-
-    let refused = world.run(launch.iter().chain(&["--format", "json"])).code();
-    assert_eq!(refused, 4, "options after -- are the runner's");
-    let mut json = vec!["--format", "json"];
-    json.extend(launch);
-    let problem = world.run(json).fails(4).stderr();
-    let problem: serde_json::Value = serde_json::from_str(&problem).unwrap();
-    assert_eq!((&problem["code"], &problem["exit"]), (&"quota_exceeded".into(), &4.into()));
-    assert_eq!(problem["related"].as_array().unwrap().len(), 2, "{problem}");
-
-    // All or none: of three that would not fit beside one, none is launched.
-    world.run(["kill", "second", "--force"]).ok();
-    let said = world.run(["launch", "--project", "demo", "--count", "3", "--", "sleep", "1"]);
-    said.fails(4);
-    let listed = world.json(&["runners"]);
-    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    world.run(["launch", "--project", "demo", "--name", "third", "--", "sleep", "1000"]).ok();
-}
-
-#[test]
-fn memory_cores_and_processes_are_shared_out_and_refused_when_they_are_used_up() {
-    let cases = [
-        (
-            "--quota-memory",
-            "1GiB",
-            "--memory",
-            "600MiB",
-            "quota of memory is 1024 MiB, 600 MiB in use, 600 MiB asked for",
-        ),
-        (
-            "--quota-cpu",
-            "2",
-            "--cpu",
-            "1.5",
-            "quota of cpu is 2.000 cores, 1.500 cores in use, 1.500 cores asked for",
-        ),
-        (
-            "--quota-pids",
-            "100",
-            "--pids",
-            "60",
-            "quota of processes is 100, 60 in use, 60 asked for",
-        ),
-    ];
-    let world = World::new();
-    world.project("demo");
-    for (quota, limit, option, share, refusal) in cases {
-        world.run(["projects", "edit", "demo", quota, limit]).ok();
-        // A runner that does not say what it needs would have it all.
-        let said = world.run(["launch", "--project", "demo", "--", "sleep", "1000"]).fails(4);
-        assert!(said.stderr().contains("must say its own limit"), "{}", said.stderr());
-
-        let launch = [
-            "launch",
-            "--project",
-            "demo",
-            "--name",
-            "holder",
-            option,
-            share,
-            "--",
-            "sleep",
-            "1000",
-        ];
-        world.run(launch).ok();
-        let launch = ["launch", "--project", "demo", option, share, "--", "sleep", "1000"];
-        let said = world.run(launch).fails(4).stderr();
-        assert!(said.contains(refusal), "{said}");
-        assert!(said.contains("held by holder"), "{said}");
-
-        world.run(["kill", "holder", "--force"]).ok();
-        world
-            .run(["launch", "--project", "demo", "--name", "next", option, share, "--", "true"])
-            .ok();
-        until("the next has ended", || match world.runner("next") {
-            shown if shown["ended_at"].is_null() => Err(shown),
-            _ => Ok(()),
-        });
-        world.run(["projects", "edit", "demo", quota, "none"]).ok();
-    }
-}
-
-#[test]
-fn wall_time_is_granted_where_it_is_not_asked_for_and_refused_above_the_quota() {
-    let world = World::new();
-    world.project("demo");
-    world.run(["projects", "edit", "demo", "--quota-wall", "2h"]).ok();
-    let runner = world.launch("demo", "silent", &["sleep", "1000"]);
-    assert_eq!(world.runner(&runner)["limits"]["wall_seconds"], 7200);
-    let runner = world.launch_with("demo", "modest", &["--wall", "1h"], &["sleep", "1000"]);
-    assert_eq!(world.runner(&runner)["limits"]["wall_seconds"], 3600);
-    let launch = ["launch", "--project", "demo", "--wall", "3h", "--", "sleep", "1000"];
-    let said = world.run(launch).fails(4).stderr();
-    assert!(said.contains("7200 s of wall time, 10800 s asked for"), "{said}");
-    assert_eq!(world.json(&["runners"]).as_array().unwrap().len(), 2);
-}
-
-#[test]
-fn a_runner_that_has_had_its_time_is_ended_and_says_so() {
-    let world = World::new();
-    world.project("demo");
-    let runner = world.launch_with("demo", "brief", &["--wall", "1s"], &["sleep", "1000"]);
-    let shown = world.until_state(&runner, &["exited", "failed", "lost"]);
-    assert_eq!(shown["state"], "failed", "{shown}");
-    assert!(shown["cause"].as_str().unwrap().contains("wall"), "{shown}");
-    assert!(world.processes_of(&runner).is_empty());
 }

@@ -38,7 +38,7 @@ fn emitted() -> BTreeSet<String> {
 }
 
 fn is_kind(word: &str) -> bool {
-    let nouns = ["project.", "runner.", "session.", "node.", "budget.", "request."];
+    let nouns = ["project.", "runner.", "session.", "node.", "budget.", "request.", "system."];
     let deed = nouns.iter().find_map(|noun| word.strip_prefix(noun));
     deed.is_some_and(|deed| {
         !deed.is_empty() && deed.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -53,6 +53,23 @@ fn every_kind_of_event_has_a_schema_and_no_other_is_described() {
     let emitted = emitted();
     assert!(emitted.len() > 20, "{emitted:?}");
     assert_eq!(emitted, described);
+}
+
+#[test]
+fn whoever_asks_for_runners_that_have_stopped_gets_every_end() {
+    let outlet = Outlet::bound(vhost(), &["runner.stopped.*"]);
+    let world = outlet.world(&[]);
+    world.project("alpha");
+    world.launch("alpha", "ends", &["true"]);
+    world.launch("alpha", "fails", &["false"]);
+    let ends = until("both ends have arrived", || {
+        let received = outlet.consumer.received();
+        let kinds = received.iter().map(|one| one.envelope()["type"].as_str().unwrap().to_owned());
+        let kinds: BTreeSet<String> = kinds.collect();
+        if kinds.len() == 2 { Ok(kinds) } else { Err(kinds) }
+    });
+    let expected = ["stratavore.runner.exited", "stratavore.runner.failed"].map(str::to_owned);
+    assert_eq!(ends, BTreeSet::from(expected), "and nothing else of a runner");
 }
 
 #[test]
@@ -87,7 +104,10 @@ fn what_is_published_fits_its_schema() {
     for one in &received {
         let (of, line) = (one.envelope(), &one.line);
         let kind = of["type"].as_str().unwrap().strip_prefix("stratavore.").unwrap();
-        let about = of["projectid"].as_str().unwrap_or(of["subject"].as_str().unwrap());
+        let about = match kind {
+            "system.alert" => of["data"]["severity"].as_str().unwrap(),
+            _ => of["projectid"].as_str().unwrap_or(of["subject"].as_str().unwrap()),
+        };
         assert_eq!(line["routing_key"], format!("{kind}.{about}"));
         assert_eq!(one.id, of["id"].as_str().unwrap());
         assert_eq!(line["properties"]["type"], of["type"]);

@@ -6,6 +6,7 @@ use stratavore_control::{Error, Launch, WaitFor};
 use stratavore_core::caller::Caller;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{Headless, Runner, RunnerState};
+use stratavore_core::window::{AfterLimit, AfterLimitError};
 use stratavore_core::{RunnerId, Timestamp};
 use stratavore_proto::client::Client;
 use stratavore_proto::v1;
@@ -47,7 +48,11 @@ impl Runners for Api {
     ) -> Result<Response<v1::RunnerList>, Status> {
         let caller = caller(&request)?;
         if !is_forwarded(&request) {
-            let wish = view::wish(request.get_ref()).map_err(status)?;
+            let mut wish = view::wish(request.get_ref()).map_err(status)?;
+            if let Some(session) = given(&request.get_ref().session).filter(|_| wish.is_any()) {
+                let node = self.control.node_of_session(&caller, session).await.map_err(status)?;
+                wish.node = node.map(|node| node.to_string());
+            }
             let node = self.control.place(&wish, request.get_ref().count).await.map_err(status)?;
             // The other daemon looks at its own host; where it is to go is decided.
             elsewhere!(self, node, request, &caller, launch);
@@ -59,6 +64,12 @@ impl Runners for Api {
                 text.parse().map_err(|error: String| status(Error::invalid(error, "")))?
             }
             None => RestartPolicy::default(),
+        };
+        let after_limit = match given(&request.after_limit) {
+            Some(text) => text.parse().map_err(|error: AfterLimitError| {
+                status(Error::invalid(error.to_string(), "stratavore launch --help"))
+            })?,
+            None => AfterLimit::default(),
         };
         let launch = Launch {
             assistant: given(&request.assistant).map(Into::into),
@@ -78,6 +89,7 @@ impl Runners for Api {
                 max_cost: (request.max_cost != 0).then_some(request.max_cost),
                 item: None,
             }),
+            after_limit,
             resume: match given(&request.session) {
                 Some(wanted) => {
                     let resume =
@@ -87,12 +99,14 @@ impl Runners for Api {
                 None => None,
             },
         };
+        let resumed = launch.resume.as_ref();
+        let remarks = resumed.map(|resume| resume.remarks.clone()).unwrap_or_default();
         let (control, by, on) = (self.control.clone(), caller.clone(), request.project.clone());
         let launched = async move { control.launch(&by, &request.project, launch, key).await };
         let runners =
             self.control.decided(&caller, "runners.launch", &on, launched).await.map_err(status)?;
         let runners = view::shortened(self.runner_views(&caller, runners).await?);
-        Ok(Response::new(v1::RunnerList { runners, ..v1::RunnerList::default() }))
+        Ok(Response::new(v1::RunnerList { runners, remarks, ..v1::RunnerList::default() }))
     }
 
     async fn get(&self, request: Request<v1::GetRunner>) -> Result<Response<v1::Runner>, Status> {

@@ -1,14 +1,15 @@
 //! What was used.
 
-use stratavore_control::{Error, NamedGroup, UsageQuery};
+use stratavore_control::{Error, NamedGroup, UsageQuery, WindowView};
 use stratavore_core::Timestamp;
 use stratavore_core::usage::{LedgerRow, UsageSums};
+use stratavore_core::window::Window;
 use stratavore_proto::v1;
 use stratavore_proto::v1::ledger_server::Ledger;
 use tonic::{Request, Response, Status};
 
 use super::problem::status;
-use super::{Api, caller};
+use super::{Api, caller, given};
 
 #[tonic::async_trait]
 impl Ledger for Api {
@@ -60,6 +61,32 @@ impl Ledger for Api {
             not_covered: not_covered.collect(),
             next: explained.next.unwrap_or_default(),
         }))
+    }
+
+    async fn windows(
+        &self,
+        request: Request<v1::ListWindows>,
+    ) -> Result<Response<v1::WindowList>, Status> {
+        let caller = caller(&request)?;
+        let assistant = request.into_inner().assistant;
+        let windows = self.control.window_list(&caller, given(&assistant)).await.map_err(status)?;
+        Ok(Response::new(v1::WindowList { windows: windows.into_iter().map(window).collect() }))
+    }
+}
+
+fn window(view: WindowView) -> v1::Window {
+    let WindowView { window: Window { node, assistant, runner, told }, host, is_over } = view;
+    v1::Window {
+        assistant: assistant.into(),
+        node_id: node.to_string(),
+        host,
+        name: told.name,
+        used_percent: told.used_percent,
+        minutes: told.window_minutes.unwrap_or(0),
+        resets_at_us: told.resets_at.map_or(0, |at| at.as_microsecond()),
+        at_us: told.at.as_microsecond(),
+        runner_id: runner.to_string(),
+        over: is_over,
     }
 }
 

@@ -297,6 +297,16 @@ fn the_registry_tells_what_a_process_does_if_it_is_that_process() {
     assert_eq!(level(&start, json!({ "status": "asleep" })), None);
     // Another process had the number.
     assert_eq!(level("1", json!({ "status": "busy" })), None);
+    // As it is written, for another process.
+    let mut own: Value =
+        serde_json::from_slice(&sample("claude/sessions_registry_PID.json")).unwrap();
+    own["pid"] = pid.into();
+    let doing = level(&start, own.clone());
+    assert_eq!(doing, None, "its time is another's");
+    own["procStart"] = start.clone().into();
+    let doing = level(&start, own).unwrap();
+    assert_eq!(doing.activity, Activity::NeedsPermission);
+    assert_eq!(doing.since.as_millisecond(), 1_795_234_777_119);
     fs::remove_dir_all(&sessions).unwrap();
     assert_eq!(of("claude").level(pid, &env), None);
 }
@@ -363,6 +373,12 @@ fn a_run_comes_out_as_its_final_record_says() {
     let whole = String::from_utf8(sample("claude/print_stream_json_tools.jsonl")).unwrap();
     let done = |text: &str| Outcome::Done { text: text.into() };
     assert_eq!(outcome(&whole, Some(0)), done("Hello from the fake model. Request 6."));
+    let said = |name: &str| outcome(&String::from_utf8(sample(name)).unwrap(), Some(0));
+    let simple = said("claude/print_stream_json_simple.jsonl");
+    assert_eq!(simple, done("Hello from the fake model. Request 2."));
+    // Of several turns the last one is the result.
+    let turns = said("claude/stream_input_two_turns.jsonl");
+    assert_eq!(turns, done("Hello from the fake model. Request 97."));
     // Denied what it asked for, it still came to its end.
     let denied = String::from_utf8(sample("claude/print_permission_denied.jsonl")).unwrap();
     assert_eq!(outcome(&denied, Some(0)), done("Hello from the fake model. Request 100."));
@@ -458,4 +474,19 @@ proptest! {
             prop_assert!(log.memory.more.len() < 40);
         }
     }
+}
+
+/// The hooks of another kind, by HTTP, have the same bodies.
+#[test]
+fn hooks_that_were_called_by_http_tell_the_same() {
+    let mut log = Log::of("claude");
+    let told = log.hooks("claude/http_hooks.jsonl");
+    let seen: Vec<Observation> = told.into_iter().flat_map(|(_, seen)| seen).collect();
+    let mut did: Vec<&str> = doings(&seen).iter().map(|doing| doing.activity.as_str()).collect();
+    did.dedup();
+    assert_eq!(did, ["working", "needs_permission", "working", "idle"]);
+    let asks = asked(&seen);
+    assert_eq!((asks.len(), asks[0].tool.as_str()), (1, "Bash"));
+    let turns = seen.iter().filter(|told| matches!(told, Observation::TurnOver { .. })).count();
+    assert_eq!(turns, 1);
 }

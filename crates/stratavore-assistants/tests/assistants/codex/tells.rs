@@ -266,3 +266,29 @@ fn a_run_comes_out_as_its_final_record_says() {
     let why = "exit 1: Not inside a trusted directory".to_owned();
     assert_eq!(outcome("Not inside a trusted directory\n", Some(1)), Outcome::Failed { why });
 }
+
+/// Without a screen: the same hooks, and telemetry that must not count again what its rollout has. Its thread
+/// begins like one for a title, with a sandbox that may do nothing.
+#[test]
+fn a_run_without_a_screen_is_told_by_its_hooks() {
+    let mut log = Log::of("codex");
+    let told = log.hooks("codex/hooks_exec.jsonl");
+    let seen: Vec<Observation> = told.into_iter().flat_map(|(_, seen)| seen).collect();
+    let did: Vec<&str> = doings(&seen).iter().map(|doing| doing.activity.as_str()).collect();
+    assert_eq!(did, ["working", "working", "working", "idle"]);
+    let current = sessions(&seen).into_iter().filter(|session| session.is_current).count();
+    assert_eq!(current, 1);
+
+    let thread = "01a1fc7f-d11e-7db1-80e6-db6493cda206";
+    let begins = json!({ "session_id": thread, "hook_event_name": "SessionStart", "cwd": "/p" });
+    let telemetry = || {
+        let text = String::from_utf8(sample("codex/telemetry_exec.jsonl")).unwrap();
+        let records = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        records.map(|record| What::Telemetry { record }).collect::<Vec<_>>()
+    };
+    let mut log = Log::of("codex");
+    log.hook(1_795_000_000, None, begins);
+    let seen: Vec<Observation> =
+        telemetry().into_iter().flat_map(|record| log.tell(1_795_000_001, record)).collect();
+    assert!(ledger(&seen).is_empty(), "{seen:?}");
+}

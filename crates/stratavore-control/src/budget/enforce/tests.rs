@@ -28,6 +28,7 @@ fn running(since: i64) -> Runner {
             prompt: None,
             bare: false,
             headless: None,
+            after_limit: Default::default(),
             env: BTreeMap::new(),
             directory: "/".into(),
             columns: 80,

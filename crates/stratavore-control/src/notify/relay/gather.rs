@@ -28,8 +28,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 impl Telling<'_> {
     /// Asks the store how far the log is, now and then.
     pub(super) async fn look(&mut self) {
-        let (now, store) = (self.monotonic(), &self.relay.control.inner.store);
-        let every = if store.is_shared() { LOOK_EVERY_SHARED } else { LOOK_EVERY };
+        let (now, control) = (self.monotonic(), &self.relay.control);
+        let store = &control.inner.store;
+        let shared = store.is_shared();
+        let every = if shared { control.look_every(LOOK_EVERY_SHARED) } else { LOOK_EVERY };
         if self.looked_at.is_some_and(|at| now < at + every) {
             return;
         }

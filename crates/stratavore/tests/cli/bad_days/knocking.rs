@@ -12,7 +12,7 @@ use stratavore_proto::v1::{
     AgentHello, AgentIdentity, AgentReport, Exit, FromAgent, Rejected, ToAgent, agent_report,
     from_agent, to_agent,
 };
-use stratavore_testkit::world::{PATIENCE, World, signal, start_time, until};
+use stratavore_testkit::world::{PATIENCE, World, rows, signal, start_time, until};
 use tokio_util::codec::Framed;
 
 use super::runners;
@@ -206,6 +206,21 @@ fn an_agent_that_is_none_is_refused_and_the_real_one_keeps_its_runner() {
         rogue.say(from_agent::Kind::Report(report)).await;
         assert!(rogue.hear().await.is_none());
     });
+    // Row 72: it is on the record, as what it was: one that is not proved to be the runner's agent.
+    let recorded = until("the refusals are on the record", || {
+        let listed = world.json(&["audit", "list", "--refused", "--limit", "100"]);
+        let of = rows(&listed).iter().filter(|one| one.to_string().contains("agents.greet"));
+        match of.cloned().collect::<Vec<_>>() {
+            none if none.is_empty() => Err(listed),
+            some => Ok(some),
+        }
+    });
+    for record in &recorded {
+        assert_eq!(record["decision"], "refused", "{record}");
+        let told = record.to_string();
+        assert!(told.contains(&std::process::id().to_string()), "who it was: {told}");
+        assert!(record["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{told}");
+    }
     let shown = world.runner(&runner);
     assert_eq!(shown["generation"], generation, "nothing about it has changed: {shown}");
     assert_eq!(shown["connected"], true);

@@ -1,0 +1,125 @@
+//! Transcripts that are gone from where their assistant looks for them, put back before it is resumed.
+//!
+//! Assistants remove their transcripts after a while, and one has a fault that loses them. A conversation
+//! that is in the vault can be resumed nevertheless.
+//!
+//! Invariant: a file that is there is never touched, and nothing is written but below the directory that the
+//! assistant itself keeps its transcripts in: where a file was is the word of a program that we watch.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use stratavore_assistants as assistants;
+use stratavore_core::session::Session;
+use stratavore_core::transcript::Transcript;
+
+use crate::control::Control;
+use crate::error::Error;
+
+impl Control {
+    /// Puts back what the vault has of a conversation and this host no longer has. Answers what was done,
+    /// for people. `env` is what its assistant will see.
+    pub(crate) async fn transcripts_put_back(
+        &self,
+        session: &Session,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, Error> {
+        let adapter = assistants::adapter(&session.assistant);
+        let Some(home) = adapter.transcript_home(env) else { return Ok(Vec::new()) };
+        let here = self.inner.node.id;
+        let mut kept = self.inner.store.transcript_list(session.id).await?;
+        kept.retain(|transcript| transcript.node == here && !transcript.is_replaced);
+        let mut remarks = Vec::new();
+        for transcript in kept {
+            let path = PathBuf::from(&transcript.path);
+            if !is_below(&path, &home) || path.exists() {
+                continue;
+            }
+            let shown = transcript.path.escape_debug().to_string();
+            match self.put_back(&transcript, path).await {
+                Ok(()) => remarks
+                    .push(format!("its transcript {shown} was gone and is back from the vault")),
+                Err(error) => remarks.push(format!(
+                    "its transcript {shown} is gone and could not be put back: {error}"
+                )),
+            }
+        }
+        Ok(remarks)
+    }
+
+    async fn put_back(&self, transcript: &Transcript, path: PathBuf) -> Result<(), Error> {
+        let intake = self.intake();
+        let mut bytes = Vec::new();
+        for segment in intake.store.transcript_segments(transcript.id).await? {
+            bytes.extend(intake.piece(&segment).await?);
+        }
+        let written = tokio::task::spawn_blocking(move || write_new(&path, &bytes));
+        let written = written.await.map_err(Error::internal)?;
+        written.map_err(|error| Error::internal(format!("write it: {error}")))
+    }
+}
+
+/// True for a file somewhere below `home`, by its words and by what is there: no link leads out of it.
+fn is_below(path: &Path, home: &Path) -> bool {
+    let mut plain = path.components().skip(1);
+    if !path.is_absolute() || !plain.all(|part| matches!(part, Component::Normal(_))) {
+        return false;
+    }
+    let Ok(home) = home.canonicalize() else { return false };
+    // As far as its way is there, it is where it says.
+    let there = path.ancestors().skip(1).find_map(|above| above.canonicalize().ok());
+    there.is_some_and(|there| there.starts_with(&home))
+}
+
+/// Whole or not at all, and never in the place of another.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop).map_err(|error| error.error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_outside_of_the_assistants_own_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("home/projects");
+        fs::create_dir_all(home.join("one")).unwrap();
+        fs::create_dir_all(root.path().join("other")).unwrap();
+        symlink(root.path().join("other"), home.join("link")).unwrap();
+        for inside in ["one/a.jsonl", "two/three/a.jsonl"] {
+            assert!(is_below(&home.join(inside), &home), "{inside}");
+        }
+        let outside = ["link/a.jsonl", "../a.jsonl", "one/../../a.jsonl", "link/new/a.jsonl"];
+        for outside in outside {
+            assert!(!is_below(&home.join(outside), &home), "{outside}");
+        }
+        assert!(!is_below(Path::new("one/a.jsonl"), &home));
+        assert!(!is_below(&root.path().join("other/a.jsonl"), &home));
+    }
+
+    #[test]
+    fn a_file_that_is_there_stays_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("new/a.jsonl");
+        write_new(&path, b"kept").unwrap();
+        write_new(&path, b"other").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,85 @@
+//! `stratavore run` of Codex, opencode and Gemini. What it does with Claude is in `cli/run.rs`.
+
+use std::time::Duration;
+
+use stratavore_testkit::model::{Asked, Hold, Place, Reply};
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::running::{billed, used};
+
+use crate::scene::Scene;
+
+/// One run with a tool, a second one that goes on in its session while a daemon dies, and one that meets
+/// a limit.
+fn runs_without_a_screen(program: Program) {
+    let scene = Scene::new(program);
+    let model = &scene.model;
+    model.on_prompt(
+        "make the first",
+        [Reply::shell("echo by-it >> made.txt"), Reply::text("all is done")],
+    );
+    let mut running = scene.run(&["--prompt", "make the first, please"]);
+    let told = running.until("session")["text"].clone();
+    let tool = running.until("tool");
+    assert!(tool["text"].as_str().unwrap().contains("by-it"), "{tool}");
+    let result = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((code, &result["outcome"]), (0, &"done".into()), "{result}\n{said}");
+    assert_eq!(result["text"], "all is done");
+    assert_eq!(scene.made("made.txt").as_deref(), Some("by-it\n"));
+    assert_eq!(result["assistant_session"], told);
+    let bill = model.bill();
+    assert_eq!(used(&result), billed(&bill), "{result}\n{bill}");
+    assert_eq!(result["usage"]["messages"], bill.complete().entries.len());
+
+    let hold = Hold::new();
+    model.on_prompt(
+        "make the second",
+        [
+            Reply::shell("echo again >> made.txt"),
+            Reply::text("after the daemon").held(Place::Start, &hold),
+        ],
+    );
+    let session = result["session"].as_str().unwrap();
+    let mut running = scene.run(&["--resume", session, "make the second, please"]);
+    hold.until_reached();
+    scene.world.kill_daemon();
+    hold.release();
+    let again = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((code, &again["text"]), (0, &"after the daemon".into()), "{again}\n{said}");
+    assert_eq!(scene.made("made.txt").as_deref(), Some("by-it\nagain\n"));
+    assert_eq!((&again["session"], &again["assistant_session"]), (&session.into(), &told));
+    let knows = |asked: &Asked| {
+        asked.conversation().contains("all is done") && asked.says("make the second")
+    };
+    assert!(model.asked().iter().any(knows), "it goes on with what was said");
+    // It counts what it has used itself.
+    let before = billed(&bill);
+    let bill = model.bill();
+    let own: Vec<u64> = billed(&bill).iter().zip(before).map(|(all, one)| all - one).collect();
+    assert_eq!(used(&again).to_vec(), own, "{again}\n{bill}");
+
+    model.answers(|asked| {
+        asked.says("and the third").then(|| Reply::rate_limited(Duration::from_secs(1)))
+    });
+    let mut running = scene.run(&["and the third, please", "--timeout", "1m"]);
+    let result = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((&result["outcome"], code), (&"rate_limited".into(), 6), "{result}\n{said}");
+    scene.until_ledger_is_the_bill();
+}
+
+#[test]
+fn codex_runs_without_a_screen() {
+    runs_without_a_screen(Program::Codex);
+}
+
+#[test]
+fn opencode_runs_without_a_screen() {
+    runs_without_a_screen(Program::Opencode);
+}
+
+#[test]
+fn gemini_runs_without_a_screen() {
+    runs_without_a_screen(Program::Gemini);
+}

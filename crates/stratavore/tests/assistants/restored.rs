@@ -1,0 +1,112 @@
+//! A conversation is resumed as it was run before, and what is different by then is said.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use stratavore_store::testing::{sqlite_number, sqlite_texts};
+use stratavore_testkit::model::Reply;
+use stratavore_testkit::programs::Program;
+use stratavore_testkit::wire::on_runtime;
+use stratavore_testkit::world::rows;
+
+use crate::scene::Scene;
+
+fn transcript(scene: &Scene, session: &str) -> PathBuf {
+    let file = scene.world.path("state/stratavore.db");
+    let sql = format!("SELECT transcript FROM sessions WHERE id = '{session}'");
+    scene
+        .until("its transcript is known", || {
+            on_runtime(sqlite_texts(&file, &sql))
+                .pop()
+                .filter(|path| Path::new(path).is_file())
+                .ok_or(())
+        })
+        .into()
+}
+
+/// Waits until the vault has all of the file.
+fn until_kept(scene: &Scene, transcript: &Path) -> Vec<u8> {
+    let file = scene.world.path("state/stratavore.db");
+    let sql = format!(
+        "SELECT coalesce(sum(size), 0) FROM transcripts WHERE path = '{}' AND replaced_at IS NULL",
+        transcript.display()
+    );
+    scene.until("the vault has all of it", || {
+        let bytes = fs::read(transcript).unwrap();
+        let kept = on_runtime(sqlite_number(&file, &sql));
+        if bytes.len() as i64 == kept { Ok(bytes) } else { Err((bytes.len(), kept)) }
+    })
+}
+
+/// What the runner's process was given: `environ` or `cmdline`.
+fn given(scene: &Scene, runner: &str, what: &str) -> Vec<String> {
+    let shown = scene.world.runner(runner);
+    let bytes = fs::read(format!("/proc/{}/{what}", shown["pid"])).unwrap_or_default();
+    assert!(!bytes.is_empty(), "it runs: {shown}");
+    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+fn is_resumed_as_it_was(program: Program, flag: [&str; 2]) {
+    let scene = Scene::new(program);
+    scene.model.on_prompt("the word is walnut", [Reply::text("I shall keep it")]);
+    let secret = scene.world.path("token");
+    fs::write(&secret, "a secret").unwrap();
+    let token = format!("MY_TOKEN=file:{}", secret.display());
+    let options =
+        ["--prompt", "the word is walnut", "--env", "MY_MARK=kept", "--env", &token, "--"];
+    let first = scene.launch("one", &[&options[..], &flag].concat());
+    scene.until_activity(&first, "idle");
+    let session = scene.world.runner(&first)["session_id"].as_str().unwrap().to_owned();
+    let variables = given(&scene, &first, "environ");
+    assert!(variables.contains(&"MY_TOKEN=a secret".into()), "{variables:?}");
+    scene.until_ledger_is_the_bill();
+    let path = transcript(&scene, &session);
+    scene.kill_assistant(&first);
+    let bytes = until_kept(&scene, &path);
+
+    // What was there then is gone, as after a month.
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(&secret).unwrap();
+    let resumed = scene.world.run(["sessions", "resume", &session, "--format", "json"]).ok();
+    let second = rows(&resumed.json())[0]["id"].as_str().unwrap().to_owned();
+    let told = resumed.stderr();
+    assert!(told.contains("was gone and is back from the vault"), "{told}");
+    assert!(told.contains("it runs without MY_TOKEN: the file"), "{told}");
+    assert!(!told.contains("a secret"), "{told}");
+    let back = fs::read(&path).unwrap();
+    assert!(back.starts_with(&bytes), "{} of {} bytes", back.len(), bytes.len());
+
+    let variables = given(&scene, &second, "environ");
+    let is_set = |name: &str| variables.iter().any(|variable| variable.starts_with(name));
+    assert!(variables.contains(&"MY_MARK=kept".into()) && !is_set("MY_TOKEN="), "{variables:?}");
+    let line = given(&scene, &second, "cmdline");
+    assert!(line.windows(2).any(|pair| pair == flag), "{line:?}");
+    let of = |shown: Value| shown["directory"].clone();
+    assert_eq!(of(scene.world.runner(&second)), of(scene.world.runner(&first)));
+
+    // It has the conversation, and none of it is counted twice.
+    scene.until_activity(&second, "idle");
+    scene.send(&second, "say the word", &["--wait", "2m"]);
+    let asked = scene.until("the model was asked it", || {
+        scene
+            .model
+            .asked()
+            .into_iter()
+            .find(|asked| asked.prompt.contains("say the word"))
+            .ok_or(())
+    });
+    assert!(format!("{:?}", asked.said).contains("walnut"), "{:?}", asked.said);
+    scene.until_activity(&second, "idle");
+    scene.until_ledger_is_the_bill();
+}
+
+#[test]
+fn claude_is_resumed_as_it_was_run_before() {
+    is_resumed_as_it_was(Program::Claude, ["--append-system-prompt", "Say aye."]);
+}
+
+#[test]
+fn codex_is_resumed_as_it_was_run_before() {
+    is_resumed_as_it_was(Program::Codex, ["-c", "hide_agent_reasoning=true"]);
+}

@@ -46,7 +46,9 @@ pub struct Proves {
     pub resume: bool,
     /// It finds a conversation from another directory than that in which it was held.
     pub elsewhere: bool,
-    /// It tells no messages; what it is started with resumes whatever was said before.
+    /// It tells no messages; what it is started with resumes whatever was said before. Nothing that people
+    /// are shown.
+    #[serde(skip)]
     pub resumes_unheard: bool,
     pub fork: bool,
     /// The best source that tells what it is doing.

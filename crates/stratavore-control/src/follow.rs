@@ -10,10 +10,11 @@
 //! Invariant: what a person waits for (activity, asks, prompts that arrived) is taken in before the place
 //! in the file moves on. It may be taken in twice, which changes nothing, and is never passed over.
 
+mod heed;
+mod piece;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,12 +22,10 @@ use std::time::Duration;
 use serde_json::Value;
 use stratavore_assistants::adapter::{Adapter, Memory};
 use stratavore_assistants::{self as assistants};
-use stratavore_core::activity::{Activity, Doing, Source};
-use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
-use stratavore_core::runner::{EnvValue, Input, Runner};
+use stratavore_core::runner::{EnvValue, Runner};
 use stratavore_core::signal::{Signal, What};
 use stratavore_core::usage::{Priced, Tokens};
 use stratavore_core::{RunnerId, SessionId, Timestamp};
@@ -36,10 +35,13 @@ use stratavore_store::{
 };
 use tokio::sync::Notify;
 
-use crate::asked::ask_id;
 use crate::control::Control;
 use crate::error::Error;
 use crate::supervisor::chain;
+
+use heed::Level;
+pub(crate) use piece::{files_in, read_piece};
+use piece::{memory, unreadable};
 
 /// How often what could not be read is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_secs(15);
@@ -48,8 +50,6 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(15);
 pub(crate) const LEVEL_EVERY: Duration = Duration::from_secs(2);
 /// How much of a file is read at once.
 const PIECE: usize = 1 << 20;
-/// The longest line. What is longer is passed over.
-const LINE_MAX: usize = 64 << 20;
 /// What the reader of a signal is told as the file's name, at its end.
 const SIGNALS: &str = "signals";
 
@@ -61,15 +61,6 @@ pub(crate) struct Following {
     watch: Mutex<Option<Arc<Watch>>>,
     /// What is known of running assistants whose activity stands in a file.
     levels: Mutex<BTreeMap<RunnerId, Level>>,
-}
-
-#[derive(Clone)]
-struct Level {
-    epoch: i64,
-    pid: u32,
-    adapter: &'static dyn Adapter,
-    env: BTreeMap<String, String>,
-    known: Option<Doing>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -384,151 +375,6 @@ impl Control {
         Some(Priced { cost: prices.cost(model, tokens)?, version: prices.version(model) })
     }
 
-    /// What a person waits for.
-    async fn heed(
-        &self,
-        runner: &Runner,
-        epoch: i64,
-        observations: &[Observation],
-        hooks: &BTreeMap<String, Value>,
-    ) -> Result<(), Error> {
-        let store = &self.inner.store;
-        let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
-        let mut doing = None;
-        let mut on_screen = runner.activity.waits_for_person();
-        for observation in observations {
-            match observation {
-                Observation::Doing(told)
-                    if starts && doing.is_none() && told.activity == Activity::Idle => {}
-                Observation::Doing(told) if epoch == runner.epoch && is_of_now(runner, told) => {
-                    doing = Some(match doing {
-                        Some(before) => Doing::followed_by(before, told.clone()),
-                        None => told.clone(),
-                    });
-                }
-                Observation::Asked(asked) => {
-                    let id = ask_id(runner.id, epoch, asked);
-                    let hook = hooks.get(&hook_of(asked.call.as_deref(), asked.at)).cloned();
-                    let asked = self.asked_on_screen(runner, asked.clone()).await;
-                    on_screen |= asked.call.is_none();
-                    doing = doing.map(|doing| match doing.question {
-                        None if doing.activity.waits_for_person() && !asked.text.is_empty() => {
-                            doing.asking(&format!("{}: {}", asked.tool, asked.text))
-                        }
-                        Some(_) | None => doing,
-                    });
-                    store.ask_open(&Ask::new(id, runner.id, epoch, asked, hook)).await?;
-                }
-                Observation::AskOver { call } => {
-                    let of_call = |ask: &Ask| ask.call.as_ref() == Some(call);
-                    store.asks_over(runner.id, of_call, self.now()).await?;
-                }
-                Observation::PromptTaken { text, at, .. } => {
-                    if store.prompt_taken(runner.id, text, *at).await?.is_some() {
-                        self.inner.prompting.taken.notify_waiters();
-                    }
-                }
-                Observation::Doing(_)
-                | Observation::Session(_)
-                | Observation::Message(_)
-                | Observation::Usage(_)
-                | Observation::Window(_)
-                | Observation::TurnOver { .. } => {}
-            }
-        }
-        if let Some(doing) = doing {
-            self.does(runner, epoch, doing, on_screen).await?;
-        }
-        Ok(())
-    }
-
-    /// True for as long as it has not begun with the prompt that it was started with: it may look idle, and
-    /// what is typed then is lost.
-    async fn is_to_be_prompted(&self, runner: &Runner) -> Result<bool, Error> {
-        let command = &runner.command;
-        let prompted = command.prompt.is_some() && command.headless.is_none();
-        let Some(session) = runner.session.filter(|_| prompted) else { return Ok(false) };
-        if runner.activity != Activity::Unknown {
-            return Ok(false);
-        }
-        let has_begun = self.inner.store.session_get(session).await?.has_begun();
-        Ok(!has_begun && !self.has_unsaid(runner).await?)
-    }
-
-    /// Takes down what the assistant does; `asked_on_screen`: it has asked something before this, of which
-    /// its screen may have taken the answer.
-    async fn does(
-        &self,
-        runner: &Runner,
-        epoch: i64,
-        doing: Doing,
-        asked_on_screen: bool,
-    ) -> Result<(), Error> {
-        let input = Input::Activity { epoch, doing };
-        let now = self.apply(runner.id, input, &Caller::agent(runner.id), None).await?;
-        let waits = now.activity.waits_for_person();
-        if !waits && !now.is_terminal() && asked_on_screen {
-            // What had no hook that waits was answered on the screen.
-            let on_screen = |ask: &Ask| ask.call.is_none();
-            self.inner.store.asks_over(runner.id, on_screen, self.now()).await?;
-        }
-        self.keep_level(&now);
-        self.keep_limited(&now);
-        self.say_unsaid(&now).await
-    }
-
-    /// Remembers whose activity has to be looked at: of an assistant that works, or waits, an interrupt is
-    /// told by nobody.
-    fn keep_level(&self, runner: &Runner) {
-        let busy = match runner.activity {
-            Activity::Working | Activity::NeedsInput | Activity::NeedsPermission => true,
-            Activity::Unknown | Activity::Idle | Activity::RateLimited => false,
-        };
-        let mut levels = lock(&self.inner.following.levels);
-        match runner.state.process().filter(|_| busy) {
-            Some(process) => {
-                let level = Level {
-                    epoch: runner.epoch,
-                    pid: process.pid,
-                    adapter: assistants::adapter(&runner.command.assistant),
-                    env: self.env_seen(&runner.command),
-                    known: runner.doing.clone(),
-                };
-                levels.insert(runner.id, level);
-            }
-            None => {
-                levels.remove(&runner.id);
-            }
-        }
-    }
-
-    /// The periodic look at those.
-    pub(crate) async fn look_at_levels(&self) -> Result<String, Error> {
-        let levels = lock(&self.inner.following.levels).clone();
-        let count = levels.len();
-        for (id, level) in levels {
-            let Level { epoch, pid, adapter, env, known } = level;
-            let look = tokio::task::spawn_blocking(move || adapter.level(pid, &env));
-            let Some(doing) = look.await.map_err(Error::internal)? else { continue };
-            let same = known.is_some_and(|known| known.activity == doing.activity);
-            if same {
-                continue;
-            }
-            match self.inner.store.runner_get(id).await {
-                Ok(runner) if runner.epoch == epoch && !runner.is_terminal() => {
-                    // A hook that came meanwhile is told by its own signal.
-                    if runner.doing.as_ref().is_none_or(|known| known.since <= doing.since) {
-                        let waited = runner.activity.waits_for_person();
-                        self.does(&runner, epoch, doing, waited).await?;
-                    }
-                }
-                Ok(_) | Err(StoreError::NotFound { .. }) => self.no_longer_followed(id),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(format!("looked at {count} assistants"))
-    }
-
     /// The environment of the runner's program, without the values of files.
     pub(crate) fn env_seen(
         &self,
@@ -547,79 +393,4 @@ impl Control {
 /// Names what the hook was given that asked something: the one of this call, or of this time.
 fn hook_of(call: Option<&str>, at: Timestamp) -> String {
     call.map_or_else(|| at.as_microsecond().to_string(), String::from)
-}
-
-/// Old lines tell of old days: what a transcript says was so before the runner has started is no news.
-fn is_of_now(runner: &Runner, doing: &Doing) -> bool {
-    doing.source == Source::Events || runner.started_at.is_some_and(|at| doing.since >= at)
-}
-
-fn memory(seen: Option<&Follow>) -> Memory {
-    seen.and_then(|follow| serde_json::from_str(&follow.memory).ok()).unwrap_or_default()
-}
-
-fn unreadable(path: &str, error: &io::Error) -> Error {
-    Error::internal(format!("read {}: {error}", path.escape_debug()))
-}
-
-/// The files of a directory with this ending. A directory that is not there has none.
-pub(crate) fn files_in(dir: &Path, ending: &str) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    let is_one = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(ending))
-    };
-    paths.filter(is_one).collect()
-}
-
-/// The next piece of a file: whole lines after what was read. `None`: there are none.
-///
-/// A file that is another one by now, or shorter than what was read of it, is read anew: what it says
-/// again counts once.
-pub(crate) fn read_piece(
-    adapter: &dyn Adapter,
-    path: &Path,
-    name: &str,
-    seen: Option<Follow>,
-) -> io::Result<Option<(Told, FileIdentity)>> {
-    let mut file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Ok(None);
-    }
-    let identity = FileIdentity { device: found.dev().to_string(), inode: found.ino().to_string() };
-    let goes_on =
-        seen.as_ref().filter(|follow| follow.identity == identity && follow.read_to <= found.len());
-    let from = goes_on.map_or(0, |follow| follow.read_to);
-    let mut told = Told { read_to: from, memory: memory(goes_on), ..Told::default() };
-    file.seek(SeekFrom::Start(from))?;
-    let (mut bytes, mut wanted) = (Vec::new(), PIECE);
-    let end = loop {
-        let mut more = Vec::new();
-        (&mut file).take((wanted - bytes.len()) as u64).read_to_end(&mut more)?;
-        let at_end = bytes.len() + more.len() < wanted;
-        bytes.append(&mut more);
-        match bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(end) => break end + 1,
-            // It is being written.
-            None if at_end => return Ok(None),
-            None if bytes.len() >= LINE_MAX => break bytes.len(),
-            None => wanted *= 2,
-        }
-    };
-    let mut offset = from;
-    for line in bytes[..end].split_inclusive(|byte| *byte == b'\n') {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
-        if !text.is_empty() {
-            let place = Place { file: name.into(), offset };
-            told.observations.extend(adapter.line(&mut told.memory, text, &place));
-        }
-        offset += line.len() as u64;
-    }
-    told.read_to = from + end as u64;
-    Ok(Some((told, identity)))
 }

@@ -41,6 +41,7 @@ use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
+use crate::vault::document::Documents;
 
 /// How often a decision is made anew because another one got in between.
 pub(crate) const CONFLICTS: usize = 8;
@@ -157,6 +158,7 @@ pub(crate) struct Inner {
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
     pub(crate) following: Following,
+    pub(crate) documents: Documents,
     pub(crate) prompting: Prompting,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
@@ -205,6 +207,7 @@ impl Control {
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
             following: Following::default(),
+            documents: Documents::default(),
             prompting: Prompting::default(),
             scheduling: Mutex::default(),
             vault: parts.vault,

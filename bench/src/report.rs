@@ -220,9 +220,8 @@ impl Report {
         table
     }
 
-    pub(crate) fn document(&self, not_yet_built: &[&str]) -> String {
+    pub(crate) fn document(&self) -> String {
         let Facts { machine, versions, commit, load } = &self.machine;
-        let later: String = not_yet_built.iter().map(|row| format!("- {row}\n")).collect();
         format!(
             "# What was measured\n\n\
              Written by `make bench`, on commit {commit}. An absolute figure holds only on this machine and \
@@ -230,19 +229,19 @@ impl Report {
              unless they say p99, with the least and the most in brackets.\n\n\
              - machine: {machine}\n- programs: {versions}\n\
              - load averages (1, 5, 15 minutes): {load} before, {} after\n\n\
-             {}\nNot yet built:\n\n{later}",
+             {}",
             self.load_after,
             self.table(),
         )
     }
 
-    pub(crate) fn json(&self, not_yet_built: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn json(&self) -> anyhow::Result<String> {
         let Facts { machine, versions, commit, load } = &self.machine;
         let all = json!({
             "commit": commit, "machine": machine, "programs": versions,
             "load_before": load, "load_after": self.load_after,
             "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>(),
-            "not_measured": self.failed, "not_yet_built": not_yet_built,
+            "not_measured": self.failed,
         });
         Ok(serde_json::to_string_pretty(&all)? + "\n")
     }

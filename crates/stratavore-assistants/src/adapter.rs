@@ -1,7 +1,7 @@
 //! What an adapter is: all that Stratavore has to know of one assistant, behind one interface.
 //!
 //! An adapter starts nothing and reads no file that is not handed to it, but for
-//! [`Adapter::found`] and [`Adapter::level`], and an assistant's own configuration where
+//! [`Adapter::found`], [`Adapter::found_in`] and [`Adapter::level`], and an assistant's own configuration where
 //! [`Adapter::start`] must not override it. What it makes of signals and transcripts are
 //! [`Observation`]s; what follows from them is not its business.
 //!
@@ -63,10 +63,12 @@ pub struct Proves {
     pub usage: Option<Quality>,
     /// It says what its usage cost.
     pub cost: bool,
+    /// What was said can be had word for word, from files of its own or from what it exports.
     pub transcript: bool,
     /// What is typed to have it end by itself.
     pub quit: Option<&'static str>,
-    /// It can be given an MCP server for one run.
+    /// A server of tools (MCP) can be added for one run, by the command or the environment of that run. Of
+    /// those that cannot, one can still be put into the user's own configuration, which is not ours.
     pub mcp: bool,
 }
 
@@ -173,9 +175,15 @@ impl Memory {
 
 /// How conversations are had from an assistant that keeps them in no files of lines: what its own
 /// program is called with. What that prints is for [`Adapter::document`].
+///
+/// It prints into a file, and never into a pipe: opencode cuts off there what is longer than 64 KiB, and
+/// says nothing (anomalyco/opencode#29330).
 #[derive(Clone, Copy)]
 pub struct Export {
-    /// Prints a list of its conversations.
+    /// Whether it may have any, for the environment that it would run in: one that was never used is
+    /// not started.
+    pub is_used: fn(&BTreeMap<String, String>) -> bool,
+    /// Prints a list of its conversations, all of them, those that others began from first.
     pub list: &'static [&'static str],
     /// The ids in that list.
     pub listed: fn(&str) -> Vec<String>,
@@ -242,6 +250,12 @@ pub trait Adapter: Sync {
     fn found(&self, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
         let _ = env;
         Vec::new()
+    }
+
+    /// The same of one that keeps them in the directories that it works in: the one of this directory.
+    fn found_in(&self, directory: &Path) -> Option<PathBuf> {
+        let _ = directory;
+        None
     }
 
     /// The transcripts of one conversation, for an assistant that tells no signal where they are.

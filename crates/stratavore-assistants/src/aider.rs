@@ -7,8 +7,12 @@
 //! The log has exact figures only if answers are not streamed: so they are not, unless the caller wants
 //! them to be, and then what was used is an estimate. The log's name says which it is, and of which
 //! conversation.
+//!
+//! What was said is in a file for people, in the directory that it was said in: `history.rs`.
 
-use std::path::Path;
+mod history;
+
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -125,7 +129,14 @@ impl Adapter for Aider {
         }
     }
 
+    fn found_in(&self, directory: &Path) -> Option<PathBuf> {
+        history::found_in(directory)
+    }
+
     fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {
+        if history::is_one(place) {
+            return history::line(memory, line, place);
+        }
         let Ok(line) = serde_json::from_slice::<Value>(line) else { return Vec::new() };
         let (Some(event), Some(session)) = (text(&line, "/event"), session(memory, place)) else {
             return Vec::new();

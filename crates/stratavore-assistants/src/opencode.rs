@@ -11,6 +11,7 @@
 mod ask;
 mod document;
 mod event;
+mod home;
 mod output;
 mod record;
 mod start;
@@ -56,7 +57,7 @@ impl Adapter for OpenCode {
             permission_answers: true,
             usage: Some(Quality::Exact),
             cost: true,
-            transcript: false,
+            transcript: true,
             quit: Some("/exit"),
             mcp: true,
         }
@@ -80,9 +81,17 @@ impl Adapter for OpenCode {
 
     fn export(&self) -> Option<Export> {
         Some(Export {
-            list: &["session", "list", "--format", "json"],
+            is_used: home::is_used,
+            // `session list` has those of one project only.
+            list: &[
+                "--pure",
+                "db",
+                "SELECT id FROM session ORDER BY time_created, id",
+                "--format",
+                "json",
+            ],
             listed: document::listed,
-            one: &["export"],
+            one: &["--pure", "export"],
         })
     }
 

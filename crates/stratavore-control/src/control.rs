@@ -43,6 +43,7 @@ use crate::refusal::Refusals;
 use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
+use crate::vault::document::Documents;
 use crate::wake::Untold;
 use crate::window::Limited;
 
@@ -170,6 +171,7 @@ pub(crate) struct Inner {
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
     pub(crate) following: Following,
+    pub(crate) documents: Documents,
     pub(crate) prompting: Prompting,
     pub(crate) limited: Limited,
     /// Whether this node takes runners, as it was told last.
@@ -222,6 +224,7 @@ impl Control {
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
             following: Following::default(),
+            documents: Documents::default(),
             prompting: Prompting::default(),
             limited: Limited::default(),
             scheduling: Mutex::default(),

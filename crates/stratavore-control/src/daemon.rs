@@ -189,6 +189,11 @@ impl Control {
             let control = control.clone();
             async move { control.read_followed().await }
         });
+        let (control, wake) = (task(self), self.inner.documents.wake.clone());
+        supervisor.spawn_task("documents", vault::document::AGAIN, wake, move || {
+            let control = control.clone();
+            async move { control.keep_documents().await }
+        });
         let control = task(self);
         supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
             let control = control.clone();

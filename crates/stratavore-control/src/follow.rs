@@ -174,6 +174,9 @@ impl Control {
             let session = self.read_file(&runner, adapter, &path).await?;
             self.keep_transcript(&runner, &path, session).await?;
         }
+        if adapter.export().is_some() && runner.activity != Activity::Working {
+            self.document_due(id);
+        }
         if runner.is_terminal() {
             self.no_longer_followed(id);
             self.inner.store.asks_over(id, |_| true, self.now()).await?;
@@ -354,7 +357,7 @@ impl Control {
     }
 
     /// Draws the consequences of what was recorded.
-    fn recorded(&self, runner: &Runner, recorded: &Recorded) {
+    pub(crate) fn recorded(&self, runner: &Runner, recorded: &Recorded) {
         if let Some((session, holder)) = recorded.held_by_another {
             tracing::warn!(runner = %runner.id, %session, %holder, "an assistant has gone on to a conversation that another runner holds");
         }

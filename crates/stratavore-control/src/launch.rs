@@ -270,14 +270,27 @@ impl Control {
 
     /// What a runner inherits from the daemon's environment, with what its variables refer to.
     pub(crate) fn inherited_env(&self, command: &Command) -> BTreeMap<String, String> {
+        let mut env = self.env_of_assistant(&command.assistant);
+        for (key, value) in &command.env {
+            if let EnvValue::Daemon(name) = value
+                && let Some(value) = self.inner.env.get(name)
+            {
+                env.insert(key.clone(), value.clone());
+            }
+        }
+        env
+    }
+
+    /// What an assistant inherits from the daemon's environment, whatever it is started for.
+    pub(crate) fn env_of_assistant(&self, assistant: &Name) -> BTreeMap<String, String> {
         let settings = &self.inner.settings;
-        let own = settings.assistants.get(command.assistant.as_str());
+        let own = settings.assistants.get(assistant.as_str());
         let passed = |key: &str| {
             assistants::inherits(key)
                 || settings.env_pass.iter().any(|name| name == key)
                 || own.is_some_and(|own| own.env_pass.iter().any(|name| name == key))
         };
-        let defaults = assistants::default_env(&command.assistant);
+        let defaults = assistants::default_env(assistant);
         let mut env: BTreeMap<String, String> =
             defaults.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let inherited =
@@ -287,13 +300,6 @@ impl Control {
         env.extend(inherited);
         for mark in assistants::scrub() {
             env.remove(mark);
-        }
-        for (key, value) in &command.env {
-            if let EnvValue::Daemon(name) = value
-                && let Some(value) = self.inner.env.get(name)
-            {
-                env.insert(key.clone(), value.clone());
-            }
         }
         env
     }

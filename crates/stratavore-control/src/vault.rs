@@ -2,6 +2,7 @@
 //!
 //! Each node has a vault of its own, below its state directory, with the files of its host.
 
+pub(crate) mod document;
 mod export;
 mod found;
 mod import;

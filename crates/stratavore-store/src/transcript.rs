@@ -36,6 +36,8 @@ const GROW: &str =
     "UPDATE transcripts SET size = $1, updated_at = $2, file = $3, head = $4, head_length = $5
     WHERE id = $6 AND size = $7 AND replaced_at IS NULL";
 
+const SEEN: &str = "UPDATE transcripts SET updated_at = $1 WHERE id = $2 AND updated_at < $1";
+
 /// A blob that is named again is a young one again: whoever tidies up leaves it alone.
 const KEEP_BLOB: &str = "INSERT INTO blobs (store, digest, length, stored, created_at)
     VALUES ($1, $2, $3, $4, $5)
@@ -85,7 +87,7 @@ const TOTAL_TAKEN: &str =
     "SELECT count(*), CAST(coalesce(sum(size), 0) AS bigint) FROM transcripts";
 
 statements! {
-    LATEST, OF_SESSION, INSERT, REPLACE, GROW, KEEP_BLOB, ADD, SEGMENTS, LAST_SEGMENTS, REMOVE_SEGMENT,
+    LATEST, OF_SESSION, INSERT, REPLACE, GROW, SEEN, KEEP_BLOB, ADD, SEGMENTS, LAST_SEGMENTS, REMOVE_SEGMENT,
     UNNAMED, FORGET_BLOB, IS_KNOWN, FORGET_SEGMENTS, FORGET, EXPIRED, TOTAL, TOTAL_TAKEN,
 }
 
@@ -275,6 +277,25 @@ impl Store {
             tx.commit().await
         })?;
         Ok(Transcript { size, updated_at: now, identity: identity.clone(), ..seen.clone() })
+    }
+
+    /// Writes down that a transcript was found unchanged.
+    pub async fn transcript_seen(
+        &self,
+        id: TranscriptId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        retried!({
+            let mut tx = self.begin().await?;
+            on!(tx, |conn| sqlx::query(SEEN)
+                .bind(DbTime(now))
+                .bind(Text(id))
+                .execute(conn)
+                .await
+                .map(drop))
+            .map_err(doing("looking at a transcript"))?;
+            tx.commit().await
+        })
     }
 
     /// The pieces of a transcript, in order.

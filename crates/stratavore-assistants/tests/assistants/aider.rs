@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use stratavore_assistants::adapter::{Conversation, Memory, Outcome};
 use stratavore_core::activity::Activity;
+use stratavore_core::message::Role;
 use stratavore_core::observation::Observation;
 use stratavore_core::usage::{Quality, Tokens};
 
@@ -33,6 +34,59 @@ fn the_log_says_what_was_used() {
     // Nothing says whose it is.
     let log = sample("aider/aider_an1.jsonl");
     assert!(read(aider, &mut Memory::default(), "/runs/r1/other.jsonl", &log).is_empty());
+}
+
+const HISTORY: &str = "/work/shop/.aider.chat.history.md";
+
+#[test]
+fn its_history_says_what_was_said() {
+    let aider = adapter("aider");
+    let history = sample("aider/chat_history.md");
+    let seen = read(aider, &mut Memory::default(), HISTORY, &history);
+    let message = |told: &Observation| match told {
+        Observation::Message(message) => Some(message.clone()),
+        Observation::Session(_)
+        | Observation::Usage(_)
+        | Observation::Doing(_)
+        | Observation::Asked(_)
+        | Observation::AskOver { .. }
+        | Observation::PromptTaken { .. }
+        | Observation::Window(_)
+        | Observation::TurnOver { .. } => None,
+    };
+    let messages: Vec<_> = seen.iter().filter_map(message).collect();
+    let asked = messages.iter().filter(|message| message.role == Role::User).count();
+    // The last one has five lines.
+    assert_eq!((asked, messages.len() - asked), (history.matches("\n#### ").count() - 4, asked));
+    let last = &messages[messages.len() - 2];
+    assert!(last.text.contains("```\nhello from aider\n```"), "{}", last.text);
+    assert_eq!(
+        messages[0].text,
+        "say hi [[tokens:input=1000,output=500,cache_read=70,reasoning=30]]"
+    );
+    assert_eq!(messages[0].at.to_string(), "2026-11-21T05:37:29Z");
+    assert_eq!(messages[1].text, "Hello from the fake model. Request 67.");
+    assert_eq!(messages[1].model.as_deref(), Some("openai/fake-model"));
+    let sessions = sessions(&seen);
+    assert!(sessions.iter().all(|one| one.session == sessions[0].session));
+    assert_eq!(sessions[0].directory.as_deref(), Some("/work/shop"));
+    assert!(ledger(&seen).is_empty(), "its figures are rounded");
+
+    // The same in two pieces, wherever it is cut.
+    let lines: Vec<&str> = history.split_inclusive('\n').collect();
+    for cut in 0..lines.len() {
+        let (first, second) = (lines[..cut].concat(), lines[cut..].concat());
+        let mut memory = Memory::default();
+        let mut both = read(aider, &mut memory, HISTORY, &first);
+        let memory = serde_json::to_string(&memory).unwrap();
+        let mut memory = serde_json::from_str(&memory).unwrap();
+        both.extend(read_from(aider, &mut memory, HISTORY, &second, first.len() as u64));
+        assert_eq!(both, seen, "cut before line {cut}");
+    }
+    // Another place is another conversation, and one that does not say when it began is none.
+    let other = read(aider, &mut Memory::default(), "/work/b/.aider.chat.history.md", &history);
+    assert_ne!(self::sessions(&other)[0].session, sessions[0].session);
+    assert!(read(aider, &mut Memory::default(), HISTORY, "#### hello\n\nhi\n> x\n").is_empty());
 }
 
 #[test]

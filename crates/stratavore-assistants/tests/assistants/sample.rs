@@ -43,7 +43,18 @@ pub(crate) fn read(
     file: &str,
     text: &str,
 ) -> Vec<Observation> {
-    let mut offset = 0;
+    read_from(adapter, memory, file, text, 0)
+}
+
+/// The same of a piece that begins there.
+pub(crate) fn read_from(
+    adapter: &dyn Adapter,
+    memory: &mut Memory,
+    file: &str,
+    text: &str,
+    begins: u64,
+) -> Vec<Observation> {
+    let mut offset = begins;
     let mut seen = Vec::new();
     for line in text.split_inclusive('\n') {
         let place = Place { file: file.into(), offset };

@@ -5,8 +5,11 @@
 //!
 //! Invariant: what is imported again changes nothing: each line counts once.
 
+mod printed;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::json;
@@ -20,6 +23,7 @@ use stratavore_core::quota::Quota;
 use stratavore_core::{ProjectId, SessionId};
 use stratavore_store::{FollowStep, Observed, StoreError};
 
+use super::document::Source;
 use super::intake::Care;
 use crate::control::Control;
 use crate::error::Error;
@@ -44,6 +48,10 @@ pub struct Found {
     control: Control,
     caller: Caller,
     files: VecDeque<(&'static str, PathBuf)>,
+    /// Conversations that are in no files.
+    documents: VecDeque<(Arc<Source>, String)>,
+    /// Why those of an assistant cannot be had.
+    unlisted: VecDeque<FoundFile>,
     projects: Vec<Project>,
     named: Option<Project>,
     is_dry_run: bool,
@@ -87,13 +95,19 @@ impl Control {
             let about = json!({ "assistant": wish.assistant, "project": wish.project });
             self.record(caller, "request.import", about).await?;
         }
+        let (documents, unlisted) = self.printed_list(only.as_ref()).await?;
         let env = self.inner.env.clone();
+        let projects = self.project_list(false).await?;
+        let directories: BTreeSet<PathBuf> =
+            projects.iter().map(|project| PathBuf::from(&project.directory)).collect();
         let look = move || {
             let all = assistants::known().iter();
             let wanted = all.filter(|one| only.as_ref().is_none_or(|o| o.as_str() == one.name));
             let mut files: Vec<(SystemTime, &'static str, PathBuf)> = Vec::new();
             for assistant in wanted {
-                for path in assistant.adapter.found(&env) {
+                let in_projects = directories.iter();
+                let in_projects = in_projects.filter_map(|dir| assistant.adapter.found_in(dir));
+                for path in assistant.adapter.found(&env).into_iter().chain(in_projects) {
                     let at = path.metadata().and_then(|found| found.modified());
                     files.push((at.unwrap_or(SystemTime::UNIX_EPOCH), assistant.name, path));
                 }
@@ -107,7 +121,9 @@ impl Control {
             control: self.clone(),
             caller: caller.clone(),
             files,
-            projects: self.project_list(false).await?,
+            documents,
+            unlisted,
+            projects,
             named,
             is_dry_run: wish.is_dry_run,
         })
@@ -117,7 +133,7 @@ impl Control {
 impl Found {
     /// How many files are still to come.
     pub fn remaining(&self) -> usize {
-        self.files.len()
+        self.files.len() + self.documents.len() + self.unlisted.len()
     }
 
     /// Takes in the next file; `None` after the last. One that cannot be taken in stops no other.
@@ -125,9 +141,23 @@ impl Found {
         if self.control.inner.supervisor.stopping().is_cancelled() {
             return Err(Error::Stopping);
         }
-        let Some((assistant, path)) = self.files.pop_front() else { return Ok(None) };
-        let mut file = FoundFile { assistant: assistant.into(), path, ..FoundFile::default() };
-        if let Err(error) = self.one(&mut file).await {
+        if let Some(unlisted) = self.unlisted.pop_front() {
+            return Ok(Some(unlisted));
+        }
+        let (mut file, taken) = if let Some((assistant, path)) = self.files.pop_front() {
+            let mut file = FoundFile { assistant: assistant.into(), path, ..FoundFile::default() };
+            let taken = self.one(&mut file).await;
+            (file, taken)
+        } else if let Some((source, id)) = self.documents.pop_front() {
+            let assistant = source.assistant.to_string();
+            let mut file =
+                FoundFile { assistant, external_id: Some(id.clone()), ..FoundFile::default() };
+            let taken = self.printed(&mut file, &source, &id).await;
+            (file, taken)
+        } else {
+            return Ok(None);
+        };
+        if let Err(error) = taken {
             // What stands against all of them is not told of each.
             if let Error::Store(store) = &error
                 && store.is_transient()
@@ -157,22 +187,7 @@ impl Found {
             file.problem = Some("it tells of no conversation".into());
             return Ok(());
         };
-        let known = self.known(&assistant, &external).await?;
-        let project = match (&known, self.project_of(file.directory.as_deref())) {
-            // It stays whose it is.
-            (Some((_, project)), _) => Some(*project),
-            (None, Some(project)) => Some(project.id),
-            (None, None) if self.is_dry_run => None,
-            (None, None) => Some(self.elsewhere().await?.id),
-        };
-        file.project = match project {
-            Some(id) => {
-                let names = self.control.inner.store.project_names(&[id].into()).await?;
-                names.into_values().next().unwrap_or_default()
-            }
-            None => ELSEWHERE.into(),
-        };
-        file.imported.session = known.map(|(session, _)| session);
+        let project = self.whose(file, &assistant, &external).await?;
         let Some(project) = project.filter(|_| !self.is_dry_run) else { return Ok(()) };
         let mut files = BTreeSet::from([file.path.clone()]);
         files.extend(beside(&assistant, &file.path).await?);
@@ -195,6 +210,32 @@ impl Found {
         self.control.messages_told();
         self.control.inner.relay_wake.notify_one();
         Ok(())
+    }
+
+    /// The project that a conversation belongs to, and says so; `None`: it would be made for it.
+    async fn whose(
+        &mut self,
+        file: &mut FoundFile,
+        assistant: &Name,
+        external: &str,
+    ) -> Result<Option<ProjectId>, Error> {
+        let known = self.known(assistant, external).await?;
+        let project = match (&known, self.project_of(file.directory.as_deref())) {
+            // It stays whose it is.
+            (Some((_, project)), _) => Some(*project),
+            (None, Some(project)) => Some(project.id),
+            (None, None) if self.is_dry_run => None,
+            (None, None) => Some(self.elsewhere().await?.id),
+        };
+        file.project = match project {
+            Some(id) => {
+                let names = self.control.inner.store.project_names(&[id].into()).await?;
+                names.into_values().next().unwrap_or_default()
+            }
+            None => ELSEWHERE.into(),
+        };
+        file.imported.session = known.map(|(session, _)| session);
+        Ok(project)
     }
 
     /// Reads the lines of a file that were not read yet.

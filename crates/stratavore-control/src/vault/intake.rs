@@ -136,6 +136,57 @@ impl Intake {
         Ok(taken(&seen, seen.size - begin))
     }
 
+    /// Takes in a document as a whole: what differs from the latest version of that name is the next one.
+    pub(crate) async fn take_in_document(
+        &self,
+        session: SessionId,
+        name: &str,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<Taken, Error> {
+        let latest = self.store.transcript_latest(self.node, name).await?;
+        let size = bytes.len() as u64;
+        if let Some(known) = latest.as_ref().filter(|known| known.size == size) {
+            let segments = self.store.transcript_segments(known.id).await?;
+            let is_same = |kept: &KeptSegment| {
+                let begin = usize::try_from(kept.segment.offset).unwrap_or(usize::MAX);
+                let length = usize::try_from(kept.segment.length).unwrap_or(usize::MAX);
+                let piece = bytes.get(begin..begin.saturating_add(length));
+                piece.is_some_and(|piece| digest(piece) == kept.segment.blob)
+            };
+            if known.session == session && segments.iter().all(is_same) {
+                self.store.transcript_seen(known.id, now).await?;
+                return Ok(taken(known, 0));
+            }
+        }
+        let head = &bytes[..bytes.len().min(HEAD_MAX)];
+        let mark = FileMark {
+            file: "document".into(),
+            head: digest(head),
+            head_length: head.len() as u64,
+        };
+        let mut seen = self
+            .begun(Transcript {
+                id: TranscriptId::from_entropy((self.entropy)()),
+                session,
+                node: self.node,
+                path: name.into(),
+                version: latest.map_or(1, |known| known.version + 1),
+                identity: mark.clone(),
+                size: 0,
+                created_at: now,
+                updated_at: now,
+                is_replaced: false,
+            })
+            .await?;
+        for piece in bytes.chunks(usize::try_from(PIECE_MAX).unwrap_or(usize::MAX)) {
+            let row = self.put(piece.to_vec()).await?;
+            seen = self.store.transcript_append(&seen, &row, &mark, now).await?;
+            self.merge(&seen, now).await?;
+        }
+        Ok(taken(&seen, size))
+    }
+
     async fn begun(&self, new: Transcript) -> Result<Transcript, Error> {
         self.store.transcript_begin(&new).await?;
         Ok(new)

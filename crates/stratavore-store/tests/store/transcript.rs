@@ -63,6 +63,20 @@ on_both_databases! {
         assert!(store.transcript_latest(new.node, "/other").await.unwrap().is_none());
     }
 
+    async fn one_that_was_found_unchanged_was_looked_at(db: TestStore) {
+        let store = db.store();
+        let new = begun(store).await;
+        let looked_at = async || {
+            let latest = store.transcript_latest(new.node, &new.path).await.unwrap().unwrap();
+            (latest.updated_at, latest.size)
+        };
+        store.transcript_seen(new.id, at(9)).await.unwrap();
+        assert_eq!(looked_at().await, (at(9), 0));
+        // By a clock that was set back.
+        store.transcript_seen(new.id, at(5)).await.unwrap();
+        assert_eq!(looked_at().await, (at(9), 0));
+    }
+
     async fn of_two_that_add_at_once_one_does(db: TestStore) {
         let store = db.store();
         let other = db.another().await;

@@ -10,6 +10,7 @@ use stratavore_testkit::world::rows;
 
 use crate::scene::Scene;
 
+#[expect(clippy::disallowed_methods, reason = "the daemon's clock is the system's")]
 fn now() -> Timestamp {
     Timestamp::try_from(std::time::SystemTime::now()).unwrap()
 }

@@ -55,6 +55,30 @@ fn text(dice: &mut Dice, length: u64) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_changes_is_another_version_and_one_that_does_not_is_none() {
+    both(async |rig| {
+        let name = "opencode:ses_1.json";
+        let take = async |bytes: &[u8], second: i64| {
+            rig.intake.take_in_document(rig.session, name, bytes, at(second)).await.unwrap()
+        };
+        let first = text(&mut Dice(1), 3 << 20);
+        let mut second = first.clone();
+        // As long, and another one in its middle.
+        second[2 << 20] ^= 1;
+        let size = first.len() as u64;
+        assert_eq!(take(&first, 1).await, Taken { bytes: size, size, version: 1 });
+        assert_eq!(take(&first, 5).await, Taken { bytes: 0, size, version: 1 });
+        let latest = rig.db.store().transcript_latest(rig.intake.node, name).await.unwrap();
+        assert_eq!(latest.unwrap().updated_at, at(5), "it was looked at");
+        assert_eq!(take(&second, 6).await, Taken { bytes: size, size, version: 2 });
+        let shorter = &first[..100];
+        assert_eq!(take(shorter, 7).await, Taken { bytes: 100, size: 100, version: 3 });
+        assert_eq!(rig.read_back().await, [first.clone(), second, shorter.to_vec()]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_little_waits_until_it_is_more_or_the_end() {
     both(async |rig| {
         assert_eq!(rig.take_in(true).await, Taken::default(), "there is no file");

@@ -5,6 +5,7 @@
 
 mod approvals;
 mod bare;
+mod exports;
 mod holder;
 mod journeys;
 mod ledger;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use stratavore_bus::rabbit::{Lane, Link, Message, Outcome, Settings};
-use stratavore_core::envelope::{cloud_event, routing_key, type_of};
+use stratavore_core::envelope::{cloud_event, further_key, routing_key, type_of};
 use stratavore_core::event::EventFilter;
 use stratavore_proto::client::Client;
 use stratavore_proto::v1::CreateProject;
@@ -199,6 +199,7 @@ pub(crate) fn drain(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         messages.extend(events.iter().map(|event| Message {
             id: event.id.to_string(),
             routing_key: routing_key(event),
+            further_key: further_key(event),
             kind: type_of(&event.kind),
             at: event.at,
             body: cloud_event(event).to_string().into_bytes(),
@@ -341,7 +342,8 @@ pub(crate) fn latency(lab: &Lab) -> anyhow::Result<Vec<Row>> {
                 let id = format!("bare-{round}-{number}");
                 let (routing_key, kind) = ("bare.message".into(), "bare".into());
                 let at = given::at(0);
-                let message = Message { id: id.clone(), routing_key, kind, at, body };
+                let further_key = None;
+                let message = Message { id: id.clone(), routing_key, further_key, kind, at, body };
                 let mut lane = lanes[number % MAKERS].lock().await;
                 told.send((id, now_ms()?))?;
                 let outcomes = lane.send(&[message]).await;

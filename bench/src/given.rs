@@ -81,6 +81,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> anyhow::
             prompt: None,
             bare: false,
             headless: None,
+            after_limit: Default::default(),
             env: BTreeMap::new(),
             directory: "/srv/work".into(),
             columns: 80,

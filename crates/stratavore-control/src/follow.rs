@@ -22,6 +22,7 @@ use std::time::Duration;
 use serde_json::Value;
 use stratavore_assistants::adapter::{Adapter, Memory};
 use stratavore_assistants::{self as assistants};
+use stratavore_core::activity::Activity;
 use stratavore_core::caller::Caller;
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;

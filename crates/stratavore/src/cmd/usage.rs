@@ -46,6 +46,7 @@ pub(crate) struct Usage {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "it is made once")]
 enum UsageCommand {
     /// Show how much of your subscriptions' windows is used, as assistants were last told
     Windows {

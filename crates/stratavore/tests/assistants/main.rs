@@ -8,8 +8,12 @@ mod again;
 mod aider;
 mod approvals;
 mod bare;
+<<<<<<< HEAD
 mod budget;
 mod headless;
+=======
+mod exports;
+>>>>>>> h-d
 mod holder;
 mod hooks;
 mod ledger;

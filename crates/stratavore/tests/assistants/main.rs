@@ -8,12 +8,9 @@ mod again;
 mod aider;
 mod approvals;
 mod bare;
-<<<<<<< HEAD
 mod budget;
-mod headless;
-=======
 mod exports;
->>>>>>> h-d
+mod headless;
 mod holder;
 mod hooks;
 mod ledger;

@@ -328,7 +328,7 @@ mod tests {
         let raised = json!({ "state": "raised", "severity": "critical", "scope": "host", "words": "disk: \u{1b}full" });
         let (severity, said) = text(raised);
         assert_eq!(severity, Severity::Critical);
-        assert_eq!(said, "Alert on r7: disk: \\u{1b}full\nNext: stratavore status");
+        assert_eq!(said, "Alert on r7: disk: \\x1bfull\nNext: stratavore status");
         let over = json!({ "state": "cleared", "severity": "warning", "scope": "cluster", "words": "x", "lasted_s": 61 });
         let over = text(over);
         assert_eq!(over.0, Severity::Warning, "whoever was told of it is told that it is over");

@@ -170,6 +170,9 @@ impl Control {
             }
             files.insert(path);
         }
+        for path in self.carried_on(&runner, adapter).await? {
+            files.retain(|file| !file.starts_with(&path));
+        }
         for path in files {
             self.watch_file(&path, id);
             let session = self.read_file(&runner, adapter, &path).await?;
@@ -185,6 +188,25 @@ impl Control {
         Ok(())
     }
 
+    /// The files of conversations that another runner has gone on with: what is new in them is that one's.
+    async fn carried_on(
+        &self,
+        runner: &Runner,
+        adapter: &'static dyn Adapter,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let filter = SessionFilter { held_by: Some(runner.id), ..SessionFilter::default() };
+        let mut held = self.inner.store.session_list(&filter).await?;
+        let filter = SessionFilter { last_held_by: Some(runner.id), ..SessionFilter::default() };
+        let own = self.inner.store.session_list(&filter).await?;
+        held.retain(|session| own.iter().all(|own| own.id != session.id));
+        let files = held.into_iter().filter_map(|session| session.transcript.map(PathBuf::from));
+        let with_beside = |file: PathBuf| {
+            let beside = adapter.beside(&file).map(|(directory, _)| directory);
+            [Some(file), beside].into_iter().flatten()
+        };
+        Ok(files.flat_map(with_beside).collect())
+    }
+
     /// The files of the conversations that it has held, and one that was known when the assistant was
     /// started: a file that a signal names may come to be later.
     async fn transcripts_of(
@@ -194,7 +216,7 @@ impl Control {
     ) -> Result<Vec<String>, Error> {
         let dir = self.inner.runtime.dir(runner.id);
         let env = self.env_seen(&runner.command);
-        let held = SessionFilter { held_by: Some(runner.id), ..SessionFilter::default() };
+        let held = SessionFilter { last_held_by: Some(runner.id), ..SessionFilter::default() };
         let sessions = self.inner.store.session_list(&held).await?;
         let current = sessions.iter().find(|session| Some(session.id) == runner.session);
         let session = current.and_then(|session| session.external_id.clone());

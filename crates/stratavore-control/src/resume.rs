@@ -85,6 +85,8 @@ impl Control {
     ) -> Result<Option<Command>, Error> {
         let story = self.inner.store.session_show(session.id).await?;
         let Some(held) = story.held.first() else { return Ok(None) };
+        // What it has told by now is its own, and not of whoever goes on.
+        self.follow_one(held.runner).await?;
         match self.inner.store.runner_get(held.runner).await {
             Ok(runner) => Ok(Some(runner.command)),
             Err(StoreError::NotFound { .. }) => {

@@ -102,6 +102,7 @@ impl Control {
             },
             assistant: (!assistant.is_empty()).then_some(assistant),
             held_by: inside(caller),
+            last_held_by: None,
             text: (!text.is_empty()).then_some(text),
             live: match &*state {
                 "" => None,

@@ -90,6 +90,8 @@ pub struct SessionFilter {
     pub assistant: Option<String>,
     /// Only those that this runner holds or has held.
     pub held_by: Option<RunnerId>,
+    /// Only those that no other runner has begun to hold after this one.
+    pub last_held_by: Option<RunnerId>,
     /// A part of the title or the first prompt, whatever the case.
     pub text: Option<String>,
     /// Only those that a runner carries now, or only those that none does.
@@ -188,6 +190,16 @@ macro_rules! list_query {
                 .push(" AND s.id IN (SELECT session_id FROM session_runners WHERE runner_id = ")
                 .push_bind(Text(runner))
                 .push(")");
+        }
+        if let Some(runner) = $filter.last_held_by {
+            query
+                .push(" AND s.id IN (SELECT mine.session_id FROM session_runners mine WHERE mine.runner_id = ")
+                .push_bind(Text(runner))
+                .push(
+                    " AND NOT EXISTS (SELECT 1 FROM session_runners later
+                        WHERE later.session_id = mine.session_id
+                            AND later.runner_id <> mine.runner_id AND later.first_at > mine.first_at))",
+                );
         }
         if let Some(text) = &$filter.text {
             query.push(concat!(" AND ", $found, "(s.words, "));

@@ -183,6 +183,25 @@ on_both_databases! {
         assert_eq!(told.now_holds, Some(told.sessions["c0"]));
     }
 
+    async fn a_session_is_held_last_by_whoever_went_on_with_it(db: TestStore) {
+        let store = db.store();
+        let (teller, one) = Teller::new(store).await;
+        let session = teller.tell(&[current("c1")]).await.sessions["c1"];
+        let held_last = async |runner| {
+            let filter = SessionFilter { last_held_by: Some(runner), ..SessionFilter::default() };
+            let found = store.session_list(&filter).await.unwrap();
+            found.iter().any(|found| found.id == session)
+        };
+        given::end(store, &store.runner_get(one.id).await.unwrap()).await;
+        assert!(held_last(one.id).await, "the end of a runner changes nothing");
+        let two = given::runner(store, &teller.project, teller.node, "two").await;
+        let teller = Teller { runner: Some(two.id), ..teller };
+        let goes_on = [current("c1")];
+        let later = Observed { now: at(2000), ..teller.batch(&goes_on) };
+        assert_eq!(store.observed(&later, "agent").await.unwrap().now_holds, Some(session));
+        assert!(held_last(two.id).await && !held_last(one.id).await);
+    }
+
     async fn a_fork_has_its_parent_and_takes_nothing_of_it(db: TestStore) {
         let store = db.store();
         let (teller, runner) = Teller::new(store).await;

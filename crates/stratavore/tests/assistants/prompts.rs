@@ -63,6 +63,7 @@ fn is_delivered_between_turns(program: Program) {
         hold.release();
         assert_eq!(waiting.join().unwrap()["state"], "taken");
     });
+    until_asked(&scene, &["then this".into()]);
     scene.until_activity(&runner, "idle");
     let asked = ["take your time", "in between", "then this"].map(|text| times_asked(&scene, text));
     assert_eq!(asked, [1, 0, 1]);
@@ -240,7 +241,10 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
         };
         assert_eq!(on_runtime(prompt(&scene.world, &request)), Ok(true));
     }
-    scene.until_activity(&ids[0], "idle");
+    scene.until("it is asked once more", || match times_asked(&scene, "prompt <twice>") {
+        times @ 0..2 => Err(times),
+        _ => Ok(()),
+    });
     let judged = |text| asked_once(&scene, text, true);
     trial.control("a prompt that is sent twice", judged("prompt <twice>").is_err());
     trial.control("a prompt that is lost", judged("prompt <none>").is_err());

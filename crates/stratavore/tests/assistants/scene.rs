@@ -40,11 +40,13 @@ impl Scene {
             Program::Claude | Program::Codex | Program::Opencode => program.path(),
             Program::Gemini => script_of(program, &world),
         };
-        // What it needs comes from its daemon as well: who resumes a conversation says nothing of that.
-        let names: Vec<String> = home.environment().into_keys().collect();
-        for (name, value) in home.environment() {
-            world.set_env(&name, &value);
+        // What it needs comes from its daemon as well, as an import has nothing else. But not how it logs in.
+        let mut needed = home.environment();
+        needed.retain(|_, value| value != KEY);
+        for (name, value) in &needed {
+            world.set_env(name, value);
         }
+        let names: Vec<&String> = needed.keys().collect();
         let config = json!({
             "runner": { "grace": "5s" },
             "assistants": { program.name(): {

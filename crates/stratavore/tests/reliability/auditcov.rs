@@ -265,6 +265,7 @@ const REQUESTS: &[(&str, Option<&str>)] = &[
     ("Sessions.Remove", Some("session.removed")),
     ("Ledger.Explain", None),
     ("Ledger.Report", None),
+    ("Ledger.Windows", None),
     ("Events.List", None),
     ("Events.Subscribe", None),
     ("Audit.Export", Some("request.export")),

@@ -166,15 +166,16 @@ pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: 
         let killer = kills.map(|every| {
             let (done, dice, killed) = (&done, &mut dice, &mut killed);
             scope.spawn(move || {
-                let mut last = Instant::now();
+                // The first at once: a fast machine may be done soon.
+                let mut last: Option<Instant> = None;
                 while !done.load(Ordering::Relaxed) {
                     std::thread::sleep(LOOK);
-                    if last.elapsed() >= every {
+                    if last.is_none_or(|last| last.elapsed() >= every) {
                         let world = &worlds[dice.below(worlds.len())];
                         world.kill_daemon();
                         world.run(["daemon", "start"]).ok();
                         *killed += 1;
-                        last = Instant::now();
+                        last = Some(Instant::now());
                     }
                 }
             })

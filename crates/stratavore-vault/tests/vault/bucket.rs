@@ -12,10 +12,8 @@ fn server(at: &At) -> &S3 {
 }
 
 fn why(error: VaultError) -> String {
-    match error {
-        VaultError::Bucket { why, .. } => why,
-        other => panic!("{other}"),
-    }
+    let VaultError::Bucket { why, .. } = error else { panic!("{error}") };
+    why
 }
 
 #[tokio::test]

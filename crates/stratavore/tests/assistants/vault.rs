@@ -11,7 +11,8 @@ use crate::scene::Scene;
 
 /// All files that an export has of transcripts.
 fn given_out(directory: &Path) -> Vec<Vec<u8>> {
-    let entries = fs::read_dir(directory.join("transcripts")).unwrap();
+    // Without one there is no directory of them.
+    let entries = fs::read_dir(directory.join("transcripts")).into_iter().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.iter().map(|file| fs::read(file).unwrap()).collect()
@@ -28,7 +29,8 @@ fn until_it_is_all_there(scene: &Scene, session: &str, file: &Path) -> Vec<u8> {
         if exported.code() != 0 {
             return Err(exported.everything());
         }
-        let written = fs::read(file).unwrap();
+        // It may be named before it is made.
+        let Ok(written) = fs::read(file) else { return Err("it is not there yet".into()) };
         match given_out(&directory) {
             given if given == [written.clone()] => Ok(written),
             given => Err(format!(

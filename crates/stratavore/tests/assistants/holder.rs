@@ -66,6 +66,7 @@ fn of_many_one_holds_it(program: Program, control: impl FnOnce(&Scene, &str, &mu
     let refused = scene.ask_to_launch("other", &["--resume", ours]);
     assert_eq!(refused_by(&refused), "session_busy", "{}", refused.everything());
     assert!(refused.stderr().contains(&first), "{}", refused.stderr());
+    scene.until_begun(&first);
     scene.kill_assistant(&first);
 
     for round in 0..scale(1, 10) {

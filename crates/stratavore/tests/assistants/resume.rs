@@ -45,6 +45,7 @@ fn goes_on(program: Program) {
     let conversation = session(&scene, &first);
     // What is killed in the second after an answer takes the answer's figures with it.
     scene.until_ledger_is_the_bill();
+    scene.until_begun(&first);
     scene.kill_assistant(&first);
 
     scene.world.run(["restart", &first]).ok();

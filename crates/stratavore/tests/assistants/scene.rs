@@ -291,6 +291,21 @@ impl Scene {
         });
     }
 
+    /// Waits until something of a conversation is known to be written down. That comes a moment after its
+    /// assistant is idle, and one that is killed before has nothing to go on with.
+    #[track_caller]
+    pub(crate) fn until_begun(&self, runner: &str) {
+        let session = self.world.runner(runner)["session_id"].as_str().unwrap().to_owned();
+        let file = self.world.path("state/stratavore.db");
+        let sql = format!(
+            "SELECT user_messages + assistant_messages FROM sessions WHERE id = '{session}'"
+        );
+        self.until("its conversation has begun", || match on_runtime(sqlite_number(&file, &sql)) {
+            0 => Err("nothing was said"),
+            _ => Ok(()),
+        });
+    }
+
     /// Kills the process of the assistant, with all that it started, and waits until its runner has ended.
     pub(crate) fn kill_assistant(&self, runner: &str) {
         self.world.run(["kill", runner, "--force"]).ok();

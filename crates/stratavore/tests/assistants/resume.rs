@@ -110,6 +110,7 @@ fn claude_goes_on_after_its_host_has_rebooted() {
     scene.until_activity(&first, "idle");
     let conversation = session(&scene, &first);
     scene.until_ledger_is_the_bill();
+    scene.until_begun(&first);
     host_dies(&scene.world, &first);
     of_another_boot(&scene.world, &first);
     let lost = scene.world.until_state(&first, &["lost"]);

@@ -291,15 +291,18 @@ impl Scene {
         });
     }
 
-    /// Waits until something of a conversation is known to be written down. That comes a moment after its
-    /// assistant is idle, and one that is killed before has nothing to go on with.
+    /// Waits until an answer is known to be written down. That comes a moment after the assistant is idle, and
+    /// one that is killed before has nothing to go on with.
     #[track_caller]
     pub(crate) fn until_begun(&self, runner: &str) {
         let session = self.world.runner(runner)["session_id"].as_str().unwrap().to_owned();
         let file = self.world.path("state/stratavore.db");
-        let sql = format!(
-            "SELECT user_messages + assistant_messages FROM sessions WHERE id = '{session}'"
-        );
+        let counted = match self.program {
+            Program::Claude | Program::Codex | Program::Gemini => "assistant_messages",
+            // It may tell of its answers only at its end.
+            Program::Opencode => "user_messages + assistant_messages",
+        };
+        let sql = format!("SELECT {counted} FROM sessions WHERE id = '{session}'");
         self.until("its conversation has begun", || match on_runtime(sqlite_number(&file, &sql)) {
             0 => Err("nothing was said"),
             _ => Ok(()),

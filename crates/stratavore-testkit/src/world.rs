@@ -333,12 +333,22 @@ pub fn rows(list: &Value) -> &Vec<Value> {
 
 /// Waits until `look` finds what is wished; panics with what it saw last when it takes too long.
 #[track_caller]
-pub fn until<T, E: Debug>(wished: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
+pub fn until<T, E: Debug>(wished: &str, look: impl FnMut() -> Result<T, E>) -> T {
+    until_within(PATIENCE, wished, look)
+}
+
+/// The same for what may take longer on a machine that has much else to do.
+#[track_caller]
+pub fn until_within<T, E: Debug>(
+    patience: Duration,
+    wished: &str,
+    mut look: impl FnMut() -> Result<T, E>,
+) -> T {
     let began = Instant::now();
     loop {
         match look() {
             Ok(found) => return found,
-            Err(seen) if began.elapsed() > PATIENCE => {
+            Err(seen) if began.elapsed() > patience => {
                 panic!("waited in vain until {wished}; last seen: {seen:?}")
             }
             Err(_) => std::thread::sleep(LOOK),

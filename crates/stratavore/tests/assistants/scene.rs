@@ -280,17 +280,6 @@ impl Scene {
         });
     }
 
-    /// The same for a part of the bill.
-    #[track_caller]
-    pub(crate) fn until_ledger_is(&self, bill: &Bill) {
-        assert_eq!(self.model.faults(), Vec::<String>::new());
-        let wanted = billed(bill);
-        self.until(&format!("the ledger is the bill\n{bill}"), || {
-            let found = counted(&self.ledger());
-            if found == wanted { Ok(()) } else { Err(differences(&found, &wanted)) }
-        });
-    }
-
     /// Waits until an answer is known to be written down. That comes a moment after the assistant is idle, and
     /// one that is killed before has nothing to go on with.
     #[track_caller]

@@ -16,7 +16,7 @@ use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::proxy::{Flow, Proxy};
 use stratavore_testkit::trial::{Dice, Trial, scale};
 use stratavore_testkit::wire::{all_runners, client, fresh_key, kill, new_runner, on_runtime};
-use stratavore_testkit::world::{World, signal, until};
+use stratavore_testkit::world::{PATIENCE, World, signal, until, until_within};
 use tokio::sync::oneshot;
 
 use crate::launch::{Seen, impatient, impatient_on, mark, observed, until_nothing_is_left};
@@ -169,7 +169,7 @@ fn interrupted(
         on_runtime(async {
             let asked = insist(world, async |client| client.runners().launch(again.clone()).await);
             let runner = asked.await.expect("it is answered").runners.remove(0).id;
-            let settled = until("it runs or has ended", || {
+            let settled = until_within(3 * PATIENCE, "it runs or has ended", || {
                 let shown = world.runner(&runner);
                 let process = world.processes_of(&runner);
                 let is_running = shown["state"] == "running" && process.len() == 1;

@@ -64,7 +64,7 @@ fn transcript() -> String {
             answer(format!("{{\"type\":\"text\",\"text\":\"{said}\"}}")),
         ));
         let call = format!(
-            "{{\"type\":\"tool_use\",\"id\":\"toolu_{ROUND}_{turn}\",\"name\":\"Read\",\"input\":{{\"file_path\":\"/work/a.rs\"}}}}"
+            "{{\"type\":\"tool_use\",\"id\":\"toolu_{ROUND}_{turn}\",\"name\":\"Read\",\"input\":{{\"file_path\":\"/srv/a.rs\"}}}}"
         );
         text.push_str(&line("assistant", 2, answer(call)));
         let back = format!(

@@ -36,7 +36,7 @@ fn the_log_says_what_was_used() {
     assert!(read(aider, &mut Memory::default(), "/runs/r1/other.jsonl", &log).is_empty());
 }
 
-const HISTORY: &str = "/work/shop/.aider.chat.history.md";
+const HISTORY: &str = "/srv/shop/.aider.chat.history.md";
 
 #[test]
 fn its_history_says_what_was_said() {
@@ -69,7 +69,7 @@ fn its_history_says_what_was_said() {
     assert_eq!(messages[1].model.as_deref(), Some("openai/fake-model"));
     let sessions = sessions(&seen);
     assert!(sessions.iter().all(|one| one.session == sessions[0].session));
-    assert_eq!(sessions[0].directory.as_deref(), Some("/work/shop"));
+    assert_eq!(sessions[0].directory.as_deref(), Some("/srv/shop"));
     assert!(ledger(&seen).is_empty(), "its figures are rounded");
 
     // The same in two pieces, wherever it is cut.
@@ -84,7 +84,7 @@ fn its_history_says_what_was_said() {
         assert_eq!(both, seen, "cut before line {cut}");
     }
     // Another place is another conversation, and one that does not say when it began is none.
-    let other = read(aider, &mut Memory::default(), "/work/b/.aider.chat.history.md", &history);
+    let other = read(aider, &mut Memory::default(), "/srv/b/.aider.chat.history.md", &history);
     assert_ne!(self::sessions(&other)[0].session, sessions[0].session);
     assert!(read(aider, &mut Memory::default(), HISTORY, "#### hello\n\nhi\n> x\n").is_empty());
 }

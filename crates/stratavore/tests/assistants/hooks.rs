@@ -43,8 +43,11 @@ fn gemini_tells_by_hooks_what_it_does_and_asks() {
         assert!(told.iter().any(|signal| *signal == format!("hook {hook}")), "{hook}: {told:?}");
     }
     scene.until_ledger_is_the_bill();
+}
 
-    // The control: where others may write it is given none.
+/// The control: where others may write it is given none.
+#[test]
+fn gemini_is_given_no_hooks_where_others_may_write() {
     let scene = Scene::new(Program::Gemini);
     let runner = scene.launch("one", &["--prompt", "say something"]);
     scene.until_activity(&runner, "idle");

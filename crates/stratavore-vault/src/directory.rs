@@ -46,11 +46,8 @@ impl Directory {
         let path = self.path(digest);
         // Renewed before it is read: from now on nobody takes it away.
         if renew(&path)? {
-            match self.get(digest) {
-                Ok(_) => {
-                    let stored = path.metadata().map_err(disk("look at a blob", &path))?.len();
-                    return Ok(Kept { digest, length, stored, is_old: true });
-                }
+            match self.read(digest) {
+                Ok((_, stored)) => return Ok(Kept { digest, length, stored, is_old: true }),
                 // One that cannot be read is no reason to lose the bytes that are here.
                 Err(VaultError::Damaged { .. } | VaultError::Missing(_)) => {}
                 Err(error) => return Err(error),
@@ -84,6 +81,12 @@ impl Directory {
     }
 
     pub(crate) fn get(&self, wanted: Digest) -> Result<Vec<u8>, VaultError> {
+        self.read(wanted).map(|(bytes, _)| bytes)
+    }
+
+    /// The bytes, and how long their file is. Both are of one opened file, as its name may go
+    /// away at any time.
+    fn read(&self, wanted: Digest) -> Result<(Vec<u8>, u64), VaultError> {
         let path = self.path(wanted);
         let aside = self.aside.join(wanted.to_string());
         // It may be put aside for a moment, and be brought back.
@@ -93,7 +96,10 @@ impl Directory {
         });
         let file =
             opened.ok_or(VaultError::Missing(wanted))?.map_err(disk("read a blob", &path))?;
-        unpack(file, wanted).map_err(|why| VaultError::Damaged { digest: wanted, path, why })
+        let stored = file.metadata().map_err(disk("look at a blob", &path))?.len();
+        let bytes = unpack(file, wanted)
+            .map_err(|why| VaultError::Damaged { digest: wanted, path, why })?;
+        Ok((bytes, stored))
     }
 
     pub(crate) fn list(
@@ -230,5 +236,21 @@ fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VaultErro
             return VaultError::Full { path, source };
         }
         VaultError::Disk { doing, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_is_aside_for_a_moment_is_read_with_its_length() {
+        let root = tempfile::tempdir().unwrap();
+        let vault = Directory::open(root.path().join("vault")).unwrap();
+        let kept = vault.put(b"bytes").unwrap();
+        // Where whoever tidies up has it between the deed and its second look.
+        let aside = vault.aside.join(kept.digest.to_string());
+        fs::rename(vault.path(kept.digest), aside).unwrap();
+        assert_eq!(vault.read(kept.digest).unwrap(), (b"bytes".to_vec(), kept.stored));
     }
 }

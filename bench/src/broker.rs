@@ -41,12 +41,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A daemon on PostgreSQL that delivers to a broker.
 struct Delivering<'l> {
+    lab: &'l Lab,
     home: Home<'l>,
     client: Client,
     db: TestStore,
     vhost: Vhost,
     broker: Broker,
     settings: Settings,
+    /// Asks how many messages there are: the broker's own figures are up to five seconds old.
+    watch: Link,
     kept: tempfile::TempDir,
 }
 
@@ -80,17 +83,19 @@ impl<'l> Delivering<'l> {
             heartbeat: Duration::from_secs(60),
             name: "bench".into(),
         };
-        let delivering = Self { home, client, db, vhost, broker, settings, kept };
-        until("the daemon has declared the queue", || Ok(delivering.vhost.depth(QUEUE).is_some()))?;
-        Ok(delivering)
+        until("the daemon has declared the queue", || Ok(vhost.depth(QUEUE).is_some()))?;
+        let watch = lab.runtime.block_on(Link::connect(settings.clone()))?;
+        Ok(Self { lab, home, client, db, vhost, broker, settings, watch, kept })
     }
 
     fn store(&self) -> &Store {
         self.db.store()
     }
 
-    fn depth(&self) -> usize {
-        self.vhost.depth(QUEUE).and_then(|depth| usize::try_from(depth).ok()).unwrap_or(0)
+    fn depth(&self) -> anyhow::Result<usize> {
+        let queues = self.lab.runtime.block_on(self.watch.queues())?;
+        let queue = queues.iter().find(|queue| queue.name == QUEUE).context("no queue")?;
+        Ok(usize::try_from(queue.messages)?)
     }
 
     /// Empties the queue.
@@ -99,7 +104,7 @@ impl<'l> Delivering<'l> {
             "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(VHOST, queue, <<\"{QUEUE}\">>)), \
              rabbit_amqqueue:purge(Q)."
         ));
-        until("the queue is empty", || Ok(self.depth() == 0))
+        until("the queue is empty", || Ok(self.depth()? == 0))
     }
 
     async fn lanes(&self, count: usize) -> anyhow::Result<(Link, Vec<Lane>)> {
@@ -118,7 +123,7 @@ impl<'l> Delivering<'l> {
         let mut before = (0.0, 0.0);
         let mut reached = None;
         loop {
-            let (depth, at) = (self.depth() as f64, began.elapsed().as_secs_f64());
+            let (depth, at) = (self.depth()? as f64, began.elapsed().as_secs_f64());
             let crossed = |part: f64| {
                 let wanted = part * BACKLOG as f64;
                 let share = (wanted - before.1) / (depth - before.1);
@@ -127,7 +132,7 @@ impl<'l> Delivering<'l> {
             reached = reached.or(crossed(FROM));
             if let (Some(from), Some(to)) = (reached, crossed(TO)) {
                 let rate = (TO - FROM) * BACKLOG as f64 / (to - from);
-                until("all is there", || Ok(self.depth() >= BACKLOG))?;
+                until("all is there", || Ok(self.depth()? >= BACKLOG))?;
                 return Ok(rate);
             }
             ensure!(began.elapsed() < PATIENCE, "{depth} of {BACKLOG} messages came");
@@ -207,7 +212,7 @@ pub(crate) fn drain(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     }
     messages.truncate(BACKLOG);
     let drop_all = || {
-        until("all is there", || Ok(delivering.depth() >= BACKLOG))?;
+        until("all is there", || Ok(delivering.depth()? >= BACKLOG))?;
         delivering.purge()
     };
     delivering.broker.unblock();
@@ -240,6 +245,7 @@ pub(crate) fn drain(lab: &Lab) -> anyhow::Result<Vec<Row>> {
             },
         ],
     )?;
+    delivering.home.stop()?;
     let what = format!("a backlog of {BACKLOG} events to RabbitMQ");
     Ok(vec![
         Row::new(&what, "/s", &ours)

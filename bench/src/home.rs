@@ -126,6 +126,11 @@ impl<'l> Home<'l> {
         succeed(&mut self.cli(["kill", "--force", runner])).map(drop)
     }
 
+    /// Stops the daemon and no runner: enough where those that are written down were never started.
+    pub(crate) fn stop(&self) -> anyhow::Result<()> {
+        succeed(&mut self.cli(["daemon", "stop"])).map(drop)
+    }
+
     pub(crate) fn daemon_pid(&self) -> anyhow::Result<u32> {
         let text = std::fs::read_to_string(self.path().join("state/daemon.lock"))?;
         text.trim().parse().with_context(|| format!("the daemon's lock says `{text}`"))
@@ -137,7 +142,7 @@ impl Drop for Home<'_> {
         if self.socket().exists() {
             // What went wrong before is the better thing to report.
             drop(succeed(&mut self.cli(["kill", "--all", "--force"])));
-            drop(succeed(&mut self.cli(["daemon", "stop"])));
+            drop(self.stop());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Taking in a transcript of 100 MB, beside `serde_json` reading the same fields and storing nothing.
+//! Taking in a transcript of 100 MB, beside `serde_json` reading the same fields and storing nothing, and
+//! beside the database with the same texts and its own index of their words.
 //!
 //! Ours is what a daemon does with a file that has grown: the adapter's reading of each line, and the store's
 //! transaction for each piece, with the ledger, the messages and how far the file was read.
@@ -15,12 +16,15 @@ use stratavore_core::price::{Prices, VERSION};
 use stratavore_core::usage::{Priced, Tokens};
 use stratavore_core::{NodeId, ProjectId};
 use stratavore_store::testing::TestStore;
+use stratavore_store::testing::bare::Bare;
 use stratavore_store::{FileIdentity, FollowStep, Observed, Store};
+use tokio::runtime::Runtime;
 
 use crate::report::{Row, Target};
 use crate::sample::in_turns;
 use crate::{Lab, given};
 
+const ASSISTANT: &str = "claude";
 const BYTES: usize = 100_000_000;
 /// What is read of a file at once, as a daemon does.
 const PIECE: usize = 1 << 20;
@@ -133,34 +137,49 @@ fn bare(text: &str) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-/// Takes all of it in, piece by piece. Answers how many rows the ledger has more.
-async fn take_in(
-    store: &Store,
-    node: NodeId,
-    project: ProjectId,
+/// What the adapter reads in it, piece by piece, each with where it ends and with what the adapter has
+/// in mind then.
+fn read(
     path: &str,
     text: &str,
-) -> anyhow::Result<usize> {
-    let assistant: Name = "claude".parse()?;
-    let adapter = stratavore_assistants::adapter(&assistant);
-    let prices = Prices::default();
-    let price = |model: &str, tokens: &Tokens, _| {
-        Some(Priced { cost: prices.cost(model, tokens)?, version: VERSION.into() })
-    };
-    let identity = FileIdentity { device: "1".into(), inode: path.into() };
-    let (mut memory, mut from, mut rows) = (Memory::default(), 0, 0);
+    mut taken: impl FnMut(usize, &Memory, Vec<Observation>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let adapter = stratavore_assistants::adapter(&ASSISTANT.parse()?);
+    let (mut memory, mut from) = (Memory::default(), 0);
     while from < text.len() {
         let end = text.floor_char_boundary((from + PIECE).min(text.len()));
         let end = text[from..end].rfind('\n').map_or(text.len(), |at| from + at + 1);
         let mut offset = from;
-        let mut observations: Vec<Observation> = Vec::new();
+        let mut observations = Vec::new();
         for line in text[from..end].split_inclusive('\n') {
             let place = Place { file: path.into(), offset: offset as u64 };
             observations.extend(adapter.line(&mut memory, line.trim_end().as_bytes(), &place));
             offset += line.len();
         }
-        let seen = store.follow_get(node, path).await?;
-        let told = serde_json::to_string(&memory)?;
+        taken(end, &memory, observations)?;
+        from = end;
+    }
+    Ok(())
+}
+
+/// Takes all of it in. Answers how many rows the ledger has more.
+fn take_in(
+    wait: &Runtime,
+    store: &Store,
+    (node, project): (NodeId, ProjectId),
+    path: &str,
+    text: &str,
+) -> anyhow::Result<usize> {
+    let assistant: Name = ASSISTANT.parse()?;
+    let prices = Prices::default();
+    let price = |model: &str, tokens: &Tokens, _| {
+        Some(Priced { cost: prices.cost(model, tokens)?, version: VERSION.into() })
+    };
+    let identity = FileIdentity { device: "1".into(), inode: path.into() };
+    let mut rows = 0;
+    read(path, text, |end, memory, observations| {
+        let seen = wait.block_on(store.follow_get(node, path))?;
+        let told = serde_json::to_string(memory)?;
         let batch = Observed {
             assistant: &assistant,
             node,
@@ -178,10 +197,24 @@ async fn take_in(
             price: &price,
             now: given::at(0),
         };
-        rows += store.observed(&batch, "bench").await?.deltas.len();
-        from = end;
-    }
+        rows += wait.block_on(store.observed(&batch, "bench"))?.deltas.len();
+        Ok(())
+    })?;
     Ok(rows)
+}
+
+/// The texts of its messages, a piece at a time.
+fn texts(text: &str) -> anyhow::Result<Vec<Vec<String>>> {
+    let mut pieces = Vec::new();
+    read("/t.jsonl", text, |_, _, observations| {
+        let said = observations.into_iter().filter_map(|observation| match observation {
+            Observation::Message(message) => Some(message.text),
+            _ => None,
+        });
+        pieces.push(said.collect());
+        Ok(())
+    })?;
+    Ok(pieces)
 }
 
 pub(crate) fn intake(lab: &Lab) -> anyhow::Result<Vec<Row>> {
@@ -189,15 +222,43 @@ pub(crate) fn intake(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let turns = text.matches("\"role\":\"user\"").count();
     let megabytes = text.len() as f64 / 1e6;
     let wait = &lab.runtime;
+    let mut observed = 0;
+    let [reading, limit] = in_turns(
+        lab.rounds.min(7),
+        [
+            &mut || {
+                let began = Instant::now();
+                read("/t.jsonl", &text, |_, _, observations| {
+                    observed += observations.len();
+                    Ok(())
+                })?;
+                Ok(megabytes / began.elapsed().as_secs_f64())
+            },
+            &mut || {
+                let began = Instant::now();
+                std::hint::black_box(bare(&text)?);
+                Ok(megabytes / began.elapsed().as_secs_f64())
+            },
+        ],
+    )?;
+    ensure!(observed > turns, "{observed} observations in {turns} answers");
+    let plain = "serde_json reading the same fields, storing nothing";
+    let mut rows = vec![
+        Row::new("a transcript of 100 MB read, storing nothing", "MB/s", &reading)
+            .against(plain, &limit)
+            .target(Target::AtLeast(0.8)),
+    ];
+    let pieces = texts(&text)?;
     let open = async { (TestStore::postgres().await, TestStore::sqlite().await) };
     let (postgres, sqlite) = wait.block_on(open);
-    let mut rows = Vec::new();
     for (engine, db) in [("PostgreSQL", postgres), ("SQLite", sqlite)] {
         let store = db.store();
         let node = wait.block_on(given::node(store))?;
         let project = wait.block_on(given::project(store, "talks"))?;
+        let mut indexed = wait.block_on(Bare::open(db.settings()))?;
+        wait.block_on(indexed.make_index())?;
         let mut round = 0;
-        let [ours, limit] = in_turns(
+        let [ours, index] = in_turns(
             // Each is a hundred megabytes more in the store.
             lab.rounds.min(7),
             [
@@ -206,23 +267,29 @@ pub(crate) fn intake(lab: &Lab) -> anyhow::Result<Vec<Row>> {
                     let text = text.replace(ROUND, &format!("R{round:06}"));
                     let path = format!("/home/ada/{round}.jsonl");
                     let began = Instant::now();
-                    let new = wait.block_on(take_in(store, node, project, &path, &text))?;
+                    let new = take_in(wait, store, (node, project), &path, &text)?;
                     let took = began.elapsed().as_secs_f64();
                     ensure!(new >= turns, "{new} rows of {turns} answers");
                     Ok(megabytes / took)
                 },
                 &mut || {
                     let began = Instant::now();
-                    std::hint::black_box(bare(&text)?);
+                    for piece in &pieces {
+                        wait.block_on(indexed.index(piece))?;
+                    }
                     Ok(megabytes / began.elapsed().as_secs_f64())
                 },
             ],
         )?;
         let what = format!("usage ledger and messages from a transcript of 100 MB, {engine}");
-        let row = Row::new(what, "MB/s", &ours)
-            .against("serde_json reading the same fields, storing nothing", &limit)
-            .target(Target::AtLeast(0.8));
-        rows.push(row);
+        rows.push(
+            Row::new(&what, "MB/s", &ours).against(plain, &limit).target(Target::AtLeast(0.8)),
+        );
+        rows.push(
+            Row::new(what, "MB/s", &ours)
+                .against("its texts alone, with the database's index of words", &index),
+        );
+        wait.block_on(indexed.close())?;
     }
     Ok(rows)
 }

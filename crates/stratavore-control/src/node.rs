@@ -33,6 +33,11 @@ impl Control {
         Ok(self.inner.store.node_list().await?)
     }
 
+    /// One node, unless it was removed.
+    pub async fn node_by_id(&self, id: NodeId) -> Result<Option<NodeView>, Error> {
+        Ok(self.inner.store.node_get(id).await?)
+    }
+
     /// The node that a person means: by host name, id, or the beginning of one.
     pub async fn node(&self, wanted: &str) -> Result<NodeView, Error> {
         let nodes = self.nodes().await?;
@@ -112,8 +117,8 @@ impl Control {
         wanted: &str,
     ) -> Result<Option<NodeId>, Error> {
         let node = self.session(caller, wanted).await?.node;
-        let known = self.nodes().await?;
-        Ok(node.filter(|node| known.iter().any(|known| known.id == *node)))
+        let Some(node) = node else { return Ok(None) };
+        Ok(self.node_by_id(node).await?.map(|known| known.id))
     }
 
     /// True if this node is to get something new.
@@ -131,8 +136,7 @@ impl Control {
 
     /// Looks whether this node takes runners still; another daemon may have been told otherwise.
     pub(crate) async fn look_at_scheduling(&self) -> Result<(), Error> {
-        let here = self.here();
-        if let Some(node) = self.nodes().await?.into_iter().find(|node| node.id == here) {
+        if let Some(node) = self.node_by_id(self.here()).await? {
             self.scheduled(node.scheduling);
         }
         Ok(())

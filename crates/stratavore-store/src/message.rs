@@ -66,8 +66,13 @@ const UPSERT_POSTGRES: &str = upsert!(", _words = excluded._words");
 const UPSERT_SQLITE: &str = upsert!("");
 
 /// Followed by pairs of both.
-const KNOWN: [&str; 1] =
+const KNOWN_SQLITE: [&str; 1] =
     ["SELECT session_id, external_id FROM messages WHERE (session_id, external_id) IN "];
+
+/// Planned once, where a hundred pairs would be planned each time.
+const KNOWN_POSTGRES: &str = "SELECT session_id, external_id FROM messages
+    JOIN unnest($1::text[], $2::text[]) AS new (session_id, external_id)
+        USING (session_id, external_id)";
 
 const FORGET_VECTORS_POSTGRES: &str = "DELETE FROM embeddings WHERE message_id = ANY($1)";
 
@@ -94,7 +99,7 @@ const FORGET_WORDS_SQLITE: &str = "DELETE FROM _message_words
 const COUNT: &str = "SELECT count(*) FROM messages WHERE session_id = $1";
 
 statements! {
-    INSERT_POSTGRES, FORGET_VECTORS_POSTGRES, HITS, OF_SESSION, ONE, COUNT, FORGET, FORGET_WORDS_SQLITE,
+    INSERT_POSTGRES, KNOWN_POSTGRES, FORGET_VECTORS_POSTGRES, HITS, OF_SESSION, ONE, COUNT, FORGET, FORGET_WORDS_SQLITE,
 }
 
 /// A message as it is kept, with whose it is.
@@ -204,20 +209,11 @@ pub(crate) async fn insert(
     let rows: Vec<NewRow> = rows.into_values().collect();
     let mut known: HashSet<(String, String)> = HashSet::new();
     for piece in rows.chunks(PIECE) {
-        let found: Vec<(String, String)> = on!(tx, |conn| {
-            let mut sql = QueryBuilder::new(KNOWN[0]);
-            sql.push_tuples(piece, |mut one, row| {
-                one.push_bind(&row.session).push_bind(&row.id);
-            });
-            sql.build_query_as().fetch_all(conn).await
-        })
-        .map_err(doing(what))?;
-        known.extend(found);
-        match tx.conn() {
+        let found = match tx.conn() {
             Conn::Postgres(conn, deadline) => deadline.keep(insert_postgres(conn, piece)).await,
             Conn::Sqlite(conn) => insert_sqlite(conn, piece).await,
-        }
-        .map_err(doing(what))?;
+        };
+        known.extend(found.map_err(doing(what))?);
     }
     if !known.is_empty() {
         for ((session, message), is_new) in messages.iter().zip(&mut is_new) {
@@ -243,11 +239,17 @@ pub(crate) async fn forget(tx: &mut Tx, session: SessionId) -> Result<u64, Store
     .map_err(doing(what))
 }
 
+/// Answers which of them were known.
 async fn insert_postgres(
     conn: &mut sqlx::PgConnection,
     rows: &[NewRow],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<(String, String)>, sqlx::Error> {
     let texts = |of: fn(&NewRow) -> &str| rows.iter().map(of).collect::<Vec<&str>>();
+    let known = sqlx::query_as(KNOWN_POSTGRES)
+        .bind(texts(|row| &row.session))
+        .bind(texts(|row| &row.id))
+        .fetch_all(&mut *conn)
+        .await?;
     let mut query = QueryBuilder::<sqlx::Postgres>::new(INSERT_POSTGRES);
     query.push(UPSERT_POSTGRES);
     let query = query.build_query_as::<(i64, String, String)>();
@@ -267,13 +269,18 @@ async fn insert_postgres(
     if !numbers.is_empty() {
         sqlx::query(FORGET_VECTORS_POSTGRES).bind(numbers).execute(conn).await?;
     }
-    Ok(())
+    Ok(known)
 }
 
 async fn insert_sqlite(
     conn: &mut sqlx::SqliteConnection,
     rows: &[NewRow],
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new(KNOWN_SQLITE[0]);
+    query.push_tuples(rows, |mut one, row| {
+        one.push_bind(&row.session).push_bind(&row.id);
+    });
+    let known = query.build_query_as().fetch_all(&mut *conn).await?;
     let mut query = QueryBuilder::<Sqlite>::new(
         "INSERT INTO messages (session_id, external_id, role, at, model, text, file, file_offset) ",
     );
@@ -291,7 +298,7 @@ async fn insert_sqlite(
     query.push(UPSERT_SQLITE);
     let written: Vec<(i64, String, String)> = query.build_query_as().fetch_all(&mut *conn).await?;
     if written.is_empty() {
-        return Ok(());
+        return Ok(known);
     }
     let texts: HashMap<(&str, &str), &str> =
         rows.iter().map(|row| ((&*row.session, &*row.id), &*row.text)).collect();
@@ -308,7 +315,8 @@ async fn insert_sqlite(
         between.push_bind(*number);
     }
     query.push(")");
-    query.build().execute(conn).await.map(drop)
+    query.build().execute(conn).await?;
+    Ok(known)
 }
 
 /// The words of a text as PostgreSQL reads them: `'word':1,4 'other':2`.

@@ -19,7 +19,8 @@ const NOUN: &str = "node";
 const PROFILE: &str = "UPDATE nodes SET labels = $1, capacity = $2, address = $3, signs = $4
     WHERE id = $5";
 
-/// A node is ready while a daemon has it: one that shares the store holds its lease.
+/// All of them or one: how many runners live is counted only of those that are asked for. A node
+/// is ready while a daemon has it: one that shares the store holds its lease.
 const LIST_POSTGRES: &str =
     "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at,
         COALESCE((SELECT version FROM daemons WHERE node_id = nodes.id
@@ -27,7 +28,8 @@ const LIST_POSTGRES: &str =
         (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
         (SELECT count(*) FROM leases
             WHERE name = 'host:' || nodes.id AND expires_at > clock_timestamp()) AS ready
-    FROM nodes WHERE scheduling <> 'removed' ORDER BY hostname, id LIMIT 1000";
+    FROM nodes WHERE scheduling <> 'removed' AND (id = $1 OR $1 IS NULL)
+    ORDER BY hostname, id LIMIT 1000";
 
 /// There is one daemon, and it asks.
 const LIST_SQLITE: &str =
@@ -36,7 +38,8 @@ const LIST_SQLITE: &str =
             ORDER BY started_at DESC, id LIMIT 1), '') AS version,
         (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
         1 AS ready
-    FROM nodes WHERE scheduling <> 'removed' ORDER BY hostname, id LIMIT 1000";
+    FROM nodes WHERE scheduling <> 'removed' AND (id = $1 OR $1 IS NULL)
+    ORDER BY hostname, id LIMIT 1000";
 
 /// Holds the node's row, so that two events of it never get the same number.
 const HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1
@@ -142,10 +145,20 @@ impl Store {
 
     /// Every node that was not removed, by host name, at most a thousand.
     pub async fn node_list(&self) -> Result<Vec<NodeView>, StoreError> {
+        self.node_views(None).await
+    }
+
+    /// One node, unless it was removed.
+    pub async fn node_get(&self, id: NodeId) -> Result<Option<NodeView>, StoreError> {
+        Ok(self.node_views(Some(id)).await?.pop())
+    }
+
+    async fn node_views(&self, only: Option<NodeId>) -> Result<Vec<NodeView>, StoreError> {
         let sql = if self.is_shared() { LIST_POSTGRES } else { LIST_SQLITE };
         let mut reader = self.read().await?;
-        let rows: Vec<NodeRow> = on!(reader, |conn| sqlx::query_as(sql).fetch_all(conn).await)
-            .map_err(doing("listing nodes"))?;
+        let rows: Vec<NodeRow> =
+            on!(reader, |conn| sqlx::query_as(sql).bind(only.map(Text)).fetch_all(conn).await)
+                .map_err(doing("listing nodes"))?;
         rows.into_iter().map(NodeRow::into_view).collect()
     }
 

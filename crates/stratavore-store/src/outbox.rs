@@ -12,16 +12,27 @@
 
 use std::sync::PoisonError;
 
+use sqlx::types::Text;
 use stratavore_core::Timestamp;
 use stratavore_core::event::Event;
 use stratavore_core::lease::Lease;
 
 use crate::error::doing;
 use crate::event::EventRow;
+use crate::hook::is_left_out;
 use crate::retry::retried;
 use crate::tx::{Reader, on};
 use crate::value::DbTime;
 use crate::{Store, StoreError, lease};
+
+/// All that follows here, in one statement; see the migration.
+const PUBLISH_POSTGRES: &str =
+    "SELECT id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
+        origin, decision, reason
+    FROM publish_events($1, $2, $3, $4, $5)";
+
+/// What `publish_events` says of a lease whose term is over.
+const STALE: &str = "SV001";
 
 /// Outbox ids grow with the time of the insert. For one entity they grow with the sequence number,
 /// because the change that makes number n holds the entity's row until it commits.
@@ -54,7 +65,7 @@ const LOOK_POSTGRES: &str =
 
 const DEPTH: &str = "SELECT count(*), min(created_at) FROM outbox";
 
-statements! { PUBLISH, ADVANCE, SETTLE, EMPTY_SQLITE, LOOK_POSTGRES, DEPTH }
+statements! { PUBLISH_POSTGRES, PUBLISH, ADVANCE, SETTLE, EMPTY_SQLITE, LOOK_POSTGRES, DEPTH }
 
 /// How far the relay is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,11 +136,44 @@ impl Store {
     /// Only under the relay's lease: the lease's row stays locked until the commit, so two relays
     /// never give out the same position, and one whose term is over is refused with
     /// [`StoreError::StaleLease`].
+    ///
+    /// If the connection breaks meanwhile the outcome is unknown: what is published is in the log.
     pub async fn outbox_publish(
         &self,
         lease: &Lease,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
+        let mut events = match is_left_out("lease_check") {
+            false if self.is_shared() => self.publish_at_once(lease, limit).await?,
+            _ => self.publish_by_steps(lease, limit).await?,
+        };
+        events.sort_by_key(|event| event.position);
+        Ok(events)
+    }
+
+    async fn publish_at_once(&self, lease: &Lease, limit: u32) -> Result<Vec<Event>, StoreError> {
+        retried!({
+            let mut reader = self.read().await?;
+            let published = on!(reader, |conn| sqlx::query_as(PUBLISH_POSTGRES)
+                .bind(&lease.name)
+                .bind(Text(lease.holder))
+                .bind(lease.term)
+                .bind(i64::from(limit))
+                .bind(self.floor())
+                .fetch_all(conn)
+                .await);
+            let rows: Vec<EventRow> =
+                published.map_err(|error| match error.as_database_error() {
+                    Some(said) if said.code().as_deref() == Some(STALE) => {
+                        StoreError::StaleLease { name: lease.name.clone() }
+                    }
+                    Some(_) | None => doing("publishing events")(error),
+                })?;
+            rows.into_iter().map(EventRow::into_event).collect()
+        })
+    }
+
+    async fn publish_by_steps(&self, lease: &Lease, limit: u32) -> Result<Vec<Event>, StoreError> {
         retried!({
             let mut tx = self.begin().await?;
             lease::check(&mut tx, lease).await?;
@@ -139,13 +183,12 @@ impl Store {
                 .fetch_all(conn)
                 .await)
             .map_err(doing("publishing events"))?;
-            let mut events =
+            let events =
                 rows.into_iter().map(EventRow::into_event).collect::<Result<Vec<_>, _>>()?;
-            events.sort_by_key(|event| event.position);
-            let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            let positions = || events.iter().map(|event| event.position);
+            let (Some(first), Some(last)) = (positions().min(), positions().max()) else {
                 return Ok(events);
             };
-            let (first, last) = (first.position, last.position);
             on!(tx, |conn| sqlx::query(ADVANCE).bind(last).execute(conn).await.map(drop))
                 .map_err(doing("publishing events"))?;
             on!(tx, |conn| sqlx::query(SETTLE)

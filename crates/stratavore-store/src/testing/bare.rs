@@ -41,6 +41,21 @@ const VECTORS: &str = "SELECT message_id, vector FROM embeddings";
 const ROOM: &str = "CREATE TABLE kept (text text NOT NULL)";
 const KEEP: &str = "INSERT INTO kept (text) VALUES ($1)";
 
+/// Texts that are found by their words.
+const INDEX_POSTGRES: &str = "CREATE TABLE indexed (text text NOT NULL, words tsvector NOT NULL);
+    CREATE INDEX indexed_words ON indexed USING gin (words) WITH (fastupdate = off)";
+const INDEX_SQLITE: &str = "CREATE TABLE indexed (text TEXT NOT NULL);
+    CREATE VIRTUAL TABLE indexed_words USING fts5 (
+        words, content = '', contentless_delete = 1, tokenize = 'ascii')";
+
+const INDEXED_POSTGRES: &str = "INSERT INTO indexed (text, words)
+    SELECT text, to_tsvector('simple', text) FROM unnest($1::text[]) AS new (text)";
+const INDEXED_SQLITE: [&str; 2] = [
+    "INSERT INTO indexed (text) SELECT value FROM json_each($1)",
+    "INSERT INTO indexed_words (rowid, words)
+        SELECT rowid, text FROM indexed ORDER BY rowid DESC LIMIT $1",
+];
+
 /// One connection, with the durability that the store has.
 pub enum Bare {
     Postgres(Box<PgConnection>),
@@ -142,6 +157,34 @@ impl Bare {
                 sqlx::query(KEEP).bind(text).execute(&mut **conn).await.map(drop)
             }
             Bare::Sqlite(conn) => sqlx::query(KEEP).bind(text).execute(&mut **conn).await.map(drop),
+        }
+    }
+
+    /// Makes room for [`Bare::index`].
+    pub async fn make_index(&mut self) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => {
+                sqlx::raw_sql(INDEX_POSTGRES).execute(&mut **conn).await.map(drop)
+            }
+            Bare::Sqlite(conn) => sqlx::raw_sql(INDEX_SQLITE).execute(&mut **conn).await.map(drop),
+        }
+    }
+
+    /// Commits texts, with the database's own index of their words.
+    pub async fn index(&mut self, texts: &[String]) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => {
+                sqlx::query(INDEXED_POSTGRES).bind(texts).execute(&mut **conn).await.map(drop)
+            }
+            Bare::Sqlite(conn) => {
+                let mut tx = conn.begin().await?;
+                let [keep, index] = INDEXED_SQLITE;
+                let all =
+                    serde_json::to_string(texts).map_err(|e| sqlx::Error::Encode(e.into()))?;
+                sqlx::query(keep).bind(all).execute(&mut *tx).await?;
+                sqlx::query(index).bind(texts.len() as i64).execute(&mut *tx).await?;
+                tx.commit().await
+            }
         }
     }
 

@@ -90,6 +90,7 @@ on_both_databases! {
         // The control: unbounded, one more gets in.
         given::runner(store, &projects[0], node, "more").await;
         assert_eq!(store.node_list().await.unwrap()[0].runners, 6);
+        assert_eq!(store.node_get(node).await.unwrap().unwrap().runners, 6);
     }
 
     async fn a_token_lets_one_host_in_and_a_second_one_puts_both_out(db: TestStore) {
@@ -161,6 +162,7 @@ on_both_databases! {
         store.node_remove(node, &"ada".into(), at(3)).await.unwrap();
         assert_eq!(store.node_key(node).await.unwrap(), None);
         assert!(store.node_list().await.unwrap().is_empty());
+        assert_eq!(store.node_get(node).await.unwrap(), None);
         // A new token lets it in again.
         store.node_bind(node, "another").await.unwrap();
         assert_eq!(store.node_list().await.unwrap().len(), 1);

@@ -38,10 +38,10 @@ impl Peers {
 
     /// The daemon of a node that is not this one. It may be gone all the same: requests tell.
     pub(crate) async fn daemon_of(&self, node: NodeId) -> Result<Client, Error> {
-        let nodes = self.cluster.control().nodes().await?;
+        let view = self.cluster.control().node_by_id(node).await?;
         let unreachable =
             |name: String, why: &str| Error::NodeUnreachable { node: name, why: why.into() };
-        let Some(view) = nodes.into_iter().find(|view| view.id == node) else {
+        let Some(view) = view else {
             return Err(unreachable(node.to_string(), "it is no node of this cluster any more"));
         };
         let NodeView { hostname, profile, ready, .. } = view;

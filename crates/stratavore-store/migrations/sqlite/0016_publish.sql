@@ -1,0 +1,1 @@
+-- The PostgreSQL file of the same number makes a function that saves round trips; here are none.

@@ -207,9 +207,9 @@ fn take_in(
 fn texts(text: &str) -> anyhow::Result<Vec<Vec<String>>> {
     let mut pieces = Vec::new();
     read("/t.jsonl", text, |_, _, observations| {
-        let said = observations.into_iter().filter_map(|observation| match observation {
-            Observation::Message(message) => Some(message.text),
-            _ => None,
+        let said = observations.into_iter().filter_map(|observation| {
+            let Observation::Message(message) = observation else { return None };
+            Some(message.text)
         });
         pieces.push(said.collect());
         Ok(())

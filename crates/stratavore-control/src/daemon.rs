@@ -8,31 +8,10 @@ use stratavore_core::caller::Caller;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_store::PoolStatus;
 
-use crate::budget;
 use crate::control::Control;
-use crate::embedding;
 use crate::error::Error;
-use crate::follow;
-use crate::host;
-use crate::notify;
-use crate::queue;
-use crate::refusal;
 use crate::runner::WaitFor;
-use crate::seal;
 use crate::supervisor::chain;
-use crate::vault;
-use crate::window;
-use crate::wishes::WISHES_EVERY;
-
-const RELAY_EVERY: Duration = Duration::from_secs(5);
-/// The same where other daemons write, whose word may be lost.
-const RELAY_EVERY_SHARED: Duration = Duration::from_secs(1);
-const WATCH_EVERY: Duration = Duration::from_secs(60);
-const LIVENESS_EVERY: Duration = Duration::from_secs(30);
-const PURGE_EVERY: Duration = Duration::from_secs(3600);
-const RETENTION_EVERY: Duration = Duration::from_secs(3600);
-const TRIM_EVERY: Duration = Duration::from_secs(3600);
-const CHECK_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// The most of a shutdown's grace that is kept for the store.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
@@ -100,142 +79,14 @@ impl Control {
         for id in strays {
             self.watch(id);
         }
-        let supervisor = &self.inner.supervisor;
-        let task = |control: &Control| control.clone();
-        let control = task(self);
-        let shared = self.inner.store.is_shared();
-        let relay_every = if shared { self.look_every(RELAY_EVERY_SHARED) } else { RELAY_EVERY };
-        supervisor.spawn_task("relay", relay_every, self.inner.relay_wake.clone(), move || {
-            let control = control.clone();
-            async move { control.relay().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("reconcile", WATCH_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.watch_all().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("liveness", LIVENESS_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.flush_liveness().await }
-        });
-        if self.inner.store.is_shared() {
-            let control = task(self);
-            supervisor.spawn_task("host", host::EVERY, Default::default(), move || {
-                let control = control.clone();
-                async move { control.keep_host().await }
-            });
-        }
-        let control = task(self);
-        supervisor.spawn_task("retention", RETENTION_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.remove_old().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("purge", PURGE_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.purge().await }
-        });
-        if shared {
-            let (control, wake) = (task(self), self.inner.wishes_wake.clone());
-            supervisor.spawn_task("wishes", self.look_every(WISHES_EVERY), wake, move || {
-                let control = control.clone();
-                async move { control.carry_out_wishes().await }
-            });
-        }
-        if shared {
-            let (control, every) = (task(self), self.inner.settings.server_every);
-            supervisor.spawn_task("server", every, Default::default(), move || {
-                let control = control.clone();
-                async move { control.look_at_server().await }
-            });
-            supervisor.spawn(self.clone().tell_others());
-            supervisor.spawn(self.clone().hear_others());
-        }
-        if let Some(settings) = self.inner.settings.rabbit.clone() {
-            supervisor.spawn(self.clone().deliver_to_rabbit(settings));
-        }
-        let (control, wake) = (task(self), self.inner.notify_wake.clone());
-        supervisor.spawn_task("notify", notify::LOOK_EVERY, wake, move || {
-            let control = control.clone();
-            async move { control.look_after_destinations().await }
-        });
-        let (control, wake) = (task(self), self.inner.budget_wake.clone());
-        let budgets_every = if shared { budget::EVERY_SHARED } else { budget::EVERY };
-        supervisor.spawn_task("budgets", budgets_every, wake, move || {
-            let control = control.clone();
-            async move { control.enforce_budgets().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("refusals", refusal::WINDOW, Default::default(), move || {
-            let control = control.clone();
-            async move { control.write_refusals().await }
-        });
-        let control = task(self);
-        let seal_every = if shared { seal::LOOK_SHARED } else { seal::CHECKPOINT_EVERY };
-        supervisor.spawn_task("audit", seal_every, self.inner.audit_wake.clone(), move || {
-            let control = control.clone();
-            async move { control.seal().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("trim", TRIM_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.trim().await }
-        });
+        self.begin_tasks();
         self.follow_all();
-        supervisor.spawn(self.clone().hear_of_files());
-        let (control, wake) = (task(self), self.inner.following.wake.clone());
-        supervisor.spawn_task("follow", follow::AGAIN, wake, move || {
-            let control = control.clone();
-            async move { control.read_followed().await }
-        });
-        let (control, wake) = (task(self), self.inner.documents.wake.clone());
-        supervisor.spawn_task("documents", vault::document::AGAIN, wake, move || {
-            let control = control.clone();
-            async move { control.keep_documents().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("levels", follow::LEVEL_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.look_at_levels().await }
-        });
         self.find_limited().await?;
-        let control = task(self);
-        supervisor.spawn_task("limits", window::LOOK_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.go_on_after_limits().await }
-        });
-        let (control, wake) = (task(self), self.inner.queue_wake.clone());
-        supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
-            let control = control.clone();
-            async move { control.work_off_queues().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("vault", vault::TIDY_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.tidy_vault().await }
-        });
-        let (control, wake) = (task(self), self.inner.embed_wake.clone());
-        supervisor.spawn_task("embeddings", embedding::EVERY, wake, move || {
-            let control = control.clone();
-            async move { control.embed_messages().await }
-        });
-        let control = task(self);
-        let alerts_every = self.inner.settings.alerts_every;
-        supervisor.spawn_task("alerts", alerts_every, Default::default(), move || {
-            let control = control.clone();
-            async move { control.tell_alerts().await }
-        });
-        let control = task(self);
-        supervisor.spawn_task("check", CHECK_EVERY, Default::default(), move || {
-            let control = control.clone();
-            async move { control.check_store().await }
-        });
         Ok(())
     }
 
     /// Looks for damage in the database. What it finds stands in the status until the next look.
-    async fn check_store(&self) -> Result<String, Error> {
+    pub(crate) async fn check_store(&self) -> Result<String, Error> {
         let stopping = self.inner.supervisor.stopping().clone();
         let whole = self.inner.store.check(move || !stopping.is_cancelled()).await?;
         Ok(if whole { "no damage found" } else { "cut short by the end of the daemon" }.into())

@@ -51,6 +51,7 @@ mod server;
 mod session;
 mod start;
 mod supervisor;
+mod task;
 mod trim;
 mod unsaid;
 mod upgrade;

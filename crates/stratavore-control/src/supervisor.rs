@@ -10,11 +10,37 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stratavore_core::clock::Clock;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::daemon::TaskStatus;
 use crate::error::Error;
+
+/// When a task runs.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    period: Duration,
+    wake: Arc<Notify>,
+    first: Duration,
+}
+
+impl Pace {
+    /// At once, and then this often.
+    pub(crate) fn every(period: Duration) -> Self {
+        Self { period, wake: Arc::default(), first: Duration::ZERO }
+    }
+
+    /// Also whenever this is notified.
+    pub(crate) fn or_when(self, wake: &Arc<Notify>) -> Self {
+        Self { wake: wake.clone(), ..self }
+    }
+
+    /// The first time so much later: what tidies up need not keep from answering who asks.
+    pub(crate) fn first_after(self, first: Duration) -> Self {
+        Self { first, ..self }
+    }
+}
 
 /// Spawns tasks and ends them.
 #[derive(Clone)]
@@ -62,23 +88,19 @@ impl Supervisor {
         self.tasks.spawn(future).await.map_err(Error::internal)?
     }
 
-    /// Runs `activate` now, then whenever `wake` is notified, and at least every `period`.
+    /// Runs `activate` at the pace.
     ///
     /// An activation takes no input and does no retries: the next one is the retry. A wake during
     /// a run is not lost, because a `Notify` keeps one permit.
-    pub fn spawn_task<R, F>(
-        &self,
-        name: &'static str,
-        period: Duration,
-        wake: Arc<Notify>,
-        mut activate: R,
-    ) where
+    pub(crate) fn spawn_task<R, F>(&self, name: &'static str, pace: Pace, mut activate: R)
+    where
         R: FnMut() -> F + Send + 'static,
         F: Future<Output = Result<String, Error>> + Send + 'static,
     {
         let this = self.clone();
+        let Pace { period, wake, first } = pace;
         self.tasks.spawn(async move {
-            let mut ticks = tokio::time::interval(period);
+            let mut ticks = tokio::time::interval_at(Instant::now() + first, period);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {

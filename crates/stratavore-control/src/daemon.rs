@@ -14,6 +14,7 @@ use crate::embedding;
 use crate::error::Error;
 use crate::follow;
 use crate::host;
+use crate::idle;
 use crate::notify;
 use crate::queue;
 use crate::refusal;
@@ -71,6 +72,8 @@ pub struct DaemonStatus {
     pub last_event_position: i64,
     pub tasks: Vec<TaskStatus>,
     pub state_dir: String,
+    /// How much output of this host's runners is kept, as it was seen last, and how much at most.
+    pub kept_output: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -131,6 +134,13 @@ impl Control {
             let control = control.clone();
             async move { control.remove_old().await }
         });
+        if let Some(max) = self.inner.settings.output_host_max {
+            let (control, every) = (task(self), self.inner.settings.output_every);
+            supervisor.spawn_task("output", every, Default::default(), move || {
+                let control = control.clone();
+                async move { control.hold_output(max).await }
+            });
+        }
         let control = task(self);
         supervisor.spawn_task("purge", PURGE_EVERY, Default::default(), move || {
             let control = control.clone();
@@ -204,6 +214,11 @@ impl Control {
         supervisor.spawn_task("limits", window::LOOK_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.go_on_after_limits().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("idle", idle::LOOK_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.stop_idle().await }
         });
         let (control, wake) = (task(self), self.inner.queue_wake.clone());
         supervisor.spawn_task("queue", queue::QUEUE_EVERY, wake, move || {
@@ -298,6 +313,7 @@ impl Control {
             last_event_position,
             tasks,
             state_dir: self.inner.settings.state_dir.display().to_string(),
+            kept_output: self.kept_output(),
         }
     }
 

@@ -30,6 +30,7 @@ mod relay;
 mod report;
 mod sample;
 mod search;
+mod slow;
 mod start;
 mod status;
 mod store;
@@ -64,6 +65,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("burst", burst::all_at_once),
     ("attach", attach::first_screen),
     ("output", output::throughput),
+    ("slow", slow::crowd),
     ("echo", echo::keystroke),
     ("status", status::wall),
     ("pueue", others::pueue),

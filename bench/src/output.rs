@@ -16,16 +16,20 @@ use crate::report::{Row, Target};
 use crate::sample::in_turns;
 
 /// How much is printed.
-const MEGABYTES: usize = 24;
+pub(crate) const MEGABYTES: usize = 24;
 
 /// A place for the producer's report, which it writes when all of it was taken from it.
-struct Reports {
+pub(crate) struct Reports {
     directory: tempfile::TempDir,
     number: u32,
 }
 
 impl Reports {
-    fn next(&mut self) -> anyhow::Result<(String, Vec<String>)> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Ok(Self { directory: tempfile::tempdir()?, number: 0 })
+    }
+
+    pub(crate) fn next(&mut self) -> anyhow::Result<(String, Vec<String>)> {
         self.number += 1;
         let report = self.directory.path().join(self.number.to_string()).display().to_string();
         let argv = words(&["produce", &MEGABYTES.to_string(), &report])?;
@@ -34,7 +38,7 @@ impl Reports {
 }
 
 /// Megabytes a second, as the producer saw it.
-fn rate(report: &str) -> anyhow::Result<f64> {
+pub(crate) fn rate(report: &str) -> anyhow::Result<f64> {
     let began = Instant::now();
     while !Path::new(report).exists() {
         ensure!(began.elapsed() < Duration::from_secs(60), "the producer never said how it went");
@@ -60,8 +64,7 @@ pub(crate) fn throughput(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let client = home.client()?;
     let tmux = Tmux::new()?;
     let dtach = Dtach::new()?;
-    let reports = Reports { directory: tempfile::tempdir()?, number: 0 };
-    let reports = std::cell::RefCell::new(reports);
+    let reports = std::cell::RefCell::new(Reports::new()?);
     let next = || reports.borrow_mut().next();
 
     let mut bare = || {

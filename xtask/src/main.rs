@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever typed it")]
 
 mod arrows;
+mod before;
 mod bench;
 mod install;
 mod lint;
@@ -23,7 +24,8 @@ usage: cargo xtask VERB [ARGUMENTS]
   run                    build, start a demo runner and show what to type next
   test [--fast] [ARGS]   install what the tests need, then formatting, clippy and every test;
                          --fast leaves out formatting and clippy; ARGS go to cargo test
-  test-long [ARGS]       the same with the long counts
+  test-long [ARGS]       the same with the long counts, and the version before beside this one,
+                         which it builds from the history
   lint                   formatting, clippy, documentation and arrows
   arrows                 check who may depend on whom
   reliability [--tier commit|full] [--only T-NAME] [--soak DURATION]

@@ -3,13 +3,14 @@
 //! One private PostgreSQL and one RabbitMQ serve the whole run. They end with us, whatever ends us (see
 //! `stratavore_testkit::postgres` and `rabbit`), so Ctrl-C leaves nothing behind.
 
+use stratavore_testkit::before::BEFORE_VARIABLE;
 use stratavore_testkit::postgres::{SERVER_VARIABLE, Server};
 use stratavore_testkit::rabbit::{BROKER_VARIABLE, Broker};
 use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
 use crate::workspace::{FEATURES, TESTED, cargo};
-use crate::{lint, machine};
+use crate::{before, lint, machine};
 
 /// How much the tests do: those that count, count higher in a long run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,16 @@ pub(crate) fn tests(
     if !built {
         return;
     }
+    let mut before = None;
+    if length == Length::Long && is_unset(BEFORE_VARIABLE) && before::is_wanted(forwarded) {
+        let built = steps.take("before", || {
+            before = Some(before::build()?);
+            Ok(())
+        });
+        if !built {
+            return;
+        }
+    }
     let mut server = None;
     let served = steps.take("postgres", || {
         if is_unset(SERVER_VARIABLE) {
@@ -83,6 +94,9 @@ pub(crate) fn tests(
     }
     if let Some(broker) = &broker {
         tests.env(BROKER_VARIABLE, broker.to_string());
+    }
+    if let Some(before) = &before {
+        tests.env(BEFORE_VARIABLE, before);
     }
     if length == Length::Long {
         tests.env(LONG_VARIABLE, "1");

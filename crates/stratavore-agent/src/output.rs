@@ -10,9 +10,11 @@
 //! Invariant: a byte's offset never changes, and no two bytes have the same.
 //! Invariant: what is read is what was written, or it is told that it is missing.
 
+mod kept;
 mod log;
 mod reader;
 
+pub use kept::{kept, remove_before};
 pub(crate) use log::{Appended, Missing, OutputLog};
 pub use reader::{Chunk, OutputReader};
 

@@ -100,6 +100,7 @@ keys! {
     "runner.unresponsive_after": runner.unresponsive_after = |g| duration(g, "200ms", "1d"), Shown::shown;
     "runner.launch_timeout": runner.launch_timeout = |g| duration(g, "1s", "1h"), Shown::shown;
     "runner.keep_ended": runner.keep_ended = |g| duration(g, "1s", "3650d"), Shown::shown;
+    "runner.output_host_max_bytes": runner.output_host_max_bytes = |g| size(g, "1MiB", "1048576GiB").map(Some), Shown::shown;
     "runner.restart_backoff": runner.restart_backoff = |g| duration(g, "10ms", "1h"), Shown::shown;
     "runner.restart_backoff_max": runner.restart_backoff_max = |g| duration(g, "10ms", "1d"), Shown::shown;
     "runner.crash_loop_limit": runner.crash_loop_limit = |g| count(g, 1, 1000), Shown::shown;

@@ -294,6 +294,8 @@ pub struct Runner {
     pub unresponsive_after: Duration,
     pub launch_timeout: Duration,
     pub keep_ended: Duration,
+    /// Of all runners of a host together; `None`: there is no limit but that of each.
+    pub output_host_max_bytes: Option<u64>,
     pub restart_backoff: Duration,
     pub restart_backoff_max: Duration,
     pub crash_loop_limit: u32,
@@ -309,6 +311,7 @@ impl Default for Runner {
             unresponsive_after: Duration::from_secs(30),
             launch_timeout: Duration::from_secs(60),
             keep_ended: Duration::from_secs(30 * 24 * 3600),
+            output_host_max_bytes: None,
             restart_backoff: Duration::from_secs(1),
             restart_backoff_max: Duration::from_secs(300),
             crash_loop_limit: 5,

@@ -15,7 +15,6 @@ use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
-use stratavore_core::liveness::Liveness;
 use stratavore_core::node::{Profile, Scheduling};
 use stratavore_core::price::Prices;
 use stratavore_core::restart::Backoff;
@@ -33,7 +32,10 @@ use crate::embedding::{Embedder, Patience};
 use crate::error::Error;
 use crate::follow::Following;
 use crate::host::Host;
+use crate::idle::Idle;
+use crate::kept::KeptOutput;
 use crate::links::{AgentCommand, Links};
+use crate::liveness::Heard;
 use crate::notify::{Destinations, NotifySettings};
 use crate::outage::Outage;
 use crate::outbox::RabbitSettings;
@@ -71,6 +73,10 @@ pub struct Settings {
     pub launch_timeout: Duration,
     /// How long the directory of a runner that has ended is kept.
     pub keep_ended: Duration,
+    /// How much output of all runners of this host together is kept; `None`: whatever each keeps.
+    pub output_host_max: Option<u64>,
+    /// How often it is looked whether that is too much.
+    pub output_every: Duration,
     /// How long an event is kept in the database; `None`: for ever.
     pub keep_events: Option<Duration>,
     /// How long anybody's transaction may be open before the status tells of it.
@@ -146,7 +152,7 @@ pub(crate) struct Inner {
     /// When it was built, by both clocks.
     began: (Timestamp, Duration),
     /// The latest heartbeats, of which the store gets a batch now and then.
-    pub(crate) liveness: Mutex<HashMap<RunnerId, Liveness>>,
+    pub(crate) liveness: Mutex<HashMap<RunnerId, Heard>>,
     /// Who is starting an agent just now. More at once would not be faster, and each takes a thread.
     pub(crate) starting: Semaphore,
     pub(crate) relay_wake: Arc<Notify>,
@@ -174,6 +180,8 @@ pub(crate) struct Inner {
     pub(crate) documents: Documents,
     pub(crate) prompting: Prompting,
     pub(crate) limited: Limited,
+    pub(crate) idle: Idle,
+    pub(crate) kept_output: KeptOutput,
     /// Whether this node takes runners, as it was told last.
     pub(crate) scheduling: Mutex<Scheduling>,
     pub(crate) vault: Vault,
@@ -227,6 +235,8 @@ impl Control {
             documents: Documents::default(),
             prompting: Prompting::default(),
             limited: Limited::default(),
+            idle: Idle::default(),
+            kept_output: KeptOutput::default(),
             scheduling: Mutex::default(),
             vault: parts.vault,
             embed_wake: Arc::default(),

@@ -50,6 +50,8 @@ pub struct DaemonStatus {
     pub last_event_position: i64,
     pub tasks: Vec<TaskStatus>,
     pub state_dir: String,
+    /// How much output of this host's runners is kept, as it was seen last, and how much at most.
+    pub kept_output: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -149,6 +151,7 @@ impl Control {
             last_event_position,
             tasks,
             state_dir: self.inner.settings.state_dir.display().to_string(),
+            kept_output: self.kept_output(),
         }
     }
 

@@ -413,6 +413,7 @@ fn describe(input: &Input) -> String {
         Input::StateMissing { .. } => "its directory is gone".into(),
         Input::LaunchInterrupted { .. } => "its launch was interrupted".into(),
         Input::Heard { .. } => "its agent answers again".into(),
+        Input::Idle { .. } => "it was idle for too long".into(),
         Input::Silent { .. } => "its agent does not answer".into(),
         Input::AgentRegistered { .. }
         | Input::Started { .. }

@@ -37,6 +37,8 @@ pub struct RunnerView {
     pub runner: Runner,
     pub project: String,
     pub liveness: Option<Liveness>,
+    /// How fast it prints, in bytes a second; known on its own host.
+    pub output_rate: Option<u64>,
     pub connected: bool,
     /// Its assistant says when it has a prompt.
     pub tells_of_prompts: bool,
@@ -120,7 +122,8 @@ impl Control {
         let liveness = liveness.filter(|liveness| liveness.epoch == runner.epoch);
         let connected = self.inner.links.is_connected(runner.id);
         let tells_of_prompts = self.tells_of_prompts(&runner);
-        RunnerView { runner, project, liveness, connected, tells_of_prompts }
+        let output_rate = self.output_rate(runner.id);
+        RunnerView { runner, project, liveness, output_rate, connected, tells_of_prompts }
     }
 
     pub async fn runner_list(

@@ -8,7 +8,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::supervisor::Pace;
 use crate::wishes::WISHES_EVERY;
-use crate::{budget, embedding, follow, host, notify, queue, refusal, seal, vault, window};
+use crate::{budget, embedding, follow, host, idle, notify, queue, refusal, seal, vault, window};
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
 /// The same where other daemons write, whose word may be lost.
@@ -65,6 +65,8 @@ impl Control {
         self.spawn_task("levels", levels, |c| async move { c.look_at_levels().await });
         let limits = every(window::LOOK_EVERY);
         self.spawn_task("limits", limits, |c| async move { c.go_on_after_limits().await });
+        let idle = every(idle::LOOK_EVERY);
+        self.spawn_task("idle", idle, |c| async move { c.stop_idle().await });
         let queue = every(queue::QUEUE_EVERY).or_when(&inner.queue_wake);
         self.spawn_task("queue", queue, |c| async move { c.work_off_queues().await });
         let embeddings = tidy(embedding::EVERY).or_when(&inner.embed_wake);
@@ -78,6 +80,10 @@ impl Control {
             tidy(RETENTION_EVERY),
             |c| async move { c.remove_old().await },
         );
+        if let Some(max) = settings.output_host_max {
+            let output = every(settings.output_every);
+            self.spawn_task("output", output, move |c| async move { c.hold_output(max).await });
+        }
         self.spawn_task("purge", tidy(PURGE_EVERY), |c| async move { c.purge().await });
         self.spawn_task("trim", tidy(TRIM_EVERY), |c| async move { c.trim().await });
         self.spawn_task("vault", tidy(vault::TIDY_EVERY), |c| async move { c.tidy_vault().await });

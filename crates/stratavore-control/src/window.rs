@@ -121,7 +121,7 @@ impl Control {
         }
     }
 
-    /// Remembers those that were limited when the daemon before this one ended.
+    /// Remembers those that were limited, or idle, when the daemon before this one ended.
     pub(crate) async fn find_limited(&self) -> Result<(), Error> {
         let here = RunnerFilter {
             node: Some(self.inner.node.id),
@@ -130,6 +130,7 @@ impl Control {
         };
         for (runner, _) in self.inner.store.runner_list(&here).await? {
             self.keep_limited(&runner);
+            self.keep_idle(&runner);
         }
         Ok(())
     }

@@ -18,9 +18,6 @@ pub enum Entity {
 }
 
 impl Entity {
-    pub const ALL: [Entity; 5] =
-        [Self::Project, Self::Runner, Self::Session, Self::Node, Self::Budget];
-
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Project => "project",
@@ -29,10 +26,6 @@ impl Entity {
             Self::Node => "node",
             Self::Budget => "budget",
         }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|e| e.as_str() == text)
     }
 }
 
@@ -67,7 +60,9 @@ pub struct Event {
     pub id: EventId,
     /// Where it stands among all published events; given by the relay when it publishes it.
     pub position: Option<i64>,
-    pub entity: Entity,
+    /// What kind of thing it is about: an [`Entity`], or what only a later version knows, whose daemon has
+    /// written it into the same database.
+    pub entity: String,
     /// The id of the entity.
     pub entity_id: String,
     /// What the entity was called then.

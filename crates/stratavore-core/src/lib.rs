@@ -19,6 +19,7 @@ pub mod event;
 pub mod id;
 pub mod idempotency;
 pub mod join;
+pub mod kept;
 pub mod lease;
 pub mod limits;
 pub mod liveness;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Upper limits of one runner; `None` is no limit.
 ///
 /// Memory, CPU and processes hold for the runner's whole process group together and are enforced
-/// by the kernel where a cgroup can be had. Wall time is enforced by the agent.
+/// by the kernel where a cgroup can be had. Wall time is enforced by the agent, idle time by the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -19,6 +19,8 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Seconds from the start of the assistant.
     pub wall_seconds: Option<u64>,
+    /// Seconds for which the assistant may say that it is idle, until it is stopped.
+    pub idle_seconds: Option<u64>,
 }
 
 impl Limits {
@@ -29,6 +31,7 @@ impl Limits {
             cpu_millis: self.cpu_millis.or(defaults.cpu_millis),
             pids: self.pids.or(defaults.pids),
             wall_seconds: self.wall_seconds.or(defaults.wall_seconds),
+            idle_seconds: self.idle_seconds.or(defaults.idle_seconds),
         }
     }
 
@@ -39,6 +42,7 @@ impl Limits {
             cpu_millis: edited(self.cpu_millis, edit.cpu_millis),
             pids: edited(self.pids, edit.pids),
             wall_seconds: edited(self.wall_seconds, edit.wall_seconds),
+            idle_seconds: edited(self.idle_seconds, edit.idle_seconds),
         }
     }
 
@@ -59,6 +63,8 @@ pub struct LimitsEdit {
     pub pids: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
 }
 
 /// A limit after an edit of it.

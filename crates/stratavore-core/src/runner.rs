@@ -1,6 +1,7 @@
 //! A runner: what it is made of. The rules of its life are in `life.rs`.
 
 mod env;
+mod idle;
 mod life;
 mod state;
 
@@ -19,6 +20,7 @@ use crate::{ItemId, NodeId, ProjectId, RunnerId, SessionId};
 
 pub use crate::activity::{Activity, Doing};
 pub use env::{EnvError, EnvValue, parse_env};
+pub use idle::IDLE_STOPPER;
 pub use life::{Input, Note, Outcome, Refusal};
 
 /// The identity of an agent: no other process, before or after, has the same.

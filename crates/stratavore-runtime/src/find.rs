@@ -138,7 +138,7 @@ pub(crate) fn cgroups(record: Option<&AgentRecord>) -> Vec<PathBuf> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "file times are the system clock's")]
-fn age(dir: &RunnerDir) -> Duration {
+pub(crate) fn age(dir: &RunnerDir) -> Duration {
     let changed = std::fs::metadata(dir.path()).and_then(|meta| meta.modified());
     changed.ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default()
 }

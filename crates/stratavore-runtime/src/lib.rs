@@ -7,6 +7,7 @@
 //! Invariant: secrets are handed to an agent in memory, never in arguments, environment or files.
 
 pub mod find;
+mod kept;
 pub mod output;
 pub mod process;
 pub mod socket;

@@ -164,14 +164,10 @@ pub(crate) struct EventRow {
 
 impl EventRow {
     pub(crate) fn into_event(self) -> Result<Event, StoreError> {
-        let entity = Entity::parse(&self.entity).ok_or_else(|| StoreError::Corrupt {
-            what: format!("event {}", self.id.0),
-            why: format!("it is about an unknown kind of thing, `{}`", self.entity.escape_debug()),
-        })?;
         Ok(Event {
             id: self.id.0,
             position: self.position,
-            entity,
+            entity: self.entity,
             entity_id: self.entity_id,
             name: self.name,
             project: self.project_id.map(|id| id.0),

@@ -3,6 +3,7 @@
 //! Only tests and `xtask` depend on it; no binary that users get does.
 
 pub mod assistant_home;
+pub mod before;
 pub mod clock;
 pub mod fuzz;
 pub mod mail;

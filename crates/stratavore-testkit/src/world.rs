@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct World {
     home: PathBuf,
     env: BTreeMap<String, String>,
+    /// Where the programs are; none: those of this build.
+    programs: Option<PathBuf>,
     _directory: tempfile::TempDir,
 }
 
@@ -54,7 +56,7 @@ impl World {
 
     fn at(home: PathBuf, directory: tempfile::TempDir) -> Self {
         fs::create_dir_all(home.join("work")).expect("a directory to work in");
-        Self { home, env: BTreeMap::new(), _directory: directory }
+        Self { home, env: BTreeMap::new(), programs: None, _directory: directory }
     }
 
     /// The same, with a configuration file.
@@ -70,6 +72,11 @@ impl World {
     /// Sets a variable for every program that is started from now on.
     pub fn set_env(&mut self, key: &str, value: &str) {
         self.env.insert(key.into(), value.into());
+    }
+
+    /// Has every program that is started from now on be the one of this directory; none: of this build.
+    pub fn set_programs(&mut self, directory: Option<&Path>) {
+        self.programs = directory.map(Path::to_owned);
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -91,7 +98,10 @@ impl World {
 
     /// A command with this home and nothing of the caller's environment that could matter.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(Self::program(program));
+        let mut command = Command::new(match &self.programs {
+            Some(directory) => directory.join(program),
+            None => Self::program(program),
+        });
         command.env_clear();
         for key in ["PATH", "HOME", "USER", "LANG", "TMPDIR", "SHELL"] {
             if let Some(value) = std::env::var_os(key) {

@@ -53,16 +53,18 @@ pub(crate) struct LimitsView {
     pub cpu: Option<f64>,
     pub pids: Option<u64>,
     pub wall_seconds: Option<u64>,
+    pub idle_seconds: Option<u64>,
 }
 
 impl From<&v1::Limits> for LimitsView {
     fn from(limits: &v1::Limits) -> Self {
-        let v1::Limits { memory, cpu_millis, pids, wall_seconds } = *limits;
+        let v1::Limits { memory, cpu_millis, pids, wall_seconds, idle_seconds } = *limits;
         Self {
             memory: limit(memory),
             cpu: cores(cpu_millis),
             pids: limit(pids),
             wall_seconds: limit(wall_seconds),
+            idle_seconds: limit(idle_seconds),
         }
     }
 }
@@ -132,6 +134,7 @@ pub(crate) struct UsageView {
     pub processes: u32,
     pub output_bytes: u64,
     pub output_at: Option<Timestamp>,
+    pub output_rate: Option<u64>,
     pub viewers: u32,
 }
 
@@ -144,6 +147,7 @@ impl From<&v1::Usage> for UsageView {
             processes: usage.processes,
             output_bytes: usage.output_bytes,
             output_at: time(usage.output_at_us),
+            output_rate: usage.output_rate,
             viewers: usage.viewers,
         }
     }
@@ -364,6 +368,9 @@ pub(crate) struct DaemonStatusView {
     pub health: String,
     pub problems: Vec<String>,
     pub state_dir: String,
+    /// Recorded output of the host's runners, where it has a limit.
+    pub output_bytes: Option<u64>,
+    pub output_max_bytes: Option<u64>,
     pub memory: u64,
     pub projects: u32,
     pub runners: BTreeMap<String, u64>,
@@ -394,6 +401,8 @@ impl From<&v1::DaemonStatus> for DaemonStatusView {
             health: status.health.clone(),
             problems: status.problems.clone(),
             state_dir: status.state_dir.clone(),
+            output_bytes: limit(status.output_max_bytes).map(|_| status.output_bytes),
+            output_max_bytes: limit(status.output_max_bytes),
             memory: status.memory,
             projects: status.projects,
             runners: status.runners.iter().map(|(state, n)| (state.clone(), *n)).collect(),

@@ -13,8 +13,8 @@ use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, Parts, RabbitSettings,
-    SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, OUTPUT_EVERY, Parts,
+    RabbitSettings, SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
@@ -414,6 +414,8 @@ impl Setup {
             unresponsive_after: runner.unresponsive_after,
             launch_timeout: runner.launch_timeout,
             keep_ended: runner.keep_ended,
+            output_host_max: runner.output_host_max_bytes,
+            output_every: or_as_tested("output_every", OUTPUT_EVERY),
             keep_events: self.config.events.keep,
             transaction_alarm: self.config.store.transaction_alarm,
             backoff: Backoff {

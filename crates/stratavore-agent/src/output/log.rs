@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use stratavore_core::Timestamp;
 
-use super::{index_path, segment_path, segments};
+use super::{index_path, kept, segment_path};
 
 /// How long after a failed write the next one is tried, in microseconds.
 const RETRY: i64 = 250_000;
@@ -71,10 +71,7 @@ impl OutputLog {
         max_bytes: u64,
         end: Option<u64>,
     ) -> io::Result<Self> {
-        let mut older = Vec::new();
-        for start in segments(&dir)? {
-            older.push((start, fs::metadata(segment_path(&dir, start))?.len()));
-        }
+        let older = kept(&dir)?;
         let recorded = older.last().map_or(0, |(start, len)| start + len);
         let end = end.unwrap_or(recorded).max(recorded);
         Ok(Self {

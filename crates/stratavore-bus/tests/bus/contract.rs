@@ -17,7 +17,7 @@ fn event(position: i64) -> Event {
     Event {
         id: EventId::from_entropy(i128::from(position).to_be_bytes()),
         position: Some(position),
-        entity: Entity::Runner,
+        entity: Entity::Runner.as_str().into(),
         entity_id: "run_1".into(),
         name: "one".into(),
         project: None,

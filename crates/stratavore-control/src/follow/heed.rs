@@ -119,6 +119,7 @@ impl Control {
         }
         self.keep_level(&now);
         self.keep_limited(&now);
+        self.keep_idle(&now);
         self.say_unsaid(&now).await
     }
 

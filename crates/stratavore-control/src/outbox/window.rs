@@ -194,7 +194,7 @@ mod tests {
         Event {
             id: EventId::from_entropy([position as u8; 16]),
             position: Some(position),
-            entity: Entity::Runner,
+            entity: Entity::Runner.as_str().into(),
             entity_id: format!("run_{entity}"),
             name: String::new(),
             project: None,

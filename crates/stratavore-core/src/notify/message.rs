@@ -288,7 +288,7 @@ mod tests {
         Event {
             id: EventId::from_entropy([position as u8; 16]),
             position: Some(position),
-            entity: Entity::Runner,
+            entity: Entity::Runner.as_str().into(),
             entity_id: RunnerId::from_entropy([1; 16]).to_string(),
             name: format!("r{position}"),
             project: None,

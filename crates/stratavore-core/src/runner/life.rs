@@ -82,6 +82,12 @@ pub enum Input {
         note: Note,
     },
     Stop(Stop),
+    /// It is to be stopped if it has been idle for too long at `at`, and is so still.
+    Idle {
+        epoch: i64,
+        at: Timestamp,
+        stop: Stop,
+    },
     Pause,
     Unpause,
 }
@@ -144,6 +150,7 @@ impl Runner {
                 | Input::StateMissing { .. }
                 | Input::Silent { .. }
                 | Input::Heard { .. }
+                | Input::Idle { .. }
                 | Input::Noted { .. }
                 | Input::Activity { .. } => Ok(Outcome::Unchanged),
             };
@@ -178,6 +185,10 @@ impl Runner {
             Input::Activity { doing, .. } => self.activity_changed(doing, now),
             Input::Noted { seq, note, .. } => self.noted(seq, note, now),
             Input::Stop(stop) => self.stop(stop, now),
+            Input::Idle { at, stop, .. } => match self.idle_until() {
+                Some(until) if until <= at => self.stop(stop, now),
+                Some(_) | None => Outcome::Unchanged,
+            },
             Input::Pause => return self.pause(now),
             Input::Unpause => self.unpause(now),
         })
@@ -531,6 +542,7 @@ impl Input {
             | Self::Silent { epoch }
             | Self::Heard { epoch }
             | Self::Activity { epoch, .. }
+            | Self::Idle { epoch, .. }
             | Self::Noted { epoch, .. } => Some(*epoch),
             Self::Stop(_) | Self::Pause | Self::Unpause => None,
         }

@@ -5,8 +5,8 @@ use stratavore_core::Timestamp;
 use stratavore_core::limits::Limits;
 use stratavore_core::restart::{RestartPolicy, Restarts};
 use stratavore_core::runner::{
-    Activity, After, AgentIdentity, Cause, Command, Desired, Doing, Exit, Input, Note,
-    ProcessIdentity, Runner, RunnerState, Stop,
+    Activity, After, AgentIdentity, Cause, Command, Desired, Doing, Exit, IDLE_STOPPER, Input,
+    Note, ProcessIdentity, Runner, RunnerState, Stop,
 };
 use stratavore_core::{NodeId, ProjectId, RunnerId};
 
@@ -109,6 +109,11 @@ pub(crate) fn input() -> impl Strategy<Value = Input> {
             epoch,
             seq,
             note: Note::OutputGap { from: 1, to: 2, why: "full".into() }
+        }),
+        (1..4i64, 0..20i64).prop_map(|(epoch, second)| Input::Idle {
+            epoch,
+            at: at(second),
+            stop: Stop { by: IDLE_STOPPER.into(), grace_ms: 1, force: false, after: After::End },
         }),
         stop.prop_map(Input::Stop),
         Just(Input::Pause),

@@ -3,6 +3,7 @@
 mod clock;
 mod fuzz;
 mod given;
+mod idle;
 mod life;
 mod reconcile;
 mod usage;

@@ -62,6 +62,27 @@ on_both_databases! {
         assert_eq!(store.outbox_depth().await.unwrap().pending, 0);
     }
 
+    /// A daemon of a later version may write into the same database, and this one may be the one that publishes.
+    async fn events_about_what_only_a_later_version_knows_are_published_and_read_as_they_are(db: TestStore) {
+        let store = db.store();
+        let lease = relay(store).await;
+        busy(store, "alpha", 1).await;
+        let time = if db.file().is_some() { "1000000" } else { "to_timestamp(1)" };
+        raw::execute(&db, &format!("INSERT INTO events (id, entity, entity_id, name, seq, kind, at, caused_by, data)
+            VALUES ('{}', 'gadget', 'gad_1', 'one', 1, 'gadget.made', {time}, 'ada', '{{}}')",
+            EventId::from_entropy([7; 16]))).await.unwrap();
+        raw::execute(&db, "INSERT INTO outbox (destination, event_id, created_at)
+            SELECT 'bus', id, at FROM events WHERE entity = 'gadget'").await.unwrap();
+        busy(store, "beta", 1).await;
+
+        let published = store.outbox_publish(&lease, 10).await.unwrap();
+        assert_eq!(published.len(), 5, "nobody's events wait for one that is not understood");
+        let listed = store.event_list(0, &EventFilter::default(), 10).await.unwrap();
+        assert_eq!(listed, published);
+        let gadget = listed.iter().find(|event| event.entity == "gadget").unwrap();
+        assert_eq!((&*gadget.entity_id, &*gadget.kind), ("gad_1", "gadget.made"));
+    }
+
     /// T-OUTBOX, the store's part.
     async fn positions_have_no_gap_and_keep_each_entitys_order_under_concurrent_writers(db: TestStore) {
         let daemons = [db.store().clone(), db.another().await];

@@ -184,6 +184,7 @@ fn details(context: &Context, status: &DaemonStatus) -> Result<(), Failure> {
                 status.last_event_position, status.outbox_pending
             ),
         ),
+        ("output", kept_output(status)),
         ("node", format!("{} ({})", status.hostname, status.node_id)),
         ("state", status.state_dir.clone()),
         ("log", context.paths.daemon_log().display().to_string()),
@@ -212,6 +213,16 @@ fn details(context: &Context, status: &DaemonStatus) -> Result<(), Failure> {
     }
     context.ui.line("")?;
     context.ui.table(&table)
+}
+
+/// How much output is kept, where that has a limit.
+fn kept_output(status: &DaemonStatus) -> String {
+    match status.output_max_bytes {
+        0 => String::new(),
+        max => {
+            format!("{} kept of at most {}", units::bytes(status.output_bytes), units::bytes(max))
+        }
+    }
 }
 
 /// How many runners are in which state, in words.

@@ -42,6 +42,9 @@ pub(crate) struct LimitArgs {
     /// How long it may run, such as 2h, or none
     #[arg(long, value_name = "DURATION", value_parser = or_none(parse_seconds), help_heading = "Limits of a runner")]
     wall: Option<u64>,
+    /// How long it may be idle until it is stopped, such as 8h, or none
+    #[arg(long, value_name = "DURATION", value_parser = or_none(parse_seconds), help_heading = "Limits of a runner")]
+    stop_idle: Option<u64>,
 }
 
 fn parse_count(text: &str) -> Result<u64, String> {
@@ -89,6 +92,7 @@ impl LimitArgs {
             cpu_millis: self.cpu,
             pids: self.pids,
             wall_seconds: self.wall,
+            idle_seconds: self.stop_idle,
         };
         (edit != LimitsEdit::default()).then_some(edit)
     }
@@ -100,6 +104,7 @@ impl LimitArgs {
             cpu_millis: edit.cpu_millis(),
             pids: edit.pids(),
             wall_seconds: edit.wall_seconds(),
+            idle_seconds: edit.idle_seconds(),
         })
     }
 }
@@ -118,6 +123,9 @@ pub(crate) fn limits_text(limits: &Limits) -> String {
     }
     if limits.wall_seconds != 0 {
         parts.push(format!("wall time {}", units::span(Duration::from_secs(limits.wall_seconds))));
+    }
+    if limits.idle_seconds != 0 {
+        parts.push(format!("idle time {}", units::span(Duration::from_secs(limits.idle_seconds))));
     }
     if parts.is_empty() { "none".into() } else { parts.join(", ") }
 }

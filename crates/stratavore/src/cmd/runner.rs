@@ -206,8 +206,11 @@ fn show(context: &Context, runner: &Runner) -> Result<(), Failure> {
             .join(" ");
         let number = |n: u32| if n == 0 { String::new() } else { n.to_string() };
         let usage = runner.usage.as_ref().map_or_else(String::new, |usage| {
+            let rate = usage
+                .output_rate
+                .map_or_else(String::new, |rate| format!(" ({}/s)", units::bytes(rate)));
             format!(
-                "memory {}, CPU time {}, processes {}, output {}, viewers {}",
+                "memory {}, CPU time {}, processes {}, output {}{rate}, viewers {}",
                 units::bytes(usage.memory),
                 units::span(Duration::from_millis(usage.cpu_ms)),
                 usage.processes,

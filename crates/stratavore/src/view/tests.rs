@@ -12,7 +12,13 @@ fn runner() -> v1::Runner {
         argv: vec!["claude".into(), "--model".into(), "opus".into()],
         env: vec![v1::EnvVariable { key: "TOKEN".into(), value: "file:/home/me/token".into() }],
         directory: "/src/api".into(),
-        limits: Some(v1::Limits { memory: 2 << 30, cpu_millis: 1500, pids: 0, wall_seconds: 7200 }),
+        limits: Some(v1::Limits {
+            memory: 2 << 30,
+            cpu_millis: 1500,
+            pids: 0,
+            wall_seconds: 7200,
+            idle_seconds: 0,
+        }),
         restart: "on-failure".into(),
         desired: "running".into(),
         state: "running".into(),
@@ -34,6 +40,7 @@ fn runner() -> v1::Runner {
             output_bytes: 4096,
             output_at_us: 0,
             viewers: 1,
+            output_rate: Some(512),
         }),
         connected: true,
         ..v1::Runner::default()

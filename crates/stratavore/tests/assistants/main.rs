@@ -13,6 +13,7 @@ mod exports;
 mod headless;
 mod holder;
 mod hooks;
+mod idle;
 mod ledger;
 mod prompts;
 mod restored;

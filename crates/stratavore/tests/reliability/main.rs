@@ -5,6 +5,7 @@
 
 mod agentkill;
 mod auditcov;
+mod before;
 mod bloat;
 mod cancel;
 mod drain;

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use stratavore_store::testing::schema::{Next, make_kept, make_next, newest};
 use stratavore_store::testing::{on_server, sqlite_execute, sqlite_texts};
 use stratavore_store::{Database, PoolSettings, Settings};
+use stratavore_testkit::before::Before;
 use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::on_runtime;
@@ -311,6 +312,9 @@ fn t_mig_daemons_of_two_versions_keep_a_quota_together() {
     let database = database();
     let mut worlds: [World; 2] =
         std::array::from_fn(|_| World::with_config(&database.settings(&database.socket_dir)));
+    let before = Before::find(&worlds[0]);
+    worlds[0].set_programs(Some(&before.directory));
+    // Copies of ours know less of the schema than ours; the real ones do so anyway.
     let older = newest() - 1;
     worlds[0].set_env("STRATAVORE_TEST_SCHEMA", &older.to_string());
     worlds[0].run(["daemon", "start"]).ok();

@@ -179,7 +179,8 @@ async fn send_output(
             (Some(from), _, _) => from,
             (None, Some(lines), _) => offset_of_last_lines(&mut reader, lines)?,
             (None, None, Some(since)) => reader.offset_at(since)?.unwrap_or(0),
-            (None, None, None) => reader.bounds()?.0,
+            // What of it is no longer kept is told as a gap.
+            (None, None, None) => 0,
         };
         Ok((reader, offset))
     })

@@ -24,12 +24,14 @@ fn limit(value: u64) -> Option<u64> {
 }
 
 pub(super) fn limits(message: Option<v1::Limits>) -> Limits {
-    let v1::Limits { memory, cpu_millis, pids, wall_seconds } = message.unwrap_or_default();
+    let v1::Limits { memory, cpu_millis, pids, wall_seconds, idle_seconds } =
+        message.unwrap_or_default();
     Limits {
         memory: limit(memory),
         cpu_millis: limit(cpu_millis),
         pids: limit(pids),
         wall_seconds: limit(wall_seconds),
+        idle_seconds: limit(idle_seconds),
     }
 }
 
@@ -39,6 +41,7 @@ fn limits_message(limits: Limits) -> v1::Limits {
         cpu_millis: limits.cpu_millis.unwrap_or(0),
         pids: limits.pids.unwrap_or(0),
         wall_seconds: limits.wall_seconds.unwrap_or(0),
+        idle_seconds: limits.idle_seconds.unwrap_or(0),
     }
 }
 
@@ -64,8 +67,8 @@ pub(super) fn quota(message: v1::Quota) -> Quota {
 }
 
 pub(super) fn limits_edit(message: v1::LimitsEdit) -> LimitsEdit {
-    let v1::LimitsEdit { memory, cpu_millis, pids, wall_seconds } = message;
-    LimitsEdit { memory, cpu_millis, pids, wall_seconds }
+    let v1::LimitsEdit { memory, cpu_millis, pids, wall_seconds, idle_seconds } = message;
+    LimitsEdit { memory, cpu_millis, pids, wall_seconds, idle_seconds }
 }
 
 pub(super) fn quota_edit(message: v1::QuotaEdit) -> QuotaEdit {
@@ -97,7 +100,7 @@ pub(super) fn project(project: Project, live_runners: u32) -> v1::Project {
 }
 
 pub(super) fn runner(view: RunnerView) -> v1::Runner {
-    let RunnerView { runner, project, liveness, connected, tells_of_prompts } = view;
+    let RunnerView { runner, project, liveness, output_rate, connected, tells_of_prompts } = view;
     let ended = runner.state.ended().map(|(cause, at)| (cause.to_string(), at));
     let last_end = runner.last_end;
     let not_before = match &runner.state {
@@ -155,6 +158,7 @@ pub(super) fn runner(view: RunnerView) -> v1::Runner {
             output_bytes: liveness.output_bytes,
             output_at_us: micros(liveness.output_at),
             viewers: liveness.viewers,
+            output_rate,
         }),
         connected,
         last_cause: last_end.as_ref().map(|end| end.cause.to_string()).unwrap_or_default(),
@@ -213,7 +217,7 @@ pub(super) fn event(event: Event) -> v1::Event {
     v1::Event {
         id: event.id.to_string(),
         position: event.position.unwrap_or(0),
-        entity: event.entity.as_str().into(),
+        entity: event.entity,
         entity_id: event.entity_id,
         name: event.name,
         project_id: event.project.map(|id| id.to_string()).unwrap_or_default(),
@@ -251,6 +255,7 @@ pub(super) fn daemon_status(status: DaemonStatus) -> v1::DaemonStatus {
         (false, false) => "degraded",
     };
     let pool = status.pool;
+    let (output_bytes, output_max_bytes) = status.kept_output.unwrap_or_default();
     v1::DaemonStatus {
         id: status.daemon.id.to_string(),
         node_id: status.node.id.to_string(),
@@ -290,6 +295,8 @@ pub(super) fn daemon_status(status: DaemonStatus) -> v1::DaemonStatus {
             })
             .collect(),
         state_dir: status.state_dir,
+        output_bytes,
+        output_max_bytes,
     }
 }
 

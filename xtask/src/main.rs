@@ -6,6 +6,7 @@
 
 mod arrows;
 mod bench;
+mod brokers;
 mod install;
 mod lint;
 mod machine;

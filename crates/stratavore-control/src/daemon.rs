@@ -14,6 +14,7 @@ use crate::embedding;
 use crate::error::Error;
 use crate::follow;
 use crate::host;
+use crate::journal;
 use crate::notify;
 use crate::queue;
 use crate::refusal;
@@ -21,6 +22,7 @@ use crate::runner::WaitFor;
 use crate::seal;
 use crate::supervisor::chain;
 use crate::vault;
+use crate::verify;
 use crate::window;
 use crate::wishes::WISHES_EVERY;
 
@@ -181,6 +183,16 @@ impl Control {
         supervisor.spawn_task("trim", TRIM_EVERY, Default::default(), move || {
             let control = control.clone();
             async move { control.trim().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("verify", verify::LOOK_EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.verify_daily().await }
+        });
+        let control = task(self);
+        supervisor.spawn_task("journal", journal::EVERY, Default::default(), move || {
+            let control = control.clone();
+            async move { control.compare_journal().await }
         });
         self.follow_all();
         supervisor.spawn(self.clone().hear_of_files());

@@ -13,6 +13,7 @@ mod audit;
 mod bare;
 mod broker;
 mod burst;
+mod cluster;
 mod echo;
 mod given;
 mod growth;
@@ -72,6 +73,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("shpool", others::shpool),
     ("runners", store::runners),
     ("transactions", store::launches),
+    ("cluster", cluster::three_against_one),
     ("idle", idle::at_rest),
     ("start", start::to_ready),
     ("growth", growth::ten_times),

@@ -7,6 +7,7 @@
 mod arrows;
 mod before;
 mod bench;
+mod brokers;
 mod install;
 mod lint;
 mod machine;

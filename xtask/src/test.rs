@@ -10,7 +10,7 @@ use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
 use crate::workspace::{FEATURES, TESTED, cargo};
-use crate::{before, lint, machine};
+use crate::{before, brokers, lint, machine};
 
 /// How much the tests do: those that count, count higher in a long run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub(crate) fn test(arguments: &[String], length: Length) -> anyhow::Result<()> {
     }
     let forwarded: Vec<&str> = forwarded.iter().map(|argument| argument.as_str()).collect();
     tests(&mut steps, &forwarded, length, &[]);
+    if length == Length::Long && forwarded.is_empty() {
+        brokers::test(&mut steps);
+    }
     steps.finish()
 }
 

@@ -25,7 +25,7 @@ use crate::kill::Target;
 use crate::runner::{Life, Runner, Wish};
 use crate::signals::Signals;
 use crate::stop::Stopping;
-use crate::{child, drain, link, observe, pty, socket, upgrade};
+use crate::{child, drain, link, observe, pty, socket, upgrade, visits};
 
 /// How long a program has to end when the host wants the agent to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -66,6 +66,8 @@ impl Agent {
         tasks.spawn_local(async move { socket::serve(runner, &listener).await });
         let runner = Rc::clone(&self.runner);
         tasks.spawn_local(async move { observe::run(runner).await });
+        let runner = Rc::clone(&self.runner);
+        tasks.spawn_local(async move { visits::run(runner).await });
         if self.runner.process().is_some() {
             self.run_terminal(&mut tasks);
         }

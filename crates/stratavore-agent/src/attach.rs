@@ -17,6 +17,7 @@ use crate::runner::Runner;
 use crate::screen::Size;
 use crate::socket::{Connection, frame, screen};
 use crate::terminal::Next;
+use crate::visits::{Stay, Visitor};
 
 /// The most output in one frame.
 const CHUNK: usize = 32 * 1024;
@@ -27,6 +28,7 @@ const WHO_MAX: usize = 200;
 struct Place {
     runner: Rc<Runner>,
     id: u64,
+    stay: Stay,
 }
 
 impl Drop for Place {
@@ -42,15 +44,17 @@ impl Drop for Place {
 pub(crate) async fn run(
     runner: &Rc<Runner>,
     connection: Connection,
+    visitor: Visitor,
     who: String,
     wish: Attach,
     welcome: impl Fn(bool) -> FromAgentSocket,
 ) -> Result<(), FrameError> {
     let who = who.chars().filter(|c| !c.is_control()).take(WHO_MAX).collect();
     let size = Size::new(wish.columns, wish.rows);
+    let stay = runner.stays(&visitor, !wish.read_only);
     let id = runner.viewers.borrow_mut().attach(who, wish.read_only, wish.steal, size);
     runner.terminal.borrow_mut().watch();
-    let place = Place { runner: Rc::clone(runner), id };
+    let place = Place { runner: Rc::clone(runner), id, stay };
     runner.changed.send_replace(());
     // At once if it may, so that the first picture has the right size.
     if runner.fit_size().is_err() {
@@ -75,6 +79,7 @@ async fn hear(place: &Place, mut frames: SplitStream<Connection>) -> Result<(), 
             Some(to_agent_socket::Kind::Input(bytes)) => {
                 if runner.viewers.borrow().is_writer(place.id) {
                     let _turn = runner.input.turn().await;
+                    place.stay.typed(bytes.len());
                     // What a program does not read is dropped in the end; the screen shows that.
                     let _typed = runner.input.push(&bytes).await;
                 }

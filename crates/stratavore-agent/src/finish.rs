@@ -51,11 +51,14 @@ impl Agent {
             runner.report_missing(missing);
         }
         runner.input.close();
+        runner.visits_over();
         failpoint("exit_before_report");
         *runner.life.borrow_mut() = Life::Ended(exit.clone());
         let seq = runner.report(What::Exited(told(&exit)));
         runner.changed.send_replace(());
         self.linger(&exit, seq, &mut recorded).await;
+        // Of those who came in between. The daemon looks once more when the line ends.
+        runner.visits_over();
         failpoint("exit_told");
         // Nobody can be let in any more, and the lock goes last, with the process.
         let _removed = std::fs::remove_file(runner.dir.socket());

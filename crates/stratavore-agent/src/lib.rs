@@ -47,6 +47,7 @@ mod terminal;
 mod upgrade;
 mod usage;
 mod viewers;
+mod visits;
 
 pub use start::{StartError, run};
 pub use upgrade::{STATE_FORM, resume};

@@ -72,12 +72,16 @@ pub(crate) async fn run(runner: &Runner) {
                 taken_in(runner, &welcome);
                 let ended = speak(runner, line, heartbeat).await;
                 set_linked(runner, false);
+                runner.daemon_pid.set(None);
                 match ended {
                     Ok(never) => match never {},
                     Err(error) => error,
                 }
             }
-            Err(error) => error,
+            Err(error) => {
+                runner.daemon_pid.set(None);
+                error
+            }
         };
         match error {
             LinkError::Ending => return,
@@ -133,6 +137,8 @@ async fn dial_in_turn(runner: &Runner) -> Result<(Line, Welcome), LinkError> {
 
 async fn dial(runner: &Runner, socket: &Path) -> Result<(Line, Welcome), LinkError> {
     let stream = unix::connect(socket).map_err(LinkError::Dial)?;
+    // It may come to our socket before it has answered.
+    runner.daemon_pid.set(unix::peer_pid(&stream));
     let mut line: Line = Framed::new(stream, FrameCodec::default());
     failpoint("before_hello");
     line.send(FromAgent { kind: Some(from_agent::Kind::Hello(hello(runner))) }).await?;
@@ -192,7 +198,7 @@ async fn speak(
     // A poke that came while this line was made has what it wanted.
     let _fulfilled = futures_util::FutureExt::now_or_never(runner.poked.notified());
     let mut told = runner.told.subscribe();
-    let (mut sent, mut signals) = (0, 0);
+    let (mut sent, mut signals, mut visits) = (0, 0, 0);
     let mut beat = Instant::now();
     loop {
         told.mark_unchanged();
@@ -208,6 +214,11 @@ async fn speak(
         if end > signals {
             signals = end;
             line.feed(FromAgent { kind: Some(from_agent::Kind::Signals(end)) }).await?;
+        }
+        let end = runner.visits.end();
+        if end > visits {
+            visits = end;
+            line.feed(FromAgent { kind: Some(from_agent::Kind::Visits(end)) }).await?;
         }
         line.flush().await?;
         tokio::select! {

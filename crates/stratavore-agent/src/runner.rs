@@ -23,6 +23,7 @@ use crate::screen::Size;
 use crate::spool::Spool;
 use crate::terminal::Terminal;
 use crate::viewers::Viewers;
+use crate::visits::Visits;
 
 /// The time between two changes of the terminal's size.
 const RESIZE_EVERY: Duration = Duration::from_millis(50);
@@ -77,6 +78,8 @@ pub(crate) struct Runner {
     pub told: watch::Sender<()>,
     /// Since when, on the monotonic clock, no daemon has taken this agent in; `None`: one has.
     pub unlinked_since: Cell<Option<Duration>>,
+    /// The daemon that this agent dials or is linked to, by the kernel's word.
+    pub daemon_pid: Cell<Option<u32>>,
     /// Why the latest upgrade failed, until that is told.
     pub upgrade_failed: RefCell<Option<String>>,
     /// How many connections of the agent's own socket are open.
@@ -84,6 +87,7 @@ pub(crate) struct Runner {
     /// Somebody wants us to dial the daemon now.
     pub poked: Notify,
     pub observing: Observing,
+    pub visits: Visits,
     /// A viewer came, left, or has another size.
     pub resized: Notify,
     pub resized_at: Cell<Duration>,

@@ -1,4 +1,5 @@
-//! The log of signals: what a running assistant tells of itself, a JSON line each.
+//! The log of signals: what a running assistant tells of itself, a JSON line each. The log of visits is one
+//! of the same form.
 //!
 //! The agent writes it down as it comes, and the daemon reads it from where it has read last, whether it
 //! was there at the time or not. It stands in `signals/` of the runner's directory, in segments that
@@ -12,7 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use stratavore_core::signal::Signal;
+use serde::Serialize;
 
 /// Where a new segment begins.
 const SEGMENT: u64 = 4 << 20;
@@ -58,9 +59,9 @@ impl SignalLog {
         self.end
     }
 
-    /// Writes a signal down.
-    pub(crate) fn append(&mut self, signal: &Signal) -> io::Result<()> {
-        let mut line = serde_json::to_vec(signal).map_err(io::Error::other)?;
+    /// Writes a line down.
+    pub(crate) fn append(&mut self, line: &impl Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(line).map_err(io::Error::other)?;
         line.push(b'\n');
         if self.file.is_none() || self.end - self.begin >= SEGMENT {
             let path = self.dir.join(format!("{:020}.jsonl", self.end));
@@ -77,6 +78,11 @@ impl SignalLog {
         }
         self.end += line.len() as u64;
         Ok(())
+    }
+
+    /// Has what was written survive a crash of the host.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
     /// Lets go of the oldest beyond what is kept.
@@ -184,7 +190,7 @@ pub fn forget(dir: &Path, read: u64) -> io::Result<()> {
 mod tests {
     use serde_json::json;
     use stratavore_core::Timestamp;
-    use stratavore_core::signal::What;
+    use stratavore_core::signal::{Signal, What};
 
     use super::*;
 

@@ -3,11 +3,13 @@
 //! Invariant: only the agent's own user, and root, are let in.
 //! Invariant: no program inside a runner types into one, attaches to one, or reads another one.
 //! Invariant: what one connection sends, or does not read, harms no other one.
+//! Invariant: whatever it lets somebody do, or not, is written down for the record before.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use stratavore_core::visit::Deed;
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
     AnswerHook, Done, FromAgentSocket, Screen, SendInput, SocketHello, SocketRefused,
@@ -23,6 +25,7 @@ use crate::input::Text;
 use crate::inside::Place;
 use crate::runner::{Life, Runner};
 use crate::screen::Picture;
+use crate::visits::Visitor;
 use crate::{attach, observe, replay};
 
 /// How many connections there may be at a time.
@@ -77,19 +80,46 @@ pub(crate) async fn refuse(
         .await
 }
 
-fn may_come_in(stream: &UnixStream) -> bool {
+/// Whoever is at the other end, and where. To be asked at once: it is known by the process that connected,
+/// which may hand the connection to another one and end. `None`: the kernel does not say.
+fn other_end(runner: &Runner, stream: &UnixStream) -> Option<(Visitor, Place, bool)> {
+    let peer = stream.peer_cred().ok()?;
     let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
-}
-
-/// Where the other side is. To be asked at once: it is known by the process that connected, which
-/// may hand the connection to another one and end.
-fn place(runner: &Runner, stream: &UnixStream) -> Place {
-    let pid = stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok());
-    match (pid, runner.dir.path().parent()) {
+    let allowed = peer.uid() == own || peer.uid() == 0;
+    let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+    let place = match (pid, runner.dir.path().parent()) {
         (Some(pid), Some(runners)) => Place::of(pid, runners),
         (None, _) | (_, None) => Place::Unknown,
+    };
+    Some((Visitor::of(runner, peer.uid(), pid, place), place, allowed))
+}
+
+/// What somebody wishes for, as the record has it.
+fn deed(wish: &Wish) -> Deed {
+    match wish {
+        Wish::Attach(_) => Deed::Attach,
+        Wish::Send(_) | Wish::Again(_) => Deed::Send,
+        Wish::Output(_) | Wish::Screen(_) => Deed::Read,
+        Wish::Hook(_) => Deed::Hook,
+        Wish::Answer(_) => Deed::Answer,
+        Wish::Poke(_) => Deed::Poke,
     }
+}
+
+/// Sends somebody away who may not, and writes that down first.
+async fn turn_away(
+    runner: &Runner,
+    connection: &mut Connection,
+    visitor: &Visitor,
+    first: &ToAgentSocket,
+    why: &str,
+) -> Result<(), FrameError> {
+    if let Some(to_agent_socket::Kind::Hello(hello)) = &first.kind
+        && let Some(wish) = &hello.wish
+    {
+        runner.turned_away(visitor, deed(wish), why);
+    }
+    refuse(connection, why).await
 }
 
 /// Why somebody at `place` is not granted `wish`; `None`: it is granted.
@@ -136,21 +166,21 @@ impl Drop for Counted {
 
 async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
     let _counted = Counted::new(&runner);
-    let allowed = may_come_in(&stream);
-    let place = place(&runner, &stream);
+    let Some((visitor, place, allowed)) = other_end(&runner, &stream) else { return };
     let Ok(stream) = unix::Stream::new(stream) else { return };
     let mut connection: Connection = Framed::new(stream, FrameCodec::default());
     // Whatever breaks a connection concerns nobody else. A greeting is read before it is refused, or
     // whoever sends it may not come to read why.
     let _ended = match timeout(GREETING, connection.next()).await {
         Ok(Some(Ok(first))) if allowed && !crowded => {
-            converse(&runner, connection, place, first).await
+            converse(&runner, connection, visitor, place, first).await
         }
-        Ok(Some(Ok(_))) if allowed => {
-            let why = format!("{CONNECTIONS_MAX} connections to this runner are open: close some");
-            refuse(&mut connection, why).await
+        Ok(Some(Ok(first))) => {
+            let crowded =
+                format!("{CONNECTIONS_MAX} connections to this runner are open: close some");
+            let why = if allowed { &crowded } else { "this runner belongs to another user" };
+            turn_away(&runner, &mut connection, &visitor, &first, why).await
         }
-        Ok(Some(Ok(_))) => refuse(&mut connection, "this runner belongs to another user").await,
         Ok(Some(Err(error))) => Err(error),
         Ok(None) | Err(_) => Ok(()),
     };
@@ -159,16 +189,17 @@ async fn connection(runner: Rc<Runner>, stream: UnixStream, crowded: bool) {
 async fn converse(
     runner: &Rc<Runner>,
     mut connection: Connection,
+    visitor: Visitor,
     place: Place,
     first: ToAgentSocket,
 ) -> Result<(), FrameError> {
-    let Some(to_agent_socket::Kind::Hello(hello)) = first.kind else {
+    let Some(to_agent_socket::Kind::Hello(hello)) = &first.kind else {
         return refuse(&mut connection, "a connection begins with a greeting").await;
     };
-    let SocketHello { version_min, version_max, who, wish } = hello;
-    if let Some(why) = refusal(runner, place, wish.as_ref()) {
-        return refuse(&mut connection, why).await;
+    if let Some(why) = refusal(runner, place, hello.wish.as_ref()) {
+        return turn_away(runner, &mut connection, &visitor, &first, &why).await;
     }
+    let SocketHello { version_min, version_max, who, wish } = hello.clone();
     let Some(version) = common_version(version_min, version_max) else {
         let (min, max) = agent_protocol();
         let why = format!(
@@ -185,13 +216,19 @@ async fn converse(
         }))
     };
     match wish {
-        Some(Wish::Attach(wish)) => attach::run(runner, connection, who, wish, welcome).await,
+        Some(Wish::Attach(wish)) => {
+            attach::run(runner, connection, visitor, who, wish, welcome).await
+        }
         Some(Wish::Output(wish)) => {
             connection.send(welcome(false)).await?;
             replay::run(runner, connection, wish).await
         }
-        Some(Wish::Send(wish)) => send(runner, connection, welcome(false), wish, false).await,
-        Some(Wish::Again(wish)) => send(runner, connection, welcome(false), wish, true).await,
+        Some(Wish::Send(wish)) => {
+            send(runner, connection, &visitor, welcome(false), wish, false).await
+        }
+        Some(Wish::Again(wish)) => {
+            send(runner, connection, &visitor, welcome(false), wish, true).await
+        }
         Some(Wish::Screen(_)) => {
             connection.feed(welcome(false)).await?;
             let (offset, picture) = runner.terminal.borrow_mut().picture();
@@ -200,6 +237,7 @@ async fn converse(
         }
         Some(Wish::Hook(hook)) => observe::hooked(runner, connection, welcome(false), hook).await,
         Some(Wish::Answer(AnswerHook { call, output })) => {
+            runner.visited(&visitor, Deed::Answer);
             if let Err(why) = observe::answer(runner, &call, output) {
                 return refuse(&mut connection, why).await;
             }
@@ -207,6 +245,7 @@ async fn converse(
             connection.send(done()).await
         }
         Some(Wish::Poke(_)) => {
+            runner.visited(&visitor, Deed::Poke);
             runner.poked.notify_one();
             connection.feed(welcome(false)).await?;
             connection.send(done()).await
@@ -224,6 +263,7 @@ async fn converse(
 async fn send(
     runner: &Runner,
     mut connection: Connection,
+    visitor: &Visitor,
     welcome: FromAgentSocket,
     SendInput { data, paste, enter, id }: SendInput,
     again: bool,
@@ -232,6 +272,7 @@ async fn send(
         return refuse(&mut connection, "the runner has not started yet: send again once it runs")
             .await;
     }
+    runner.types(visitor, data.len(), &id);
     connection.send(welcome).await?;
     let bracketed = paste && runner.terminal.borrow_mut().screen().bracketed_paste();
     let text = Text { data: &data, bracketed, enter, id: &id, again };

@@ -27,6 +27,7 @@ use crate::screen::{Screen, Size};
 use crate::signal_log::SignalLog;
 use crate::spool::Spool;
 use crate::terminal::Terminal;
+use crate::visits::Visits;
 use crate::{entropy, harden, identity, signals, telemetry};
 
 /// How long the lock is tried for. A daemon that looks whether it is held holds it for an instant.
@@ -182,6 +183,8 @@ fn begin(
         connections: 0.into(),
         poked: Default::default(),
         observing: observing(&dir, &spec, None).map_err(doing("prepare to observe"))?,
+        visits: Visits::new(dir.visits(), Vec::new()),
+        daemon_pid: None.into(),
         resized: Default::default(),
         resized_at: Duration::ZERO.into(),
         wishes: wish,

@@ -40,6 +40,7 @@ use crate::start::{StartError, doing, observing, on_runtime};
 use crate::stop::Stopping;
 use crate::sys::{self, Strings};
 use crate::terminal::Terminal;
+use crate::visits::{Open, Visits};
 use crate::{entropy, harden, signals};
 
 /// The form of [`State`]. A program that does not know it must not take over.
@@ -67,6 +68,9 @@ struct State {
     typed: String,
     #[serde(default = "Sent::of_before")]
     sent: Sent,
+    /// Who is attached, and will not be any more.
+    #[serde(default)]
+    visitors: Vec<Open>,
     /// The port that the assistant's telemetry comes to.
     #[serde(default)]
     telemetry: Option<RawFd>,
@@ -125,6 +129,8 @@ fn prepare(agent: &Agent, program: &str) -> io::Result<std::convert::Infallible>
     let [master, slave] = master.both();
     let kept = [file(&agent.lock), file(&agent.listener), master, slave];
     let telemetry = runner.observing.listener().map(file);
+    // The next program knows nothing of what was only counted.
+    runner.write_visits();
     let files = Files {
         lock: kept[0].as_raw_fd(),
         listener: kept[1].as_raw_fd(),
@@ -230,6 +236,7 @@ fn save(agent: &Agent, process: ProcessIdentity, files: Files) -> State {
         },
         typed: entropy::hex(&runner.input.waiting()),
         sent: runner.input.sent(),
+        visitors: runner.visits.open(),
         telemetry: None,
         next_report,
         reports: reports.iter().map(|report| entropy::hex(report)).collect(),
@@ -311,6 +318,8 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         connections: 0.into(),
         poked: Default::default(),
         observing: observing(&dir, &spec, telemetry).map_err(doing("prepare to observe"))?,
+        visits: Visits::new(dir.visits(), state.visitors),
+        daemon_pid: None.into(),
         resized: Default::default(),
         resized_at: Duration::ZERO.into(),
         wishes: wish,
@@ -320,6 +329,7 @@ fn restore(dir: RunnerDir, state: State, oom_score: i32) -> Result<Agent, StartE
         identity: state.identity,
     };
     record(&runner, Some(state.process));
+    runner.visits_over();
     let stopping = state.stopping.map(|stopping| Stopping {
         cause: stopping.cause,
         term_at: stopping.term_at.map(Duration::from_micros),

@@ -16,6 +16,7 @@ mod content;
 mod export;
 mod mac;
 mod note;
+mod pieces;
 mod trim;
 mod verify;
 
@@ -24,6 +25,7 @@ pub use content::Content;
 pub use export::{Line, Record, line, record_line};
 pub use mac::{MacError, MacKey, Writer};
 pub use note::{Checkpoint, KeyChange, NoteError, PrivateKey, PublicKey, Trust};
+pub use pieces::Pieces;
 pub use trim::Trim;
 pub use verify::{Checks, Fault, Report, Verifier};
 

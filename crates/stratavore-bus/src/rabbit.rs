@@ -20,7 +20,7 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 pub use error::RabbitError;
 pub use lane::Lane;
@@ -49,6 +49,20 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// What the broker shows as the connection's name.
     pub name: String,
+}
+
+impl Settings {
+    /// True if a connection made with these would be let in by the same: user, password and certificates.
+    pub fn has_same_access(&self, other: &Self) -> bool {
+        let of = |settings: &Self| {
+            let tls = settings.tls.clone().map(|Tls { roots, own }| {
+                let own = own.map(|own| (own.certificate, own.key.expose_secret().to_owned()));
+                (roots, own)
+            });
+            (settings.user.clone(), settings.password.expose_secret().to_owned(), tls)
+        };
+        of(self) == of(other)
+    }
 }
 
 impl fmt::Debug for Settings {

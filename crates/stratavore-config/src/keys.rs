@@ -4,8 +4,8 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
-    Recording, Resize, SslMode, StoreUrl, Switch, VaultUrl, keep_of_project,
+    AssistantSettings, BusUrl, Config, Daily, Embeddings, HostPort, LogFormat, LogLevel,
+    PriceSettings, Recording, Resize, SslMode, StoreUrl, Switch, VaultUrl, keep_of_project,
 };
 use crate::value::{
     Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,
@@ -70,6 +70,8 @@ keys! {
     "bus.rabbitmq.refused_for": bus.rabbitmq.refused_for = |g| duration(g, "0s", "7d"), Shown::shown;
 
     "events.keep": events.keep = |g| duration(g, "1d", "36500d").map(Some), Shown::shown;
+    "events.strict": events.strict = Switch::read, displayed;
+    "events.verify": events.verify = Daily::read, displayed;
 
     "notify.allow_addresses": notify.allow_addresses = addresses, Shown::shown;
     "notify.root_cert": notify.root_cert = |g| absolute(g).map(Some), Shown::shown;

@@ -258,6 +258,8 @@ impl Control {
     /// an agent that was stopped, or hangs, keeps its connection open and its lock held.
     pub fn agent_fell_silent(&self, runner: RunnerId, connection: u64, silent_for: Duration) {
         self.inner.links.disconnect(runner, connection);
+        // What it wrote down last, it could not tell.
+        self.signals_grown(runner);
         // Not only if it was the latest one: a full queue may have cut it off before.
         if !self.inner.links.is_connected(runner) {
             self.watch_silent(runner, silent_for);

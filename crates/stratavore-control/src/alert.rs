@@ -98,6 +98,12 @@ impl Control {
         found.extend(
             damage.map(|words| self.problem("store_damaged", "", Severity::Critical, words)),
         );
+        let record = self.inner.verified.problem();
+        found.extend(record.map(|words| self.problem("record", "", Severity::Critical, words)));
+        let journal = self.inner.settings.journal.as_ref().and_then(|journal| journal.problem());
+        found.extend(
+            journal.map(|words| self.problem("record", "journal", Severity::Critical, words)),
+        );
         let vault = self.inner.vault.problem().map(|problem| format!("the vault: {problem}"));
         found.extend(vault.map(|words| self.problem("vault", "", Severity::Error, words)));
         found

@@ -31,18 +31,22 @@ impl Control {
     pub async fn audit_export(&self, caller: &Caller) -> Result<RecordExport, Error> {
         self.may_change(caller, "read the record")?;
         self.record(caller, "request.export", serde_json::json!({})).await?;
+        let export = self.record_export().await?;
+        export.ok_or_else(|| Error::invalid("nothing is sealed yet", "try again in some seconds"))
+    }
+
+    /// The same, for ourselves; `None`: nothing is sealed yet.
+    pub(crate) async fn record_export(&self) -> Result<Option<RecordExport>, Error> {
         // Who reads a record that can no longer be sealed wants to see just that.
         if let Err(error) = self.seal_now(true).await {
             tracing::warn!(error = %crate::supervisor::chain(&error), "could not seal the record before an export");
         }
         let store = &self.inner.store;
         // Before the last position is read: whatever a checkpoint covers is sealed by then.
-        let Some(head) = store.audit_export_head().await? else {
-            return Err(Error::invalid("nothing is sealed yet", "try again in some seconds"));
-        };
+        let Some(head) = store.audit_export_head().await? else { return Ok(None) };
         let after = store.trimmed_upto().await?.unsigned_abs();
         let until = store.audit_head().await?.map_or(0, |(position, _)| position);
-        Ok(RecordExport { control: self.clone(), head: Some(head), after, until })
+        Ok(Some(RecordExport { control: self.clone(), head: Some(head), after, until }))
     }
 
     /// Signs with another key from now on. The key before it introduces it.
@@ -84,6 +88,11 @@ impl Control {
 }
 
 impl RecordExport {
+    /// What is up to here is in files.
+    pub(crate) fn begins_after(&self) -> u64 {
+        self.after
+    }
+
     /// The next lines; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if let Some(head) = self.head.take() {

@@ -9,7 +9,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use stratavore_audit::{Checkpoint, Line, PublicKey, Trust, line};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stratavore_audit::{Checkpoint, Checks, Line, PublicKey, Trust, line};
+use stratavore_runtime::write_durably;
 
 /// A host's own copy.
 pub(crate) struct AuditFiles {
@@ -58,6 +61,69 @@ impl AuditFiles {
         Ok((!keys.is_empty()).then(|| Trust::new(&keys, changes)))
     }
 
+    /// All that this host has kept to verify a record by.
+    pub(crate) fn checks(&self) -> io::Result<Checks> {
+        let mut checks = Checks::default();
+        for line in read(&self.path("keys"))? {
+            match line {
+                Line::Key(text) => checks.keys.extend(PublicKey::parse(&text)),
+                Line::KeyChange(note) => checks.changes.push(note),
+                Line::StratavoreRecord { .. } | Line::Checkpoint(_) | Line::Trimmed(_) => {}
+            }
+        }
+        let whence = self.path("checkpoints").display().to_string();
+        for line in read(&self.path("checkpoints"))? {
+            if let Line::Checkpoint(note) = line {
+                checks.checkpoints.push((whence.clone(), note));
+            }
+        }
+        Ok(checks)
+    }
+
+    /// The files that the record up to `size` was moved into, in their order; none if one of them is not here.
+    pub(crate) fn segments_upto(&self, size: u64) -> io::Result<Vec<PathBuf>> {
+        let directory = self.path("segments");
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix("record-"));
+            let range = name.and_then(|name| name.strip_suffix(".jsonl")?.split_once('-'));
+            let Some((first, last)) = range else { continue };
+            if let (Ok(first), Ok(last)) = (first.parse::<u64>(), last.parse::<u64>())
+                && last <= size
+            {
+                found.push((first, last, path));
+            }
+        }
+        found.sort_unstable();
+        let mut next = 1;
+        for (first, last, _) in &found {
+            if *first != next {
+                return Ok(Vec::new());
+            }
+            next = last + 1;
+        }
+        let whole = next == size + 1;
+        Ok(found.into_iter().filter(|_| whole).map(|(_, _, path)| path).collect())
+    }
+
+    /// `None`: it is not there.
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match std::fs::read(self.path(name)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
+        write_durably(&self.path(name), &serde_json::to_vec(value)?)
+    }
+
     pub(crate) fn add_key(&self, key: &Line) -> io::Result<()> {
         match read(&self.path("keys"))?.contains(key) {
             true => Ok(()),
@@ -77,7 +143,7 @@ fn read(path: &Path) -> io::Result<Vec<Line>> {
     }
 }
 
-fn append(path: &Path, line: &str) -> io::Result<()> {
+pub(crate) fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file =
         OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     // Behind one that was cut off a line would be cut off too.

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use stratavore_audit::Writer;
@@ -13,6 +14,7 @@ use stratavore_bus::Bus;
 use stratavore_core::caller::{By, Caller, Origin, Principal};
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::daily::Daily;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::lease::{Lease, Trust};
 use stratavore_core::node::{Profile, Scheduling};
@@ -33,6 +35,7 @@ use crate::error::Error;
 use crate::follow::Following;
 use crate::host::Host;
 use crate::idle::Idle;
+use crate::journal::JournalFile;
 use crate::kept::KeptOutput;
 use crate::links::{AgentCommand, Links};
 use crate::liveness::Heard;
@@ -46,6 +49,7 @@ use crate::seal::Sealing;
 use crate::supervisor::Supervisor;
 use crate::vault::VaultSettings;
 use crate::vault::document::Documents;
+use crate::verify::LastVerified;
 use crate::wake::Untold;
 use crate::window::Limited;
 
@@ -66,7 +70,7 @@ pub struct AssistantSettings {
 }
 
 /// What can be configured of the rules.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     pub grace: Duration,
     pub unresponsive_after: Duration,
@@ -79,6 +83,10 @@ pub struct Settings {
     pub output_every: Duration,
     /// How long an event is kept in the database; `None`: for ever.
     pub keep_events: Option<Duration>,
+    /// Where each event is kept before its change is answered; `None`: nowhere else.
+    pub journal: Option<Arc<JournalFile>>,
+    /// When the record is verified each day, in the time of this zone; `None`: it is not.
+    pub verify: Option<(Daily, TimeZone)>,
     /// How long anybody's transaction may be open before the status tells of it.
     pub transaction_alarm: Duration,
     pub backoff: Backoff,
@@ -176,6 +184,7 @@ pub(crate) struct Inner {
     pub(crate) audit: Arc<AuditFiles>,
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
+    pub(crate) verified: LastVerified,
     pub(crate) following: Following,
     pub(crate) documents: Documents,
     pub(crate) prompting: Prompting,
@@ -231,6 +240,7 @@ impl Control {
             audit: Arc::new(AuditFiles::new(audit)),
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
+            verified: LastVerified::default(),
             following: Following::default(),
             documents: Documents::default(),
             prompting: Prompting::default(),

@@ -41,8 +41,9 @@ use crate::error::Error;
 use crate::supervisor::chain;
 
 use heed::Level;
+use piece::memory;
+pub(crate) use piece::unreadable;
 pub(crate) use piece::{files_in, read_piece};
-use piece::{memory, unreadable};
 
 /// How often what could not be read is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_secs(15);
@@ -50,7 +51,7 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(15);
 /// by no event.
 pub(crate) const LEVEL_EVERY: Duration = Duration::from_secs(2);
 /// How much of a file is read at once.
-const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 /// What the reader of a signal is told as the file's name, at its end.
 const SIGNALS: &str = "signals";
 
@@ -91,7 +92,9 @@ impl Control {
         let found = stratavore_runtime::RunnerDir::all(self.inner.runtime.runners());
         match found {
             Ok(found) => {
-                let observed = found.into_iter().filter(|(_, dir)| dir.signals().is_dir());
+                let observed = found
+                    .into_iter()
+                    .filter(|(_, dir)| dir.signals().is_dir() || dir.visits().is_dir());
                 lock(&self.inner.following.waiting).extend(observed.map(|(id, _)| id));
                 self.inner.following.wake.notify_one();
             }
@@ -154,13 +157,14 @@ impl Control {
             Ok(_) | Err(StoreError::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        self.read_visits(&runner).await?;
         let adapter = assistants::adapter(&runner.command.assistant);
         let dir = self.inner.runtime.dir(id).signals();
         let mut transcripts = self.read_signals(&runner, adapter, &dir).await?;
         transcripts.extend(self.transcripts_of(&runner, adapter).await?);
         let known = self.inner.store.follow_list(self.inner.node.id, id).await?;
-        let signals = dir.display().to_string();
-        transcripts.extend(known.into_iter().map(|f| f.path).filter(|path| *path != signals));
+        let logs = [dir, self.inner.runtime.dir(id).visits()].map(|log| log.display().to_string());
+        transcripts.extend(known.into_iter().map(|f| f.path).filter(|path| !logs.contains(path)));
         let mut files = BTreeSet::new();
         for path in transcripts {
             let path = PathBuf::from(path);

@@ -4,6 +4,7 @@ pub(crate) mod duty;
 mod pump;
 mod queues;
 mod rabbit;
+mod rotation;
 mod window;
 
 use std::time::Duration;

@@ -8,7 +8,10 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::supervisor::Pace;
 use crate::wishes::WISHES_EVERY;
-use crate::{budget, embedding, follow, host, idle, notify, queue, refusal, seal, vault, window};
+use crate::{
+    budget, embedding, follow, host, idle, journal, notify, queue, refusal, seal, vault, verify,
+    window,
+};
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
 /// The same where other daemons write, whose word may be lost.
@@ -86,6 +89,10 @@ impl Control {
         }
         self.spawn_task("purge", tidy(PURGE_EVERY), |c| async move { c.purge().await });
         self.spawn_task("trim", tidy(TRIM_EVERY), |c| async move { c.trim().await });
+        let verify = tidy(verify::LOOK_EVERY);
+        self.spawn_task("verify", verify, |c| async move { c.verify_daily().await });
+        let journal = every(journal::EVERY);
+        self.spawn_task("journal", journal, |c| async move { c.compare_journal().await });
         self.spawn_task("vault", tidy(vault::TIDY_EVERY), |c| async move { c.tidy_vault().await });
         self.spawn_task("check", tidy(CHECK_EVERY), |c| async move { c.check_store().await });
     }

@@ -38,6 +38,8 @@ pub enum Door {
     Unix,
     /// The socket that agents dial.
     Agent,
+    /// A runner's own socket; its agent told of it.
+    Runner,
     /// The port for other nodes.
     Node,
 }

@@ -12,6 +12,7 @@ pub mod budget;
 pub mod caller;
 pub mod clock;
 pub mod daemon;
+pub mod daily;
 pub mod destination;
 pub mod embedding;
 pub mod envelope;
@@ -42,6 +43,7 @@ pub mod signal;
 pub mod terminal;
 pub mod transcript;
 pub mod usage;
+pub mod visit;
 pub mod window;
 pub mod words;
 

@@ -13,6 +13,8 @@
 //!                 microseconds after 1970, offset)
 //!   signals/      what the assistant tells of itself: NNNNNNNNNNNNNNNNNNNN.jsonl, a line each, named as
 //!                 the output's; files of the assistant's that observing it takes lie beside it
+//!   visits/       what was done at the agent's own socket: NNNNNNNNNNNNNNNNNNNN.jsonl, likewise; there once
+//!                 something was
 //!   agent.log     what the agent itself has to say
 //! ```
 //!
@@ -220,6 +222,9 @@ impl RunnerDir {
     }
     pub fn signals(&self) -> PathBuf {
         self.path.join("signals")
+    }
+    pub fn visits(&self) -> PathBuf {
+        self.path.join("visits")
     }
     pub fn log(&self) -> PathBuf {
         self.path.join("agent.log")

@@ -6,7 +6,7 @@
 mod stream;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -41,6 +41,25 @@ pub fn connect(path: &Path) -> io::Result<Stream> {
         ));
     }
     Stream::new(stream)
+}
+
+/// The process that listens at `path`, by the kernel's word. It sees a connection that says nothing.
+///
+/// Does not wait: of a listener that takes nobody in any more, nothing is learned.
+pub fn listener(path: &Path) -> Option<u32> {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    through_directory(path, |short| Ok(connect(&socket, &SocketAddrUnix::new(short)?)?)).ok()?;
+    peer_pid(&socket)
+}
+
+/// The process at the other end as it was when the connection was made, by the kernel's word.
+pub fn peer_pid(socket: &impl AsFd) -> Option<u32> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket).ok()?;
+    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
 }
 
 /// Listens at `path`, for its owner only, in place of a socket that nobody listens on any more.

@@ -11,14 +11,16 @@ mod kept;
 pub mod output;
 pub mod process;
 pub mod socket;
+mod user;
 pub mod watch;
 
 pub use find::Discovery;
 pub use process::{Agent, Runtime, Settings, Start, StartError};
+pub use user::user_name;
 pub use watch::Watch;
 
 pub use stratavore_agent::failpoint::{failpoint, is_off};
 pub use stratavore_agent::inside::Place;
 pub use stratavore_agent::output::{Chunk, OutputReader};
 pub use stratavore_agent::{program, signal_log};
-pub use stratavore_proto::runner_dir::{Observe, RunnerDir};
+pub use stratavore_proto::runner_dir::{Observe, RunnerDir, write_durably};

@@ -368,8 +368,10 @@ async fn insert(
 ) -> Result<(), StoreError> {
     let accepted = accepted(runner);
     match tx {
-        Tx::Postgres(tx, deadline) => {
-            let row = by.row(&runner::about(runner, by), &accepted)?;
+        Tx::Postgres(tx, deadline, kept) => {
+            let about = runner::about(runner, by);
+            let row = by.row(&about, &accepted)?;
+            kept.write(&about, &row)?;
             let inserted = inserting!(INSERT_ALL_POSTGRES, runner)
                 .bind(runner.command.assistant.as_str())
                 .bind(new_session)

@@ -77,7 +77,9 @@ impl Store {
             return Ok(None);
         }
         let accepted = accepted(&runner);
-        let row = by.row(&runner::about(&runner, by), &accepted)?;
+        let (about, mut kept) = (runner::about(&runner, by), self.kept());
+        let row = by.row(&about, &accepted)?;
+        kept.write(&about, &row)?;
         let seen: Vec<String> = holders.iter().map(|holder| holder.runner.to_string()).collect();
         passing("L3");
         let written = inserting!(self.admit_sql(), &runner)
@@ -101,6 +103,7 @@ impl Store {
             // The key has an answer already, or there is a budget.
             Ok(done) if done.rows_affected() == 0 => Ok(None),
             Ok(_) => {
+                kept.keep().await?;
                 passing("L4");
                 Ok(Some(runner))
             }

@@ -318,13 +318,13 @@ impl Store {
 async fn insert(tx: &mut Tx, after: u64, hashes: &[Hash]) -> Result<(), StoreError> {
     let what = "sealing the record";
     match tx {
-        Tx::Postgres(tx, deadline) => {
+        Tx::Postgres(tx, deadline, _) => {
             let hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.as_slice()).collect();
             let insert = sqlx::query(SEAL_POSTGRES).bind(place(after)).bind(hashes);
             let done = deadline.keep(insert.execute(&mut **tx)).await;
             done.map(drop).map_err(doing(what))
         }
-        Tx::Sqlite(tx, _) => {
+        Tx::Sqlite(tx, _, _) => {
             for (position, hash) in (after + 1..).zip(hashes) {
                 let insert = sqlx::query(SEAL).bind(place(position)).bind(hash.as_slice());
                 insert.execute(&mut **tx).await.map_err(doing(what))?;

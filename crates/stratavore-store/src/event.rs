@@ -1,5 +1,6 @@
 //! Events: appended in the transaction that made them true, read once they are published.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::QueryBuilder;
@@ -114,7 +115,9 @@ pub(crate) async fn append(
     if let Some(reason) = &event.reason {
         without_nul("the reason of a refusal", reason)?;
     }
-    let NewRow { id, data, mac } = about.by.row(&about, event)?;
+    let row = about.by.row(&about, event)?;
+    tx.writes(&about, &row)?;
+    let NewRow { id, data, mac } = row;
     let insert = tx.either(INSERT_AND_QUEUE_POSTGRES, INSERT);
     on!(tx, |conn| sqlx::query(insert)
         .bind(id)
@@ -137,7 +140,7 @@ pub(crate) async fn append(
     .map_err(doing("appending an event"))?;
     match tx {
         Tx::Postgres(..) => Ok(()),
-        Tx::Sqlite(tx, _) => {
+        Tx::Sqlite(tx, _, _) => {
             let queued = sqlx::query(QUEUE).bind(id).execute(&mut **tx).await;
             queued.map(drop).map_err(doing("queueing an event"))
         }
@@ -287,6 +290,25 @@ impl Store {
         })
         .map_err(doing("listing events"))?;
         rows.into_iter().rev().map(EventRow::into_event).collect()
+    }
+
+    /// The positions and codes of events, as far as they are in the database.
+    pub async fn event_codes(
+        &self,
+        ids: &[EventId],
+    ) -> Result<HashMap<EventId, (Option<i64>, Option<String>)>, StoreError> {
+        let mut reader = self.read().await?;
+        let rows: Vec<(Text<EventId>, Option<i64>, Option<String>)> = on!(reader, |conn| {
+            let mut query = QueryBuilder::new("SELECT id, position, mac FROM events WHERE id IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(Text(*id));
+            }
+            query.push(")");
+            query.build_query_as().fetch_all(conn).await
+        })
+        .map_err(doing("looking for events"))?;
+        Ok(rows.into_iter().map(|(id, position, mac)| (id.0, (position, mac))).collect())
     }
 
     /// The position of the event that was published last, or 0.

@@ -4,10 +4,14 @@
 //! taken by whoever says rightly where it begins; so nothing is counted twice, whoever reads.
 
 use sqlx::types::Text;
+use stratavore_core::caller::By;
+use stratavore_core::event::NewEvent;
 use stratavore_core::name::Name;
 use stratavore_core::{NodeId, RunnerId, Timestamp};
 
 use crate::error::doing;
+use crate::node;
+use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, count, without_nul};
 use crate::{Observed, Store, StoreError};
@@ -128,6 +132,32 @@ impl Store {
             .await)
         .map_err(doing("listing the files of a runner"))?;
         Ok(rows.into_iter().map(Follow::from).collect())
+    }
+}
+
+impl Store {
+    /// Puts on the record what a piece of a log of visits tells, together with that the piece was read.
+    ///
+    /// If somebody else has read it meanwhile the answer is [`StoreError::Conflict`] and nothing was written:
+    /// so whatever is told of is on the record once, whichever daemon dies where.
+    pub async fn visits_recorded(
+        &self,
+        batch: &Observed<'_>,
+        visits: &[(NewEvent, By)],
+    ) -> Result<(), StoreError> {
+        let authors =
+            visits.iter().map(|(_, by)| self.author(by)).collect::<Result<Vec<_>, _>>()?;
+        retried!({
+            let mut tx = self.begin().await?;
+            step(&mut tx, batch).await?;
+            if !visits.is_empty() {
+                let held = node::hold(&mut tx, batch.node).await?;
+                for ((event, _), by) in visits.iter().zip(&authors) {
+                    node::append(&mut tx, &held, event, by, batch.now).await?;
+                }
+            }
+            tx.commit().await
+        })
     }
 }
 

@@ -44,6 +44,7 @@ mod hold;
 mod hook;
 mod idempotency;
 mod join;
+mod journal;
 mod lease;
 mod liveness;
 mod message;
@@ -89,6 +90,7 @@ pub use embedding::Unembedded;
 pub use error::{CANDIDATES_MAX, Cause, StoreError};
 pub use follow::{FileIdentity, Follow, FollowStep};
 pub use hook::{LEFT_OUT, PASSING};
+pub use journal::{Journal, Written};
 pub use message::KeptMessage;
 pub use observed::{Observed, PriceOf, Recorded};
 pub use outbox::OutboxDepth;
@@ -120,6 +122,7 @@ struct Inner {
     /// The number of the newest migration that the database had when it was opened.
     schema: i64,
     writer: OnceLock<Arc<stratavore_audit::Writer>>,
+    journal: OnceLock<Arc<dyn Journal>>,
     floor: std::sync::Mutex<outbox::Floor>,
     nearby: nearby::Nearby,
     /// By what other daemons' wake-ups are told from our own.

@@ -144,7 +144,7 @@ impl Store {
 /// which changes nothing of what has been done.
 async fn record(tx: &mut Tx, rows: &[&Liveness]) -> Result<(), sqlx::Error> {
     match tx {
-        Tx::Postgres(tx, deadline) => {
+        Tx::Postgres(tx, deadline, _) => {
             let columns = Columns::of(rows);
             let later = columns.bind_to(sqlx::query(LATER_POSTGRES)).execute(&mut **tx);
             if deadline.keep(later).await?.rows_affected() == rows.len() as u64 {
@@ -153,7 +153,7 @@ async fn record(tx: &mut Tx, rows: &[&Liveness]) -> Result<(), sqlx::Error> {
             let recorded = columns.bind_to(sqlx::query(RECORD_POSTGRES)).execute(&mut **tx);
             deadline.keep(recorded).await.map(drop)
         }
-        Tx::Sqlite(tx, _) => {
+        Tx::Sqlite(tx, _, _) => {
             let rows: Vec<_> = rows.iter().map(|l| Row::from(**l)).collect();
             let (mut later, mut rest) = (0, &rows[..]);
             while !rest.is_empty() {

@@ -227,7 +227,7 @@ pub(crate) async fn insert(
 /// Forgets the messages of a session, and answers how many they were.
 pub(crate) async fn forget(tx: &mut Tx, session: SessionId) -> Result<u64, StoreError> {
     let what = "forgetting messages";
-    if let Tx::Sqlite(tx, _) = tx {
+    if let Tx::Sqlite(tx, _, _) = tx {
         let words = sqlx::query(FORGET_WORDS_SQLITE).bind(Text(session));
         words.execute(&mut **tx).await.map_err(doing(what))?;
     }

@@ -125,7 +125,7 @@ impl Store {
         model: &str,
         vector: &[f32],
     ) -> Result<(), StoreError> {
-        let Tx::Postgres(tx, deadline) = tx else { return Ok(()) };
+        let Tx::Postgres(tx, deadline, _) = tx else { return Ok(()) };
         if !self.inner.nearby.is_there || vector.len() > SIZE_MAX {
             return Ok(());
         }
@@ -143,7 +143,7 @@ impl Store {
             return Ok(0);
         }
         let mut tx = self.begin().await?;
-        let Tx::Postgres(inner, deadline) = &mut tx else { return Ok(0) };
+        let Tx::Postgres(inner, deadline, _) = &mut tx else { return Ok(0) };
         let missing = sqlx::query_as(MISSING[0]).bind(model).bind(i64::from(limit));
         let missing: Vec<(i64, Vec<u8>)> =
             deadline.keep(missing.fetch_all(&mut **inner)).await.map_err(doing(what))?;
@@ -189,7 +189,7 @@ impl Store {
         );
         let wide = format!("SET LOCAL hnsw.ef_search = {LOOKED_AT}");
         let mut tx = self.begin().await?;
-        let Tx::Postgres(inner, deadline) = &mut tx else { return Ok(None) };
+        let Tx::Postgres(inner, deadline, _) = &mut tx else { return Ok(None) };
         let set = sqlx::query(AssertSqlSafe(wide)).execute(&mut **inner);
         deadline.keep(set).await.map_err(doing(what))?;
         let found = sqlx::query_as(AssertSqlSafe(sql)).bind(text(vector)).bind(i64::from(limit));

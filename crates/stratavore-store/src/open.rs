@@ -33,8 +33,8 @@ impl Store {
         let floor = Mutex::default();
         let nearby = nearby::Nearby::of(&engine).await;
         let voice = format!("{:032x}", u128::from_ne_bytes(random()));
-        let writer = OnceLock::new();
-        let inner = Arc::new(Inner { engine, pool, schema, writer, floor, nearby, voice });
+        let (writer, journal) = (OnceLock::new(), OnceLock::new());
+        let inner = Arc::new(Inner { engine, pool, schema, writer, journal, floor, nearby, voice });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

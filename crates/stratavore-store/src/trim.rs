@@ -186,13 +186,13 @@ impl Store {
         retried!({
             let mut tx = self.begin().await?;
             let removed = match &mut tx {
-                Tx::Postgres(tx, deadline) => {
+                Tx::Postgres(tx, deadline, _) => {
                     let removed = sqlx::query_scalar(REMOVE_POSTGRES).bind(i64::from(batch));
                     let removed: i64 =
                         deadline.keep(removed.fetch_one(&mut **tx)).await.map_err(doing(what))?;
                     removed.unsigned_abs()
                 }
-                Tx::Sqlite(tx, _) => {
+                Tx::Sqlite(tx, _, _) => {
                     let trimmed: Option<i64> = sqlx::query_scalar(UPTO)
                         .fetch_optional(&mut **tx)
                         .await

@@ -11,13 +11,15 @@ use sqlx::{PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, Transaction
 
 use crate::deadline::Deadline;
 use crate::error::doing;
+use crate::event::{About, NewRow};
+use crate::journal::Kept;
 use crate::server::Guard;
 use crate::{Engine, Store, StoreError, sqlite};
 
 /// An open transaction; dropping it rolls it back.
 pub(crate) enum Tx {
-    Postgres(Transaction<'static, Postgres>, Deadline),
-    Sqlite(Transaction<'static, Sqlite>, Alarm),
+    Postgres(Transaction<'static, Postgres>, Deadline, Kept),
+    Sqlite(Transaction<'static, Sqlite>, Alarm, Kept),
 }
 
 /// What the disk has done to the database since it was opened; told until it is opened again.
@@ -58,8 +60,8 @@ pub(crate) enum Lane {
 impl Tx {
     pub(crate) fn conn(&mut self) -> Conn<'_> {
         match self {
-            Self::Postgres(tx, deadline) => Conn::Postgres(tx, deadline.clone()),
-            Self::Sqlite(tx, _) => Conn::Sqlite(tx),
+            Self::Postgres(tx, deadline, _) => Conn::Postgres(tx, deadline.clone()),
+            Self::Sqlite(tx, ..) => Conn::Sqlite(tx),
         }
     }
 
@@ -76,13 +78,21 @@ impl Tx {
     /// If the connection breaks meanwhile, or the disk fails, the outcome is unknown, and the
     /// answer is [`StoreError::Unavailable`].
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(tx, deadline) => deadline.keep(tx.commit()).await,
-            Self::Sqlite(tx, alarm) => {
-                tx.commit().await.inspect_err(|error| sqlite::sound(&alarm, error))
+        let (committed, kept) = match self {
+            Self::Postgres(tx, deadline, kept) => (deadline.keep(tx.commit()).await, kept),
+            Self::Sqlite(tx, alarm, kept) => {
+                (tx.commit().await.inspect_err(|error| sqlite::sound(&alarm, error)), kept)
             }
+        };
+        committed.map_err(doing("committing"))?;
+        kept.keep().await
+    }
+
+    /// An event is about to be written in it.
+    pub(crate) fn writes(&mut self, about: &About<'_>, row: &NewRow) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_, _, kept) | Self::Sqlite(_, _, kept) => kept.write(about, row),
         }
-        .map_err(doing("committing"))
     }
 }
 
@@ -112,7 +122,7 @@ impl Store {
     /// The spawned one always finishes; if nobody is left to take it, it rolls back.
     #[expect(clippy::disallowed_methods, reason = "the one place that may: see above")]
     pub(crate) async fn begin_in(&self, lane: Lane) -> Result<Tx, StoreError> {
-        let what = "beginning a transaction";
+        let (what, kept) = ("beginning a transaction", self.kept());
         let begun = match &self.inner.engine {
             Engine::Postgres { common, vital, deadline, guard } => {
                 let pool = match lane {
@@ -122,7 +132,7 @@ impl Store {
                 let (its, limit) = (deadline.clone(), self.inner.pool.acquire_timeout);
                 let guard = guard.clone();
                 let begun = tokio::spawn(async move {
-                    let begun = pool.begin().await.map(|tx| Tx::Postgres(tx, its));
+                    let begun = pool.begin().await.map(|tx| Tx::Postgres(tx, its, kept));
                     begun.map_err(|error| no_connection(&pool, &guard, what, error))
                 });
                 // Only the wait for it is given up.
@@ -137,7 +147,7 @@ impl Store {
                 let (pool, alarm) = (write.clone(), alarm.clone());
                 tokio::spawn(async move {
                     let begun = sqlite::begin(&pool).await;
-                    begun.map(|tx| Tx::Sqlite(tx, alarm)).map_err(doing(what))
+                    begun.map(|tx| Tx::Sqlite(tx, alarm, kept)).map_err(doing(what))
                 })
                 .await
             }

@@ -4,6 +4,8 @@
 //! it in [`BROKER_VARIABLE`], and a test process that finds the variable unset starts one of its own
 //! on first use. What kills or freezes a broker starts one for itself ([`Broker::start`]).
 //!
+//! [`ROOT_VARIABLE`] names another RabbitMQ than this machine's.
+//!
 //! It runs under a guard, as the private PostgreSQL does. This module knows no AMQP library: it
 //! speaks to the broker through Erlang's `erl_call`, which takes milliseconds where `rabbitmqctl`
 //! takes a second.
@@ -14,6 +16,7 @@
 mod consumer;
 #[cfg(feature = "tls")]
 mod listener;
+mod root;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -31,6 +34,7 @@ pub(crate) use consumer::python;
 pub use consumer::{Consumer, Received, same, validate};
 #[cfg(feature = "tls")]
 pub use listener::TlsListener;
+pub use root::{RELEASES, ROOT_VARIABLE, prepare};
 
 /// Names the broker to use, in the form that [`Broker`] displays.
 pub const BROKER_VARIABLE: &str = "STRATAVORE_TEST_RABBITMQ";
@@ -42,16 +46,20 @@ const PORTS_TRIED: usize = 3;
 
 /// Whether a broker can be started here.
 pub fn is_installed() -> bool {
-    Path::new("/usr/lib/rabbitmq/lib").is_dir() && Path::new("/usr/bin/erl_call").exists()
+    libraries().is_dir() && root::named().unwrap_or("/".into()).join("usr/bin/erl_call").exists()
 }
 
 /// Which one is installed, by the name of its directory.
 pub fn version() -> Option<String> {
-    let mut entries = std::fs::read_dir("/usr/lib/rabbitmq/lib").ok()?;
+    let mut entries = std::fs::read_dir(libraries()).ok()?;
     entries.find_map(|entry| {
         let name = entry.ok()?.file_name();
         Some(name.to_str()?.strip_prefix("rabbitmq_server-")?.to_owned())
     })
+}
+
+fn libraries() -> PathBuf {
+    root::named().unwrap_or("/".into()).join("usr/lib/rabbitmq/lib")
 }
 
 /// A running broker. Displays as the value for [`BROKER_VARIABLE`].
@@ -124,10 +132,25 @@ impl Broker {
     }
 
     fn start_on([port, dist, epmd]: [u16; 3]) -> Result<Broker, String> {
-        let mut guard = Command::new("/bin/sh")
+        let root = root::named();
+        let mut guard = match &root {
+            // In its root it sees the directories that it shares with us, and nobody else sees that.
+            Some(_) => {
+                let mut unshare = Command::new("unshare");
+                unshare.arg("--mount");
+                if !rustix::process::geteuid().is_root() {
+                    unshare.arg("--map-root-user");
+                }
+                unshare.arg("/bin/sh");
+                unshare
+            }
+            None => Command::new("/bin/sh"),
+        };
+        let mut guard = guard
             .args(["-c", GUARD, "rabbit-guard"])
             .arg(std::env::temp_dir())
             .args([port, dist, epmd].map(|port| port.to_string()))
+            .arg(root.unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Out of our process group: Ctrl-C must end us first, and the guard after us.
@@ -355,7 +378,7 @@ impl Address {
         let home = self.directory.join("home");
         let cookie = std::fs::read_to_string(home.join(".erlang.cookie"))
             .map_err(|error| format!("the broker is gone: {error}"))?;
-        let mut call = Command::new("erl_call")
+        let mut call = root::erl_call()
             .args(["-n", &format!("stratavore-{}@localhost", self.port), "-c", &cookie, "-e"])
             .args(["-h", &hidden_name()])
             .env("HOME", home)

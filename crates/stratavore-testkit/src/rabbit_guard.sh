@@ -1,7 +1,7 @@
 # Runs one private RabbitMQ until standard input ends, then kills it and removes its directory.
 #
-# Arguments: the directory to make ours in, and the ports for AMQP, for Erlang's distribution and for
-# its port mapper. Says `ready DIRECTORY` and closes standard output once the broker answers; otherwise
+# Arguments: the directory to make ours in, the ports for AMQP, for Erlang's distribution and for
+# its port mapper, and the directory that is to be the broker's root, or nothing. Says `ready DIRECTORY` and closes standard output once the broker answers; otherwise
 # what went wrong. A line of input, after the broker has ended, starts it again on the same data.
 #
 # If this shell itself is killed, the kernel ends the broker, by its parent death signal.
@@ -9,6 +9,7 @@ set -u
 port=$2
 dist=$3
 epmd=$4
+root=$5
 exec 2>&1
 
 dir=$(mktemp -d "$1/stratavore-mq-XXXXXXXX") || exit 1
@@ -32,8 +33,16 @@ fail() {
     exit 1
 }
 
-sbin=$(ls -d /usr/lib/rabbitmq/lib/*/sbin | tail -n 1)
-[ -x "$sbin/rabbitmq-server" ] || fail "no RabbitMQ under /usr/lib/rabbitmq"
+inside=
+if [ -n "$root" ]; then
+    for shared in /proc /dev /sys "$1"; do
+        mkdir -p "$root$shared"
+        mount --rbind "$shared" "$root$shared" || fail "cannot share $shared with $root"
+    done
+    inside="chroot $root"
+fi
+sbin=$($inside sh -c 'ls -d /usr/lib/rabbitmq/lib/*/sbin | tail -n 1')
+[ -x "$root$sbin/rabbitmq-server" ] || fail "no RabbitMQ under $root/usr/lib/rabbitmq"
 mkdir "$dir/home" "$dir/log" "$dir/bin" "$dir/mnesia" || exit 1
 (
     umask 377
@@ -68,16 +77,16 @@ start() {
         RABBITMQ_ENABLED_PLUGINS_FILE="$dir/plugins" RABBITMQ_CONF_ENV_FILE="$dir/env.conf" \
         RABBITMQ_CONFIG_FILE="$dir/rabbitmq" \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none" \
-        setpriv --pdeathsig KILL "$sbin/rabbitmq-server" </dev/null >>"$dir/out" 2>&1 &
+        setpriv --pdeathsig KILL $inside "$sbin/rabbitmq-server" </dev/null >>"$dir/out" 2>&1 &
     server=$!
 }
-setpriv --pdeathsig KILL epmd -port "$epmd" -address 127.0.0.1 </dev/null >>"$dir/out" 2>&1 &
+setpriv --pdeathsig KILL $inside epmd -port "$epmd" -address 127.0.0.1 </dev/null >>"$dir/out" 2>&1 &
 mapper=$!
 start
 
 answers() {
     echo 'rabbit:is_running().' |
-        HOME="$dir/home" ERL_EPMD_PORT="$epmd" erl_call -n "stratavore-$port@localhost" \
+        HOME="$dir/home" ERL_EPMD_PORT="$epmd" $inside erl_call -n "stratavore-$port@localhost" \
             -c "$(cat "$dir/home/.erlang.cookie")" -e 2>/dev/null | grep -q true
 }
 tries=0

@@ -96,7 +96,8 @@ async fn converse(
                 from_agent::Kind::Report(_)
                 | from_agent::Kind::Heartbeat(_)
                 | from_agent::Kind::UpgradeFailed(_)
-                | from_agent::Kind::Signals(_),
+                | from_agent::Kind::Signals(_)
+                | from_agent::Kind::Visits(_),
             )
             | None => {
                 return Err("the first frame is no greeting".into());
@@ -235,7 +236,9 @@ async fn exchange(
                         control.agent_not_upgraded(runner, bounded(why));
                     }
                     // How far it goes is seen when it is read.
-                    Some(from_agent::Kind::Signals(_)) => control.signals_grown(runner),
+                    Some(from_agent::Kind::Signals(_) | from_agent::Kind::Visits(_)) => {
+                        control.signals_grown(runner);
+                    }
                     Some(from_agent::Kind::Hello(_)) => return Err("a second greeting".to_owned().into()),
                     // Something that a newer agent says.
                     None => {}

@@ -111,16 +111,9 @@ pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The name of our user, for records; the uid where the system knows no name.
+/// The name of our user, for records.
 pub(crate) fn own_name() -> String {
-    let uid = own_uid().to_string();
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
-    name.unwrap_or_else(|| format!("uid {uid}"))
+    stratavore_runtime::user_name(own_uid())
 }
 
 impl Connected for Peer {

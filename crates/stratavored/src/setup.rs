@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use stratavore_audit::{MacError, Writer};
 use stratavore_bus::{Bus, rabbit};
 use stratavore_config as config;
 use stratavore_control::{
-    ALERTS_EVERY, AssistantSettings, Control, Embedder, NotifySettings, OUTPUT_EVERY, Parts,
-    RabbitSettings, SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, Embedder, JournalFile, NotifySettings, OUTPUT_EVERY,
+    Parts, RabbitSettings, SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
 };
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
+use stratavore_core::daily::Daily;
 use stratavore_core::node::{Label, Profile};
 use stratavore_core::notify::SecretRef;
 use stratavore_core::price::{Price, Prices, Tariff};
@@ -417,6 +419,16 @@ impl Setup {
             output_host_max: runner.output_host_max_bytes,
             output_every: or_as_tested("output_every", OUTPUT_EVERY),
             keep_events: self.config.events.keep,
+            journal: match self.config.events.strict {
+                config::Switch::On => Some(Arc::new(JournalFile::at(&self.paths.audit_dir()))),
+                config::Switch::Off => None,
+            },
+            verify: match self.config.events.verify {
+                config::Daily::At { hour, minute } => {
+                    Some((Daily { hour, minute }, TimeZone::system()))
+                }
+                config::Daily::Off => None,
+            },
             transaction_alarm: self.config.store.transaction_alarm,
             backoff: Backoff {
                 first: runner.restart_backoff,
@@ -555,6 +567,10 @@ pub(crate) async fn control(
     let state_dir = setup.paths.state_dir().to_owned();
     let vault = vault::open(&setup, node.id, clock.clone())?;
     vault.tidy().await.map_err(SetupError::Vault)?;
+    let settings = setup.control_settings(profile)?;
+    if let Some(journal) = &settings.journal {
+        store.keep_journal(journal.clone());
+    }
     let control = Control::new(Parts {
         store,
         vault,
@@ -562,7 +578,7 @@ pub(crate) async fn control(
         runtime,
         clock: clock.clone(),
         entropy: Arc::new(entropy),
-        settings: setup.control_settings(profile)?,
+        settings,
         env: setup.env,
         node,
         daemon,

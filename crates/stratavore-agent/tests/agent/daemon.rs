@@ -362,6 +362,7 @@ impl Line {
                 Some(from_agent::Kind::Heartbeat(heartbeat)) => self.heartbeats.push(heartbeat),
                 Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
                 Some(from_agent::Kind::Signals(end)) => self.signals = end,
+                Some(from_agent::Kind::Visits(_)) => {}
                 other => panic!("no report but {other:?}, after {:?}", self.reports),
             }
         }
@@ -374,6 +375,7 @@ impl Line {
                 Some(from_agent::Kind::Report(report)) => self.reports.push(report),
                 Some(from_agent::Kind::UpgradeFailed(why)) => self.failed_upgrades.push(why),
                 Some(from_agent::Kind::Signals(end)) => self.signals = end,
+                Some(from_agent::Kind::Visits(_)) => {}
                 other => panic!("no heartbeat but {other:?}"),
             }
         }

@@ -128,6 +128,11 @@ impl Link {
         }
     }
 
+    /// What it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.connection.status().blocked()
     }

@@ -19,7 +19,7 @@ pub(super) fn memory(seen: Option<&Follow>) -> Memory {
     seen.and_then(|follow| serde_json::from_str(&follow.memory).ok()).unwrap_or_default()
 }
 
-pub(super) fn unreadable(path: &str, error: &io::Error) -> Error {
+pub(crate) fn unreadable(path: &str, error: &io::Error) -> Error {
     Error::internal(format!("read {}: {error}", path.escape_debug()))
 }
 

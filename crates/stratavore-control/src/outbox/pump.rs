@@ -17,6 +17,7 @@ use stratavore_store::StoreError;
 use tokio::time::MissedTickBehavior;
 
 use super::rabbit::{End, NAME, Term};
+use super::rotation::Rotation;
 
 /// Channels. While the confirms of one are waited for, the others send.
 const LANES: usize = 4;
@@ -99,7 +100,12 @@ impl Term {
         let now = self.monotonic();
         let mut due = Due { advance: now, look: now, replays: now, silent_since: now };
         let mut replaying = HashSet::new();
+        let mut rotation = Rotation::default();
         loop {
+            if rotation.is_due() && out.is_empty() {
+                idle.clear();
+                rotation.switch(link);
+            }
             while idle.len() + out.len() < LANES {
                 idle.push(link.lane().await.map_err(End::Lost)?);
             }
@@ -107,7 +113,7 @@ impl Term {
             if link.is_blocked() || out.is_empty() {
                 due.silent_since = self.monotonic();
             }
-            if !link.is_blocked() && self.duty.is_trusted() {
+            if !link.is_blocked() && self.duty.is_trusted() && !rotation.is_due() {
                 self.send(&mut idle, out, &mut replaying);
             }
             tokio::select! {
@@ -144,10 +150,12 @@ impl Term {
                     News::Lost(why) => return Err(End::Lost(RabbitError::Away(why))),
                 },
                 () = replay_wake.notified() => due.replays = Duration::ZERO,
+                () = rotation.goes_on(|| self.control.inner.clock.monotonic()) => {}
                 _ = ticks.tick() => {
                     self.duty.keep().await?;
                     self.now_and_then(&mut due, &replaying).await?;
-                    self.how_it_goes(link, &due, !out.is_empty()).await?;
+                    rotation.look(link, self.monotonic(), &self.settings);
+                    self.how_it_goes(link, &due, !out.is_empty(), rotation.problem()).await?;
                 }
             }
             if self.window.cursor() - self.written >= ADVANCE_AFTER {
@@ -254,8 +262,15 @@ impl Term {
         Ok(())
     }
 
-    /// Says what is not as it should be, or that all is well again.
-    async fn how_it_goes(&mut self, link: &Link, due: &Due, are_out: bool) -> Result<(), End> {
+    /// Says what is not as it should be, or that all is well again. `kept`: why a connection is kept that
+    /// should be another one.
+    async fn how_it_goes(
+        &mut self,
+        link: &Link,
+        due: &Due,
+        are_out: bool,
+        kept: &str,
+    ) -> Result<(), End> {
         if link.is_blocked() {
             // Why was told when it began, unless that could not be written down.
             if !self.duty.is_told(Health::Blocked) {
@@ -276,6 +291,7 @@ impl Term {
         let now = self.monotonic();
         self.queues.look(link, now, &self.settings).await;
         let problem = match self.window.refused() {
+            0 if !kept.is_empty() => kept.to_owned(),
             0 => self.queues.problem().to_owned(),
             _ => "some events are not taken: a queue that they are for is full".to_owned(),
         };

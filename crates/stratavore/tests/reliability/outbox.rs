@@ -18,7 +18,7 @@ pub(crate) struct Outlet {
     pub(crate) wire: Proxy,
     pub(crate) consumer: Consumer,
     pub(crate) vhost: Vhost,
-    password: PathBuf,
+    pub(crate) password: PathBuf,
     _directory: tempfile::TempDir,
 }
 

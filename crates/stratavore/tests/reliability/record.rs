@@ -4,13 +4,14 @@
 use std::fs;
 
 use serde_json::Value;
-use stratavore_store::testing::sqlite_execute;
+use stratavore_store::testing::{sqlite_execute, sqlite_number};
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, until};
 
 const DATABASE: &str = "state/stratavore.db";
 const CHECKPOINTS: &str = "state/audit/checkpoints";
 const KEYS: &str = "state/audit/keys";
+const VERIFIED: &str = "state/audit/verified";
 
 fn behind(world: &World, sql: &str) {
     on_runtime(sqlite_execute(&world.path(DATABASE), sql));
@@ -116,6 +117,146 @@ fn t_tamper_a_database_that_was_restored_from_an_older_state_is_not_sealed() {
     // The control: without what the host has kept, nobody could tell.
     fs::remove_file(world.path(CHECKPOINTS)).unwrap();
     world.run(["audit", "verify"]).ok();
+}
+
+/// Has the next look of a daemon find that the time for verifying has come.
+fn verified_long_ago(world: &World) {
+    fs::write(world.path(VERIFIED), r#"{"at":"2001-02-03T04:05:06Z"}"#).unwrap();
+}
+
+/// What the daily verification has put on the record, the latest first.
+fn verifications(world: &World) -> Vec<Value> {
+    let kind = ["audit", "list", "--kind", "node.record_verified"];
+    world.json(&kind).as_array().unwrap().clone()
+}
+
+#[test]
+fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() {
+    let mut world = World::new();
+    world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=100ms");
+    world.project("demo");
+    for n in 0..5 {
+        change(&world, &n.to_string());
+    }
+    sealed(&world, 6);
+    world.run(["daemon", "stop"]).ok();
+    let first: Value = serde_json::from_slice(&fs::read(world.path(VERIFIED)).unwrap()).unwrap();
+    assert_eq!(first["records"], Value::Null, "it has not been the time yet");
+    // The control: a record that nobody has changed stands.
+    verified_long_ago(&world);
+    world.run(["daemon", "start"]).ok();
+    let stood = until("it was verified", || verifications(&world).pop().ok_or(()));
+    assert_eq!(
+        (&stood["data"]["stands"], &stood["by"]),
+        (&true.into(), &"daemon".into()),
+        "{stood}"
+    );
+    assert!(stood["data"]["records"].as_u64() >= Some(6), "{stood}");
+    world.run(["daemon", "stop"]).ok();
+
+    behind(&world, "DROP TRIGGER events_immutable");
+    behind(&world, "UPDATE events SET caused_by = 'nobody' WHERE position = 3");
+    // Not before the time has come: a daemon that seals looks at no content again.
+    world.run(["daemon", "start"]).ok();
+    change(&world, "after");
+    assert_eq!(world.json(&["daemon", "status"])["problems"], serde_json::json!([]));
+    world.run(["daemon", "stop"]).ok();
+    verified_long_ago(&world);
+    world.run(["daemon", "start"]).ok();
+    let told = until("the status tells it", || {
+        let problems = world.json(&["daemon", "status"])["problems"].to_string();
+        if problems.contains("the record did not stand") { Ok(problems) } else { Err(problems) }
+    });
+    assert!(told.contains("position 3: the record is not the one that was sealed"), "{told}");
+    let fell = until("it is on the record", || {
+        let all = verifications(&world);
+        all.iter().find(|one| one["data"]["stands"] == false).cloned().ok_or(all)
+    });
+    assert_eq!(fell["data"]["position"], 3, "{fell}");
+    until("it is told as an alert", || {
+        let alerts = world.json(&["audit", "list", "--kind", "system.alert"]);
+        let of_it =
+            |one: &&Value| one["data"]["problem"] == "record" && one["data"]["state"] == "raised";
+        alerts.as_array().unwrap().iter().find(of_it).cloned().ok_or(alerts.clone())
+    });
+    // It is told after a restart too, until it was found to be well again.
+    world.run(["daemon", "restart"]).ok();
+    until("the status still tells it", || {
+        let problems = world.json(&["daemon", "status"])["problems"].to_string();
+        if problems.contains("the record did not stand") { Ok(()) } else { Err(problems) }
+    });
+}
+
+/// A change that is answered, and of which every trace is taken out of the database before it was sealed.
+/// Answers what the daemon that starts then has to say.
+fn removed_unsealed(strict: &str) -> (World, Value) {
+    let world = World::with_config(&format!("events:\n  strict: {strict}\n"));
+    world.project("demo");
+    sealed(&world, 1);
+    let unsealed = "(position IS NULL OR position > (SELECT max(position) FROM audit_seals))";
+    until("one dies between the answer and the seal", || {
+        change(&world, "that nobody is to know of");
+        world.kill_daemon();
+        let left =
+            format!("SELECT count(*) FROM events WHERE kind = 'project.edited' AND {unsealed}");
+        let left = on_runtime(sqlite_number(&world.path(DATABASE), &left));
+        if left == 1 { Ok(()) } else { Err(left) }
+    });
+    behind(&world, "DROP TRIGGER events_kept");
+    behind(
+        &world,
+        &format!("DELETE FROM outbox WHERE event_id IN (SELECT id FROM events WHERE {unsealed})"),
+    );
+    behind(&world, &format!("DELETE FROM events WHERE {unsealed}"));
+    behind(&world, "UPDATE event_positions SET last = (SELECT max(position) FROM audit_seals)");
+    world.run(["daemon", "start"]).ok();
+    change(&world, "later");
+    let status = until("it was looked", || {
+        let status = world.json(&["daemon", "status"]);
+        let looked = status["tasks"].as_array().is_some_and(|tasks| {
+            tasks.iter().any(|task| task["name"] == "journal" && task["runs"].as_u64() > Some(0))
+        });
+        if looked { Ok(status) } else { Err(status) }
+    });
+    (world, status)
+}
+
+#[test]
+fn t_tamper_what_is_deleted_before_it_is_sealed_is_noticed_in_strict_mode() {
+    let (world, status) = removed_unsealed("on");
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("the record is not what this host has written"), "{problems}");
+    assert!(problems.contains("is gone"), "{problems}");
+    // The record itself shows nothing: what was never sealed is not missed by its seals.
+    until("the rest is sealed", || {
+        let ran = world.run(["audit", "verify"]);
+        if ran.code() == 0 { Ok(()) } else { Err(ran.everything()) }
+    });
+    // The control: without strict mode nobody can tell.
+    let (_, status) = removed_unsealed("off");
+    assert_eq!(status["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_changes_and_no_reading() {
+    let world = World::with_config("events:\n  strict: on\n");
+    world.project("demo");
+    let journal = world.path("state/audit/journal");
+    until("all of it was found sealed", || {
+        let text = fs::read_to_string(&journal).unwrap();
+        if text.is_empty() { Ok(()) } else { Err(text) }
+    });
+    fs::remove_file(&journal).unwrap();
+    fs::create_dir(&journal).unwrap();
+    world.run(["projects", "edit", "demo", "--description", "unknown"]).fails(6);
+    world.run(["projects", "edit", "demo", "--description", "refused"]).fails(6);
+    let shown = world.json(&["projects", "show", "demo"]);
+    assert_ne!(shown["description"], "refused", "{shown}");
+    fs::remove_dir(&journal).unwrap();
+    until("it goes on", || {
+        let ran = world.run(["projects", "edit", "demo", "--description", "again"]);
+        if ran.code() == 0 { Ok(()) } else { Err(ran.everything()) }
+    });
 }
 
 #[test]

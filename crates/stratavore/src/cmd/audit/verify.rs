@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 use clap::Args;
 use serde::Serialize;
-use stratavore_audit::{Checks, Line, MacKey, PublicKey, Report, Verifier};
+use stratavore_audit::{Checks, Line, MacKey, Pieces, PublicKey, Report, Verifier};
 use stratavore_proto::v1::ExportRecord;
 
 use crate::api::{Api, failure};
@@ -116,7 +116,8 @@ async fn verify_daemons(
     let (sender, receiver) = sync_channel(8);
     let verifying = std::thread::spawn(move || {
         let open = |path: PathBuf| File::open(path).map(|file| Box::new(file) as Box<dyn Read>);
-        let rest: io::Result<Box<dyn Read>> = Ok(Box::new(Pieces::new(receiver)));
+        let rest: io::Result<Box<dyn Read>> =
+            Ok(Box::new(Pieces::new(move || receiver.recv().ok())));
         Verifier::exports(files.into_iter().map(open).chain([rest]), &checks, threads)
     });
     while let Some(piece) = pieces.message().await.map_err(|status| failure(&status))? {
@@ -128,37 +129,6 @@ async fn verify_daemons(
     drop(sender);
     let verified = verifying.join().map_err(|_| Failure::failed("the verifier failed"))?;
     verified.map_err(|error| Failure::io("read the record", &error))
-}
-
-/// What comes in pieces, to be read as one.
-struct Pieces<B> {
-    from: Receiver<B>,
-    piece: Option<B>,
-    read: usize,
-}
-
-impl<B> Pieces<B> {
-    fn new(from: Receiver<B>) -> Self {
-        Self { from, piece: None, read: 0 }
-    }
-}
-
-impl<B: AsRef<[u8]>> Read for Pieces<B> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let left = self.piece.as_ref().map_or(&[][..], |piece| &piece.as_ref()[self.read..]);
-            if !left.is_empty() {
-                let length = left.len().min(buffer.len());
-                buffer[..length].copy_from_slice(&left[..length]);
-                self.read += length;
-                return Ok(length);
-            }
-            match self.from.recv() {
-                Ok(piece) => (self.piece, self.read) = (Some(piece), 0),
-                Err(_) => return Ok(0),
-            }
-        }
-    }
 }
 
 fn tell(context: &Context, report: &Report) -> Result<(), Failure> {

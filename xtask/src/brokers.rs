@@ -1,0 +1,48 @@
+//! The tests of what goes to RabbitMQ, with later ones than this machine's: 4.x, where queues are not what they
+//! were in 3.x.
+
+use stratavore_testkit::rabbit::{self, BROKER_VARIABLE, ROOT_VARIABLE};
+use stratavore_testkit::trial::LONG_VARIABLE;
+
+use crate::step::{self, Steps};
+use crate::workspace::cargo;
+
+/// The releases of Debian that have them, and what their step is called.
+const STEPS: [(&str, &str); 2] = [("trixie", "rabbitmq 4.0"), ("forky", "rabbitmq 4.3")];
+
+/// What is tried with each, by the names of tests.
+const TESTS: [&str; 8] = [
+    "t_outbox",
+    "t_mqdown",
+    "t_blocked",
+    "t_poison",
+    "row_59",
+    "what_a_consumer_always_fails_on",
+    "a_missing_way_for_dead_letters",
+    "what_is_published_fits_its_schema",
+];
+
+/// Runs those tests with each of them. The programs are built.
+pub(crate) fn test(steps: &mut Steps) {
+    for (release, name) in STEPS {
+        steps.take(name, || {
+            let root = rabbit::prepare(release).map_err(anyhow::Error::msg)?;
+            let with = |tests: &mut std::process::Command| {
+                step::without_settings(tests);
+                tests.env(ROOT_VARIABLE, &root).env_remove(BROKER_VARIABLE);
+                // Small counts: the full ones are tried with this machine's.
+                tests.env_remove(LONG_VARIABLE);
+            };
+            let mut bus = cargo();
+            bus.args(["test", "--no-fail-fast", "-p", "stratavore-bus", "--test", "bus"]);
+            with(&mut bus);
+            let mut promises = cargo();
+            promises.args(["test", "--no-fail-fast", "-p", "stratavore", "--test", "reliability"]);
+            promises.arg("--").args(TESTS);
+            with(&mut promises);
+            // Both, so that one run tells everything that is wrong.
+            let (bus, promises) = (step::run(name, &mut bus), step::run(name, &mut promises));
+            bus.and(promises)
+        });
+    }
+}

@@ -5,6 +5,7 @@
 pub mod assistant_home;
 pub mod clock;
 pub mod fuzz;
+pub mod hosts;
 pub mod mail;
 #[cfg(feature = "model")]
 pub mod model;

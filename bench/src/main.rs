@@ -81,6 +81,7 @@ const ROWS: &[(&str, Measure)] = &[
     ("drain", broker::drain),
     ("latency", broker::latency),
     ("search", search::messages),
+    ("nearby", search::nearby),
     ("ledger", ledger::intake),
 ];
 

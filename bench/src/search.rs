@@ -1,5 +1,6 @@
 //! Search over 100,000 messages, beside the same index asked without us.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use anyhow::ensure;
@@ -7,9 +8,10 @@ use stratavore_core::SessionId;
 use stratavore_core::embedding::{BUILTIN, builtin};
 use stratavore_core::message::{Message, Place, Role};
 use stratavore_core::search::{Query, RESULTS_MAX, SearchFilter, snippet};
-use stratavore_store::Store;
-use stratavore_store::testing::TestStore;
 use stratavore_store::testing::bare::Bare;
+use stratavore_store::testing::{TestStore, on_server};
+use stratavore_store::{PoolSettings, Settings, Store};
+use stratavore_testkit::pgvector::{self, VectorServer};
 
 use crate::report::{Row, Target};
 use crate::sample::{Samples, in_turns, ms_since};
@@ -24,6 +26,11 @@ const VOCABULARY: u64 = 20_000;
 /// Queries of each side in one round.
 const QUERIES: usize = 20;
 const PAGE: usize = 20;
+/// How many of the nearest are asked for, as a search does, and how many its index looks at for them.
+const NEAREST: u32 = 50;
+const LOOKED_AT: u32 = 200;
+/// The least of the nearest that the index has to find, in percent.
+const RECALL: f64 = 95.0;
 
 /// Numbers that a seed gives.
 struct Dice(u64);
@@ -85,6 +92,11 @@ async fn filled(store: &Store) -> anyhow::Result<()> {
     }
 }
 
+/// Two words to look for, of which few messages have both.
+fn pair(dice: &mut Dice) -> [String; 2] {
+    [word(200 + dice.below(2000)), word(20 + dice.below(400))]
+}
+
 /// What a user is shown: the best of what has the words, with where they stand.
 async fn by_words(store: &Store, text: &str) -> anyhow::Result<usize> {
     let query = Query::parse(text)?;
@@ -92,10 +104,9 @@ async fn by_words(store: &Store, text: &str) -> anyhow::Result<usize> {
     shown(store, &query, found.into_iter().map(|(number, _)| number)).await
 }
 
-async fn by_meaning(store: &Store, text: &str) -> anyhow::Result<usize> {
+async fn by_meaning(store: &Store, text: &str, filter: &SearchFilter) -> anyhow::Result<usize> {
     let query = Query::parse(text)?;
-    let filter = SearchFilter::default();
-    let found = store.embedding_nearest(BUILTIN, &builtin(text), &filter, 50).await?;
+    let found = store.embedding_nearest(BUILTIN, &builtin(text), filter, NEAREST).await?;
     shown(store, &query, found.into_iter().map(|(number, _)| number)).await
 }
 
@@ -123,7 +134,6 @@ pub(crate) fn messages(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         let mut bare = wait.block_on(Bare::open(db.settings()))?;
         let mut bare_scan = wait.block_on(Bare::open(db.settings()))?;
         let [mut asked, mut asked_bare] = [Dice(7), Dice(7)];
-        let pair = |dice: &mut Dice| [word(200 + dice.below(2000)), word(20 + dice.below(400))];
         let (mut ours, mut limit) = (Samples::default(), Samples::default());
         in_turns(
             lab.rounds,
@@ -165,7 +175,10 @@ pub(crate) fn messages(lab: &Lab) -> anyhow::Result<Vec<Row>> {
                 &mut || {
                     let text = pair(&mut dice).join(" ");
                     let began = Instant::now();
-                    ensure!(wait.block_on(by_meaning(store, &text))? > 0, "nothing is alike");
+                    ensure!(
+                        wait.block_on(by_meaning(store, &text, &SearchFilter::default()))? > 0,
+                        "nothing is alike"
+                    );
                     Ok(ms_since(began))
                 },
                 &mut || {
@@ -186,4 +199,93 @@ pub(crate) fn messages(lab: &Lab) -> anyhow::Result<Vec<Row>> {
         wait.block_on(bare_scan.close())?;
     }
     Ok(rows)
+}
+
+/// By meaning where PostgreSQL has pgvector: its index beside the same index asked without us, beside
+/// comparing all, and how much of what comparing all finds the index finds.
+pub(crate) fn nearby(lab: &Lab) -> anyhow::Result<Vec<Row>> {
+    let what = format!("transcript search, {MESSAGES} messages, by meaning, pgvector's HNSW");
+    if let Err(why) = pgvector::prepare() {
+        return Ok(vec![Row::without(format!("{what}, p50"), "ms", why)]);
+    }
+    let wait = &lab.runtime;
+    let server = VectorServer::start();
+    let home = server.database();
+    let pool = PoolSettings { min_connections: 0, ..PoolSettings::default() };
+    let settings = Settings { database: on_server(&home), pool };
+    let store = wait.block_on(Store::open(settings.clone()))?;
+    ensure!(store.has_vector_index(), "the server has pgvector, and it is not used");
+    wait.block_on(filled(&store))?;
+    while wait.block_on(store.nearby_fill(BUILTIN, 2000))? > 0 {}
+    home.query("VACUUM ANALYZE messages; VACUUM ANALYZE _message_vectors");
+    let mut bare = wait.block_on(Bare::open(&settings))?;
+    wait.block_on(bare.look_at(LOOKED_AT))?;
+
+    let index = SearchFilter::default();
+    // A filter that everything passes is answered by comparing all.
+    let exact = SearchFilter { since: Some(given::at(-1)), ..SearchFilter::default() };
+    let [mut asked, mut asked_bare, mut asked_exact] = [Dice(9), Dice(9), Dice(9)];
+    let (mut ours, mut limit) = (Samples::default(), Samples::default());
+    let [_, _, all] = in_turns(
+        lab.rounds,
+        [
+            &mut || {
+                for _ in 0..QUERIES {
+                    let text = pair(&mut asked).join(" ");
+                    let began = Instant::now();
+                    let found = wait.block_on(by_meaning(&store, &text, &index))?;
+                    ours.0.push(ms_since(began));
+                    ensure!(found > 0, "nothing is alike");
+                }
+                Ok(0.0)
+            },
+            &mut || {
+                for _ in 0..QUERIES {
+                    let vector = builtin(&pair(&mut asked_bare).join(" "));
+                    let began = Instant::now();
+                    let asked = bare.nearest(BUILTIN, &vector, i64::from(NEAREST), PAGE as i64);
+                    ensure!(wait.block_on(asked)? > 0, "nothing is alike");
+                    limit.0.push(ms_since(began));
+                }
+                Ok(0.0)
+            },
+            &mut || {
+                let text = pair(&mut asked_exact).join(" ");
+                let began = Instant::now();
+                ensure!(wait.block_on(by_meaning(&store, &text, &exact))? > 0, "nothing is alike");
+                Ok(ms_since(began))
+            },
+        ],
+    )?;
+
+    let mut recall = Samples::default();
+    let mut dice = Dice(11);
+    for _ in 0..lab.rounds * 2 {
+        let vector = builtin(&pair(&mut dice).join(" "));
+        let nearest = async |filter: &SearchFilter| {
+            let found = store.embedding_nearest(BUILTIN, &vector, filter, NEAREST).await?;
+            anyhow::Ok(found)
+        };
+        let by_index = wait.block_on(nearest(&index))?;
+        let by_all = wait.block_on(nearest(&exact))?;
+        // Of several that are as near, any is as good.
+        let least = by_all.last().map_or(0.0, |(_, likeness)| *likeness) - 1e-4;
+        let good: HashSet<i64> =
+            by_index.iter().filter(|(_, near)| *near >= least).map(|(number, _)| *number).collect();
+        recall.0.push(100.0 * good.len() as f64 / by_all.len().max(1) as f64);
+    }
+    wait.block_on(bare.close())?;
+    drop(store);
+    // Before its server.
+    drop(home);
+    Ok(vec![
+        Row::new(format!("{what}, p50"), "ms", &ours)
+            .against("bare index query", &limit)
+            .target(Target::AtMost(1.5)),
+        Row::new(format!("{what}, p99"), "ms", &ours).against("bare index query", &limit).p99(),
+        Row::new(format!("{what}, beside comparing all, p50"), "ms", &ours)
+            .against("comparing all", &all),
+        Row::new(format!("{what}, of the {NEAREST} nearest it finds"), "%", &recall)
+            .target(Target::Above(RECALL)),
+    ])
 }

@@ -94,7 +94,11 @@ fn read_body(given: Option<String>) -> io::Result<String> {
             text
         }
     };
-    let mut body: Value = serde_json::from_str(&text).map_err(io::Error::other)?;
+    kept(serde_json::from_str(&text).map_err(io::Error::other)?)
+}
+
+/// What is kept of a body, as text.
+pub(crate) fn kept(mut body: Value) -> io::Result<String> {
     for longest in [TEXT_MAX, TEXT_MAX / 16, 32] {
         cut(&mut body, longest);
         let text = body.to_string();
@@ -119,7 +123,7 @@ fn cut(value: &mut Value, longest: usize) {
 }
 
 /// Gives the body to the agent, and to the next one if that is replaced while we wait.
-async fn hand_over(dir: &Path, id: &str, body: &str) -> Option<String> {
+pub(crate) async fn hand_over(dir: &Path, id: &str, body: &str) -> Option<String> {
     let mut tries = 0;
     loop {
         match exchange(dir, id, body).await {

@@ -4,7 +4,8 @@
 //! daemon. The public modules are for the daemon's side: finding out whether an agent lives
 //! ([`identity`]), ending what a dead one left ([`kill`]), and reading recorded output
 //! ([`output`]), what the assistant told of itself ([`signal_log`]) and what an agent could not tell
-//! any more ([`spool`]); and the hook that assistants call ([`hook`]).
+//! any more ([`spool`]); and what assistants call: the hook ([`hook`]), and the tool that one without a screen
+//! asks for permission ([`permission`]).
 
 pub mod failpoint;
 pub mod hook;
@@ -12,6 +13,7 @@ pub mod identity;
 pub mod inside;
 pub mod kill;
 pub mod output;
+pub mod permission;
 pub mod program;
 pub mod signal_log;
 pub mod spool;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use stratavore_agent::{STATE_FORM, hook};
+use stratavore_agent::{STATE_FORM, hook, permission};
 use stratavore_proto::version;
 
 const USAGE: &str = "The supervisor of one runner. Daemons start it; people do not have to.
@@ -14,6 +14,7 @@ Usage: stratavore-agent run --dir DIR --epoch N     (reads what a daemon hands o
        stratavore-agent resume --dir DIR --state FD (after an upgrade in place)
        stratavore-agent hook --dir DIR [--wait] [--part NAME]
                                                     (what an assistant calls to tell of itself)
+       stratavore-agent hook --dir DIR --mcp        (the tool that an assistant asks for permission)
        stratavore-agent --version
 ";
 
@@ -21,6 +22,7 @@ enum Wanted {
     Run { dir: PathBuf, epoch: i64 },
     Resume { dir: PathBuf, state: i32 },
     Hook(hook::Call),
+    Permission(PathBuf),
     Version,
     Help,
 }
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
         Some(Wanted::Resume { dir, state }) => stratavore_agent::resume(dir, state),
         Some(Wanted::Hook(call)) => {
             hook::call(&call);
+            Ok(())
+        }
+        Some(Wanted::Permission(dir)) => {
+            permission::serve(&dir);
             Ok(())
         }
         Some(Wanted::Version) => {
@@ -64,12 +70,13 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     let mut args = args.into_iter();
     let command = args.next()?;
     let (mut dir, mut epoch, mut state) = (None, None, None);
-    let (mut wait, mut body, mut part) = (false, None, None);
+    let (mut wait, mut mcp, mut body, mut part) = (false, false, None, None);
     while let Some(flag) = args.next() {
         match flag.to_str()? {
             "--dir" => dir = Some(PathBuf::from(args.next()?)),
             "--epoch" => epoch = Some(args.next()?.to_str()?.parse().ok()?),
             "--wait" => wait = true,
+            "--mcp" => mcp = true,
             "--body" => body = Some(args.next()?.into_string().ok()?),
             "--part" => part = Some(hook::part_name(args.next()?.to_str()?)?),
             "--state" => state = Some(args.next()?.to_str()?.parse().ok()?),
@@ -79,6 +86,7 @@ fn read(args: Vec<OsString>) -> Option<Wanted> {
     match command.to_str()? {
         "run" => Some(Wanted::Run { dir: dir?, epoch: epoch? }),
         "resume" => Some(Wanted::Resume { dir: dir?, state: state? }),
+        "hook" if mcp => Some(Wanted::Permission(dir?)),
         "hook" => Some(Wanted::Hook(hook::Call { dir: dir?, wait, body, part })),
         "--version" | "-V" => Some(Wanted::Version),
         "--help" | "-h" | "help" => Some(Wanted::Help),

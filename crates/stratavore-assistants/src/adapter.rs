@@ -34,6 +34,10 @@ pub const WAIT: &str = "--wait";
 /// it has changed.
 pub const PART: &str = "--part";
 
+/// Follows [`Observed::hook`] where the assistant calls it as a server of one tool (MCP), which it asks for
+/// permission.
+pub const MCP: &str = "--mcp";
+
 /// What can be proved of an assistant, for the rest to ask and for people to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Proves {
@@ -59,6 +63,8 @@ pub struct Proves {
     pub permission_requests: bool,
     /// A permission can be given from elsewhere than its screen.
     pub permission_answers: bool,
+    /// The same in a run without a screen. Of others what nobody has allowed before is refused there.
+    pub headless_answers: bool,
     /// How good the best figures of its usage are.
     pub usage: Option<Quality>,
     /// It says what its usage cost.
@@ -217,11 +223,27 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
-    Session { session: String },
-    Text { text: String },
-    Tool { tool: String, text: String },
-    ToolResult { text: String },
-    Retry { why: String },
+    Session {
+        session: String,
+    },
+    Text {
+        text: String,
+    },
+    Tool {
+        tool: String,
+        text: String,
+    },
+    ToolResult {
+        text: String,
+    },
+    Retry {
+        why: String,
+    },
+    /// It waits for a person. No output tells that, but what asks.
+    Asks {
+        tool: String,
+        text: String,
+    },
 }
 
 /// One assistant.

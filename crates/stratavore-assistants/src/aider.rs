@@ -74,6 +74,7 @@ impl Adapter for Aider {
             prompts: false,
             permission_requests: false,
             permission_answers: false,
+            headless_answers: false,
             usage: Some(Quality::Exact),
             cost: true,
             transcript: true,

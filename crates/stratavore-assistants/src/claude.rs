@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use stratavore_core::activity::{Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{Observation, RateWindow};
@@ -80,6 +80,21 @@ fn answered(body: &Value, text: &str) -> Option<Value> {
     Some(input)
 }
 
+/// What the tool that it asks for permission gives back; that adds what was asked for.
+fn prompt_answered(body: &Value, allow: bool, message: Option<&str>) -> Option<Value> {
+    match (allow, message) {
+        (true, None) => Some(json!({ "behavior": "allow" })),
+        // Words that it would not see are not taken for it.
+        (true, Some(text)) => {
+            Some(json!({ "behavior": "allow", "updatedInput": answered(body, text)? }))
+        }
+        (false, message) => {
+            let why = message.unwrap_or("A person has refused this.");
+            Some(json!({ "behavior": "deny", "message": why }))
+        }
+    }
+}
+
 struct Claude;
 
 impl Adapter for Claude {
@@ -96,6 +111,7 @@ impl Adapter for Claude {
             prompts: true,
             permission_requests: true,
             permission_answers: true,
+            headless_answers: true,
             usage: Some(Quality::Exact),
             cost: true,
             transcript: true,
@@ -134,6 +150,9 @@ impl Adapter for Claude {
     }
 
     fn answer(&self, body: &Value, allow: bool, message: Option<&str>) -> Option<String> {
+        if body.get("hook_event_name").is_some_and(|event| event == signal::PROMPT) {
+            return prompt_answered(body, allow, message).map(|answer| answer.to_string());
+        }
         let mut decision = hooks::decision(body, allow, message.filter(|_| !allow))?;
         if let Some(text) = message.filter(|_| allow) {
             // Words that it would not see are not taken for it.

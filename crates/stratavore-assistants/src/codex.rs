@@ -87,6 +87,7 @@ impl Adapter for Codex {
             prompts: true,
             permission_requests: true,
             permission_answers: true,
+            headless_answers: false,
             usage: Some(Quality::Exact),
             cost: false,
             transcript: true,

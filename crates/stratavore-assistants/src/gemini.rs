@@ -65,6 +65,7 @@ impl Adapter for Gemini {
             prompts: true,
             permission_requests: true,
             permission_answers: true,
+            headless_answers: false,
             usage: Some(Quality::Exact),
             cost: false,
             transcript: true,

@@ -55,6 +55,7 @@ impl Adapter for OpenCode {
             prompts: true,
             permission_requests: true,
             permission_answers: true,
+            headless_answers: false,
             usage: Some(Quality::Exact),
             cost: true,
             transcript: true,

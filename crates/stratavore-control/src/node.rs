@@ -110,15 +110,32 @@ impl Control {
         Ok(place(wish, self.here(), u64::from(count.max(1)), &self.nodes().await?)?)
     }
 
-    /// The node that has the files of a conversation, where it is resumed if nothing else is asked for.
+    /// The node that a conversation is resumed on if nothing else is asked for: the one that has its files.
+    /// Where no daemon holds that one it is this one, if its vault has a copy that can be put in its place.
     pub async fn node_of_session(
         &self,
         caller: &Caller,
         wanted: &str,
     ) -> Result<Option<NodeId>, Error> {
-        let node = self.session(caller, wanted).await?.node;
-        let Some(node) = node else { return Ok(None) };
-        Ok(self.node_by_id(node).await?.map(|known| known.id))
+        let session = self.session(caller, wanted).await?;
+        let Some(node) = session.node else { return Ok(None) };
+        let Some(its) = self.node_by_id(node).await? else { return Ok(None) };
+        if its.ready || its.id == self.here() {
+            return Ok(Some(its.id));
+        }
+        if self.has_copy(&session).await? {
+            return Ok(Some(self.here()));
+        }
+        Err(Error::Absent {
+            message: format!(
+                "the files of {} are on {}, where no daemon runs",
+                session.id,
+                its.hostname.escape_debug()
+            ),
+            hint: "start the daemon there; or bring a copy that was exported before: \
+                   stratavore sessions import DIR"
+                .into(),
+        })
     }
 
     /// True if this node is to get something new.

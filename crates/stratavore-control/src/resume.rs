@@ -64,6 +64,7 @@ impl Control {
             let seen =
                 before.as_ref().map_or(self.inner.env.clone(), |command| self.env_seen(command));
             remarks.extend(self.transcripts_put_back(&session, &seen).await?);
+            self.transcripts_are_here(&session, &seen).await?;
         }
         let (args, env) = before.map(|command| self.restored(command, &mut remarks)).unzip();
         Ok(Resume {

@@ -4,17 +4,20 @@
 //! run that has ended long ago can be read again. How a run came out is said once all that its assistant
 //! told of it has been read: what it used is complete then.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
 use stratavore_assistants as assistants;
 use stratavore_assistants::adapter::{Adapter, Outcome, Step};
-use stratavore_core::RunnerId;
+use stratavore_bus::{Received, Subscription};
 use stratavore_core::activity::Activity;
+use stratavore_core::ask::AskState;
 use stratavore_core::run::{RESULT_TEXT_MAX, RunOutcome};
 use stratavore_core::runner::{Cause, RunLimit, Runner};
 use stratavore_core::session::Session;
 use stratavore_core::usage::UsageSums;
+use stratavore_core::{AskId, RunnerId};
 use stratavore_runtime::socket::{Heard, Hearing};
 use stratavore_runtime::{Chunk, OutputReader};
 
@@ -28,6 +31,8 @@ const CHUNK: usize = 64 << 10;
 const LINE_MAX: usize = 16 << 20;
 /// So much of the end of the output says how a run came out.
 const END: u64 = 4 << 20;
+/// How many of a runner's questions are looked at.
+const ASKS_MAX: u32 = 50;
 /// How long an agent that cannot be reached is left alone: it starts, upgrades itself, or has ended.
 const AGAIN: Duration = Duration::from_millis(250);
 
@@ -60,6 +65,9 @@ pub struct RunWatch {
     lines: Lines,
     /// The agent, once the files have been read to their end.
     agent: Option<Hearing>,
+    /// What happens, of which its questions are of interest, and those that were told.
+    events: Subscription,
+    asked: BTreeSet<AskId>,
     /// The runner has ended, and its files are read to their end for the last time.
     ending: bool,
     over: bool,
@@ -76,6 +84,8 @@ impl Control {
             reader: OutputReader::new(self.inner.runtime.dir(runner.id).output()),
             lines: Lines { begins: from, bytes: Vec::new() },
             agent: None,
+            events: self.inner.bus.subscribe(),
+            asked: BTreeSet::new(),
             ending: false,
             over: false,
         })
@@ -151,6 +161,7 @@ impl Control {
 impl RunWatch {
     /// What comes next; `None` after the end, and when the daemon stops.
     pub async fn next(&mut self) -> Result<Option<RunProgress>, Error> {
+        let id = self.id.to_string();
         loop {
             if self.over {
                 return Ok(None);
@@ -161,6 +172,17 @@ impl RunWatch {
                     biased;
                     () = stopping.cancelled() => return Err(Error::Stopping),
                     heard = agent.next() => heard,
+                    received = self.events.recv() => {
+                        let may_ask = match received {
+                            Received::Events(events) => events.iter().any(|e| e.entity_id == id),
+                            Received::Lagged => true,
+                            Received::Closed => return Err(Error::Stopping),
+                        };
+                        if may_ask && let Some(asks) = self.asks().await? {
+                            return Ok(Some(asks));
+                        }
+                        continue;
+                    }
                 };
                 match heard {
                     Some(Heard::Output { offset, data }) => {
@@ -182,7 +204,13 @@ impl RunWatch {
                 }
                 Chunk::Gap { to, .. } => self.lines.skip(to),
                 Chunk::End if self.ending => return self.end().await.map(Some),
-                Chunk::End => self.wait().await?,
+                Chunk::End => {
+                    self.wait().await?;
+                    // Of what it asks already nothing more will be heard.
+                    if let Some(asks) = self.asks().await? {
+                        return Ok(Some(asks));
+                    }
+                }
             }
         }
     }
@@ -210,6 +238,18 @@ impl RunWatch {
         }
         let soon = WaitFor { timeout: Some(AGAIN), ..WaitFor::default() };
         self.control.wait(self.id, soon).await.map(drop)
+    }
+
+    /// What it asks now and was not told yet.
+    async fn asks(&mut self) -> Result<Option<RunProgress>, Error> {
+        let open = self.control.inner.store.asks_of(self.id, ASKS_MAX).await?;
+        let new = open.into_iter().filter(|ask| ask.state == AskState::Open);
+        let steps: Vec<Step> = new
+            .filter(|ask| self.asked.insert(ask.id))
+            .map(|ask| Step::Asks { tool: ask.tool, text: ask.text })
+            .collect();
+        let next = self.lines.begins;
+        Ok((!steps.is_empty()).then_some(RunProgress::Steps { next, steps }))
     }
 
     fn take(&mut self, offset: u64, data: &[u8]) -> Option<RunProgress> {

@@ -31,6 +31,9 @@ pub use import::SessionImport;
 pub use intake::{Care, Taken};
 pub(crate) use tidy::EVERY as TIDY_EVERY;
 
+/// Where a transcript of another host is said to be.
+const ELSEWHERE: &str = "import:";
+
 /// How long transcripts and the text of messages are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VaultSettings {

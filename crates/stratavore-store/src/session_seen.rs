@@ -374,7 +374,9 @@ impl Found {
         let last = seen.last_at.map(DbTime);
         next.ended_at = next.ended_at.max(last);
         next.updated_at = last.map_or(next.updated_at, |last| next.updated_at.max(last));
-        next.node_id = next.node_id.or(Some(Text(batch.node)));
+        // It is where its files are, and whoever goes on with it elsewhere takes it there.
+        let is_there = seen.transcript.is_some() || told.is_current;
+        next.node_id = next.node_id.filter(|_| !is_there).or(Some(Text(batch.node)));
         Ok(next)
     }
 

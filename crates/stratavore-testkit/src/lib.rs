@@ -6,6 +6,7 @@ pub mod assistant_home;
 pub mod before;
 pub mod clock;
 pub mod fuzz;
+pub mod hosts;
 pub mod mail;
 #[cfg(feature = "model")]
 pub mod model;

@@ -14,6 +14,9 @@ use crate::hooks::{self, Hook};
 use crate::log_record::LogRecord;
 use crate::reset::reset_time;
 
+/// What the tool is called by that is asked for permission in a run without a screen.
+pub(super) const PROMPT: &str = "PermissionPrompt";
+
 /// In [`Memory::more`]: when the last hook was called, in microseconds.
 const HOOK_AT: &str = "hook_at";
 /// In [`Memory::more`]: what the title last told.
@@ -63,7 +66,7 @@ fn hook(memory: &mut Memory, hook: Hook<'_>) -> Vec<Observation> {
         "PreToolUse" | "PostToolUse" | "PostToolUseFailure" | "ElicitationResult" => {
             seen.extend(hook.tool_runs(memory));
         }
-        "PermissionRequest" => seen.extend(hook.asks(memory)),
+        "PermissionRequest" | PROMPT => seen.extend(hook.asks(memory)),
         "Elicitation" => {
             let told = Doing::told(Activity::NeedsInput, hook.at, hook.event());
             seen.push(Observation::Doing(told.asking(hook.text("message").unwrap_or_default())));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{WINDOWS, home};
-use crate::adapter::{Conversation, Mode, OTLP, Observed, PART, Start, Started, WAIT};
+use crate::adapter::{Conversation, MCP, Mode, OTLP, Observed, PART, Start, Started, WAIT};
 use crate::excerpt::clip;
 use crate::words::{Options, Word};
 
@@ -156,6 +156,9 @@ const HOOK_SECONDS: u32 = 10;
 /// A person may be asleep.
 const WAIT_SECONDS: u32 = 7 * 24 * 60 * 60;
 const SETTINGS: &str = "claude-settings.json";
+/// The tool that it asks for permission where nobody is at a screen, and the file that tells of its server.
+const ASK: &str = "mcp__stratavore__approve";
+const SERVERS: &str = "claude-mcp.json";
 /// The longest title, in bytes.
 const TITLE_MAX: usize = 120;
 
@@ -219,6 +222,13 @@ pub(super) fn start(start: &Start<'_>) -> Started {
             add(&["--settings", &observed.dir.join(SETTINGS).to_string_lossy()]);
             let own_line = home::has_status_line(start.env, start.directory);
             files.push((SETTINGS.to_owned(), settings(&observed, !own_line)));
+        }
+        if matches!(start.mode, Mode::Headless(_)) && !has(&["--permission-prompt-tool"]) {
+            let file = observed.dir.join(SERVERS);
+            // An option has to follow the files, or what comes next would be one of them.
+            let file = file.to_string_lossy();
+            add(&["--mcp-config", &file, "--permission-prompt-tool", ASK]);
+            files.push((SERVERS.to_owned(), servers(&observed)));
         }
         env = variables(start.env);
     }
@@ -314,6 +324,17 @@ fn settings(observed: &Observed<'_>, with_line: bool) -> String {
     let words = observed.hook.iter().map(String::as_str).chain([PART, WINDOWS]);
     let line = json!({ "type": "command", "command": words.collect::<Vec<_>>().join(" ") });
     json!({ "hooks": hooks, "statusLine": line }).to_string()
+}
+
+/// The server of the tool that it asks for permission, besides those that the user has.
+fn servers(observed: &Observed<'_>) -> String {
+    let Some((program, args)) = observed.hook.split_first() else { return "{}".into() };
+    let args: Vec<&str> = args.iter().map(String::as_str).chain([MCP]).collect();
+    let milliseconds = u64::from(WAIT_SECONDS) * 1000;
+    json!({ "mcpServers": { "stratavore": {
+        "type": "stdio", "command": program, "args": args, "timeout": milliseconds,
+    } } })
+    .to_string()
 }
 
 /// Telemetry to us, unless the user has it sent elsewhere; and no dialog that nobody is there to see.

@@ -13,6 +13,7 @@ use stratavore_core::{ProjectId, SessionId, TranscriptId};
 use stratavore_store::{BlobRow, Observed};
 use stratavore_vault::digest;
 
+use super::ELSEWHERE;
 use super::export::{FORM, MESSAGES, Manifest, ManifestFile};
 use super::intake::Intake;
 use crate::control::Control;
@@ -23,8 +24,6 @@ const PIECE: usize = 4 << 20;
 /// The longest manifest, and the longest file of messages.
 const MANIFEST_MAX: usize = 8 << 20;
 const MESSAGES_MAX: u64 = 64 << 20;
-/// Where a transcript of another host is said to be.
-const ELSEWHERE: &str = "import:";
 
 /// An import that is being made.
 pub struct SessionImport {

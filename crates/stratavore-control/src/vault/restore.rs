@@ -1,12 +1,14 @@
 //! Transcripts that are gone from where their assistant looks for them, put back before it is resumed.
 //!
-//! Assistants remove their transcripts after a while, and one has a fault that loses them. A conversation
-//! that is in the vault can be resumed nevertheless.
+//! Assistants remove their transcripts after a while, and one has a fault that loses them; and a conversation
+//! may have been held on another host, of which a copy was taken in here. What is in this host's vault can be
+//! resumed nevertheless.
 //!
 //! Invariant: a file that is there is never touched, and nothing is written but below the directory that the
 //! assistant itself keeps its transcripts in: where a file was is the word of a program that we watch.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -16,6 +18,7 @@ use stratavore_assistants as assistants;
 use stratavore_core::session::Session;
 use stratavore_core::transcript::Transcript;
 
+use super::ELSEWHERE;
 use crate::control::Control;
 use crate::error::Error;
 
@@ -29,25 +32,70 @@ impl Control {
     ) -> Result<Vec<String>, Error> {
         let adapter = assistants::adapter(&session.assistant);
         let Some(home) = adapter.transcript_home(env) else { return Ok(Vec::new()) };
+        let mut remarks = Vec::new();
+        for transcript in self.kept_here(session).await? {
+            let Some(path) = place(&transcript.path, &home).filter(|path| !path.exists()) else {
+                continue;
+            };
+            let shown = path.display().to_string().escape_debug().to_string();
+            let (is_copy, as_of) = (is_copy(&transcript), transcript.updated_at);
+            remarks.push(match self.put_back(&transcript, path).await {
+                Ok(()) if is_copy => {
+                    format!(
+                        "its transcript {shown} is the copy that was taken in here at {as_of:.0}"
+                    )
+                }
+                Ok(()) => format!("its transcript {shown} was gone and is back from the vault"),
+                Err(error) => {
+                    format!("its transcript {shown} is gone and could not be put back: {error}")
+                }
+            });
+        }
+        Ok(remarks)
+    }
+
+    /// True if this host's vault has a copy of a conversation that was held on another one.
+    pub(crate) async fn has_copy(&self, session: &Session) -> Result<bool, Error> {
+        Ok(self.kept_here(session).await?.iter().any(is_copy))
+    }
+
+    /// The transcripts in this host's vault. One of its own comes before a copy of the same.
+    async fn kept_here(&self, session: &Session) -> Result<Vec<Transcript>, Error> {
         let here = self.inner.node.id;
         let mut kept = self.inner.store.transcript_list(session.id).await?;
         kept.retain(|transcript| transcript.node == here && !transcript.is_replaced);
-        let mut remarks = Vec::new();
-        for transcript in kept {
-            let path = PathBuf::from(&transcript.path);
-            if !is_below(&path, &home) || path.exists() {
-                continue;
-            }
-            let shown = transcript.path.escape_debug().to_string();
-            match self.put_back(&transcript, path).await {
-                Ok(()) => remarks
-                    .push(format!("its transcript {shown} was gone and is back from the vault")),
-                Err(error) => remarks.push(format!(
-                    "its transcript {shown} is gone and could not be put back: {error}"
-                )),
-            }
+        kept.sort_by_key(is_copy);
+        Ok(kept)
+    }
+
+    /// Refuses a conversation whose files are on another host and not here: its assistant would not find
+    /// it, or begin another one in its place.
+    pub(crate) async fn transcripts_are_here(
+        &self,
+        session: &Session,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let adapter = assistants::adapter(&session.assistant);
+        let Some(node) = session.node.filter(|node| *node != self.here()) else { return Ok(()) };
+        let (Some(home), Some(told)) = (adapter.transcript_home(env), &session.transcript) else {
+            return Ok(());
+        };
+        if Path::new(told).exists() || rebased(Path::new(told), &home).is_some_and(|at| at.exists())
+        {
+            return Ok(());
         }
-        Ok(remarks)
+        let known = self.node(&node.to_string()).await;
+        let host = known.map_or_else(|_| node.to_string(), |node| node.hostname);
+        Err(Error::Absent {
+            message: format!(
+                "the files of {} are on {}, and this host has no copy of them",
+                session.id,
+                host.escape_debug()
+            ),
+            hint: "resume it there; or export it there and take it in here: \
+                   stratavore sessions import DIR"
+                .into(),
+        })
     }
 
     async fn put_back(&self, transcript: &Transcript, path: PathBuf) -> Result<(), Error> {
@@ -60,6 +108,33 @@ impl Control {
         let written = written.await.map_err(Error::internal)?;
         written.map_err(|error| Error::internal(format!("write it: {error}")))
     }
+}
+
+/// True if it was taken in from elsewhere.
+fn is_copy(transcript: &Transcript) -> bool {
+    transcript.path.starts_with(ELSEWHERE)
+}
+
+/// Where a transcript has to stand so that its assistant finds it.
+fn place(path: &str, home: &Path) -> Option<PathBuf> {
+    let (path, is_copy) = match path.strip_prefix(ELSEWHERE) {
+        Some(path) => (Path::new(path), true),
+        None => (Path::new(path), false),
+    };
+    if is_below(path, home) {
+        return Some(path.into());
+    }
+    rebased(path, home).filter(|path| is_copy && is_below(path, home))
+}
+
+/// The same place below `home` as it has below the directory of that name on its own host.
+fn rebased(path: &Path, home: &Path) -> Option<PathBuf> {
+    let names: Vec<&OsStr> = path.iter().collect();
+    let mut end = home.iter().rev();
+    let (last, above) = (end.next()?, end.next()?);
+    let at = names.windows(2).rposition(|pair| pair == [above, last])?;
+    let rest: PathBuf = names.get(at + 2..)?.iter().collect();
+    (rest != PathBuf::new()).then(|| home.join(rest))
 }
 
 /// True for a file somewhere below `home`, by its words and by what is there: no link leads out of it.
@@ -110,6 +185,28 @@ mod tests {
         }
         assert!(!is_below(Path::new("one/a.jsonl"), &home));
         assert!(!is_below(&root.path().join("other/a.jsonl"), &home));
+    }
+
+    #[test]
+    fn a_copy_stands_where_its_assistant_looks_for_it_here() {
+        let root = tempfile::tempdir().unwrap();
+        let home = root.path().join("bob/.claude/projects");
+        fs::create_dir_all(&home).unwrap();
+        let at = |path: &str| place(path, &home);
+        let there = Some(home.join("-work/a.jsonl"));
+        assert_eq!(at("import:/home/alice/.claude/projects/-work/a.jsonl"), there);
+        assert_eq!(at(&format!("import:{}", home.join("-work/a.jsonl").display())), there);
+        assert_eq!(at(&home.join("-work/a.jsonl").display().to_string()), there);
+        // What is no copy stays where it was, and nothing leads out.
+        assert_eq!(at("/home/alice/.claude/projects/-work/a.jsonl"), None);
+        for outside in [
+            "import:/home/alice/.claude/projects/../../a.jsonl",
+            "import:/home/alice/.claude/projects",
+            "import:/home/alice/projects/a.jsonl",
+            "import:a.jsonl",
+        ] {
+            assert_eq!(at(outside), None, "{outside}");
+        }
     }
 
     #[test]

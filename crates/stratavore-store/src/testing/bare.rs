@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, PgConnection, Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, SqliteConnection};
 use stratavore_core::liveness::Liveness;
 
 use crate::value::DbTime;
@@ -110,6 +110,43 @@ impl Bare {
                     .await?
             }
         };
+        Ok(found.iter().map(|(_, text)| text.len()).sum())
+    }
+
+    /// Has pgvector's index look at so many, for the best of them.
+    pub async fn look_at(&mut self, many: u32) -> Result<(), sqlx::Error> {
+        match self {
+            Bare::Postgres(conn) => {
+                let set = format!("SET hnsw.ef_search = {many}");
+                sqlx::query(AssertSqlSafe(set)).execute(&mut **conn).await.map(drop)
+            }
+            Bare::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Asks pgvector's index of a model, whose name needs no quotes, for the `nearest` so many, and for the
+    /// text of the first of them. Answers how many bytes that is.
+    pub async fn nearest(
+        &mut self,
+        model: &str,
+        vector: &[f32],
+        nearest: i64,
+        shown: i64,
+    ) -> Result<usize, sqlx::Error> {
+        let Bare::Postgres(conn) = self else { return Ok(0) };
+        let size = vector.len();
+        let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
+        let sql = format!(
+            "SELECT m.id, m.text FROM (SELECT message_id FROM _message_vectors WHERE model = '{model}'
+                ORDER BY vector::vector({size}) <#> $1::text::vector({size}) LIMIT $2) AS near
+            JOIN messages AS m ON m.id = near.message_id LIMIT $3"
+        );
+        let found: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(format!("[{}]", numbers.join(",")))
+            .bind(nearest)
+            .bind(shown)
+            .fetch_all(&mut **conn)
+            .await?;
         Ok(found.iter().map(|(_, text)| text.len()).sum())
     }
 

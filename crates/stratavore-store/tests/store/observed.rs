@@ -183,6 +183,23 @@ on_both_databases! {
         assert_eq!(told.now_holds, Some(told.sessions["c0"]));
     }
 
+    async fn a_session_is_where_its_files_are(db: TestStore) {
+        let store = db.store();
+        let (here, _) = Teller::new(store).await;
+        let session = here.tell(&[current("c1")]).await.sessions["c1"];
+        let node = async || store.session_get(session).await.unwrap().node;
+        assert_eq!(node().await, Some(here.node));
+        let elsewhere = given::node(store).await;
+        assert_ne!(elsewhere, here.node);
+        let there = Teller { node: elsewhere, runner: None, assistant: here.assistant.clone(), project: here.project.clone(), store };
+        // A copy that is taken in there moves nothing.
+        let copied = SessionSeen { session: "c1".into(), at: Some(at(50)), ..SessionSeen::default() };
+        there.tell(&[Observation::Session(copied)]).await;
+        assert_eq!(node().await, Some(here.node));
+        there.tell(&[current("c1")]).await;
+        assert_eq!(node().await, Some(elsewhere));
+    }
+
     async fn a_session_is_held_last_by_whoever_went_on_with_it(db: TestStore) {
         let store = db.store();
         let (teller, one) = Teller::new(store).await;

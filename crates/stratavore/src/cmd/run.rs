@@ -298,6 +298,11 @@ fn show(ui: &Ui, step: &RunStep) -> Result<(), Failure> {
         "tool" => format!("{}: {text}", Untrusted(&step.tool)),
         "tool_result" => format!("→ {}", text.trim_end().replace('\n', "\n  ")),
         "retry" => format!("tries again: {text}"),
+        "asks" => {
+            ui.note(format!("asks for {}: {text}", Untrusted(&step.tool)));
+            ui.note("answer it: stratavore inbox, then approve or deny");
+            return Ok(());
+        }
         other => format!("{}: {text}", Untrusted(other)),
     };
     ui.note(Tone::Dim.paint(&aside));

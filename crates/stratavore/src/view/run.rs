@@ -6,7 +6,7 @@ use stratavore_proto::v1;
 
 use super::{given, time};
 
-/// One step of a run. `kind` is session, text, tool, tool_result or retry.
+/// One step of a run. `kind` is session, text, tool, tool_result, retry or asks.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StepView {
     pub kind: String,

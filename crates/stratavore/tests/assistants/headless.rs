@@ -83,3 +83,31 @@ fn opencode_runs_without_a_screen() {
 fn gemini_runs_without_a_screen() {
     runs_without_a_screen(Program::Gemini);
 }
+
+/// What nobody has allowed is refused there and then: these ask nobody without a screen, and say so as data.
+fn is_refused_what_it_would_have_to_ask_for(program: Program, may: &[&str]) {
+    let scene = Scene::new(program);
+    scene.model.on_prompt(
+        "make the first",
+        [Reply::escalated("echo by-it > made.txt"), Reply::text("it is not made")],
+    );
+    let mut running = scene.run_that_may(&["--prompt", "make the first, please"], may);
+    let result = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((code, &result["text"]), (0, &"it is not made".into()), "{result}\n{said}");
+    assert_eq!(scene.made("made.txt"), None);
+    assert_eq!(scene.asks("open"), 0, "nobody is waited for");
+    let runner = result["runner"].as_str().unwrap();
+    let explained = scene.world.json(&["explain", runner]);
+    assert_eq!(explained["proves"]["headless_answers"], false, "{explained}");
+}
+
+#[test]
+fn codex_is_refused_by_its_sandbox_without_a_screen() {
+    is_refused_what_it_would_have_to_ask_for(Program::Codex, &["-s", "read-only"]);
+}
+
+#[test]
+fn opencode_refuses_itself_what_it_would_have_to_ask_for_without_a_screen() {
+    is_refused_what_it_would_have_to_ask_for(Program::Opencode, &[]);
+}

@@ -187,7 +187,7 @@ fn asked_once(scene: &Scene, text: &str, taken: bool) -> Result<(), String> {
     }
 }
 
-fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usize, kills: usize) {
+fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usize, faults: usize) {
     let mut trial = Trial::new(
         "T-PROMPT",
         &format!("{}: a prompt is delivered and asked once", program.name()),
@@ -201,20 +201,27 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
         scene.until_activity(id, "idle");
     }
     let total = runners * each;
+    let (mut kills, mut upgrades) = (0, 0);
     let told = std::thread::scope(|scope| {
         let senders: Vec<_> =
             ids.iter().map(|id| scope.spawn(|| send_all(&scene.world, id, each))).collect();
-        for kill in 0..kills {
+        for fault in 0..faults {
             // Somewhere in the course of the prompts, and in the course of one of them.
-            let from = total * (kill + 1) / (kills + 1);
+            let from = total * (fault + 1) / (faults + 1);
             scene.until("so many were asked", || {
                 let asked = scene.model.asked().len();
                 let over = senders.iter().all(|sender| sender.is_finished());
                 if over || asked >= from { Ok(()) } else { Err(asked) }
             });
             std::thread::sleep(Duration::from_millis(dice.below(700) as u64));
-            if scene.world.daemon_pid().is_some() {
+            // Every third time it is an agent that makes way for the next program.
+            if fault % 3 == 1 {
+                let one = &ids[dice.below(ids.len())];
+                // A daemon that was killed just now may not hear of it.
+                upgrades += usize::from(scene.world.run(["upgrade", one]).code() == 0);
+            } else if scene.world.daemon_pid().is_some() {
                 scene.world.kill_daemon();
+                kills += 1;
             }
         }
         senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect::<Vec<_>>()
@@ -230,6 +237,7 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
         trial.tried(told.and_then(|taken| asked_once(&scene, &text, taken)));
     }
     trial.counted("daemons killed", kills as u64);
+    trial.counted("agents upgraded", upgrades as u64);
     // The control: without its key the same prompt is asked again, and the check says so.
     for key in ["first", "second"] {
         let request = PromptRunner {
@@ -254,7 +262,7 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
 
 #[test]
 fn t_prompt_claude_gets_every_prompt_once() {
-    none_is_lost_and_none_comes_twice(Program::Claude, scale(2, 4), scale(20, 250), scale(3, 25));
+    none_is_lost_and_none_comes_twice(Program::Claude, scale(2, 4), scale(20, 250), scale(3, 40));
 }
 
 #[test]

@@ -87,16 +87,21 @@ impl Scene {
 
     /// Has it run without a screen, where it may use all its tools.
     pub(crate) fn run(&self, options: &[&str]) -> Running {
-        let mut words = self.variables();
-        words.push(format!("--assistant={}", self.program.name()));
-        words.extend(options.iter().map(ToString::to_string));
-        words.push("--".into());
         let may: &[&str] = match self.program {
             Program::Claude => &["--allowedTools", "Bash"],
             Program::Codex => &["-s", "danger-full-access"],
             Program::Opencode => &["--auto"],
             Program::Gemini => &["-y"],
         };
+        self.run_that_may(options, may)
+    }
+
+    /// The same where it may do what these words of its own say.
+    pub(crate) fn run_that_may(&self, options: &[&str], may: &[&str]) -> Running {
+        let mut words = self.variables();
+        words.push(format!("--assistant={}", self.program.name()));
+        words.extend(options.iter().map(ToString::to_string));
+        words.push("--".into());
         words.extend(may.iter().map(ToString::to_string));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Running::start(&self.world, &words)

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use stratavore_testkit::hosts::Hosts;
 use stratavore_testkit::postgres::newest_bin;
 use stratavore_testkit::world::{Ran, World, is_gone, rows, until};
-
-use crate::nodes::Hosts;
 
 const PAGE: &str = include_str!("../../../../docs/operations/backup.md");
 

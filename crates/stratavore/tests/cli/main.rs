@@ -17,6 +17,7 @@ mod many;
 mod nobody_home;
 mod nodes;
 mod notify;
+mod placement;
 mod projects;
 mod queue;
 mod recover;

@@ -3,79 +3,9 @@
 use std::fs;
 
 use serde_json::Value;
-use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::hosts::Hosts;
 use stratavore_testkit::trial::Trial;
 use stratavore_testkit::world::{Ran, World, is_gone, rows, until};
-
-/// Hosts, each with a state directory and a daemon of its own.
-pub(crate) struct Hosts {
-    pub(crate) database: TestPostgres,
-    pub(crate) worlds: Vec<World>,
-}
-
-impl Hosts {
-    /// The first of them keeps the CA; none has joined.
-    fn new(labels: &[&str]) -> Self {
-        Self::with_times(labels, "")
-    }
-
-    /// The same, where some times are shorter than usual.
-    fn with_times(labels: &[&str], times: &str) -> Self {
-        let database = database();
-        let worlds: Vec<World> = labels
-            .iter()
-            .map(|labels| {
-                let node = format!("node:\n  listen: 127.0.0.1:0\n  {labels}\n");
-                let settings = database.settings(&database.socket_dir);
-                let mut world = World::with_config(&format!("{settings}\n{node}"));
-                world.set_env("STRATAVORE_TEST_TIMES", times);
-                world
-            })
-            .collect();
-        let hosts = Self { database, worlds };
-        for world in &hosts.worlds {
-            world.run(["daemon", "start"]).ok();
-        }
-        hosts.worlds[0].run(["ca", "init"]).ok();
-        hosts
-    }
-
-    pub(crate) fn joined(labels: &[&str]) -> Self {
-        Self::joined_with_times(labels, "")
-    }
-
-    pub(crate) fn joined_with_times(labels: &[&str], times: &str) -> Self {
-        let hosts = Self::with_times(labels, times);
-        for world in &hosts.worlds[1..] {
-            hosts.join(world, &hosts.token()).ok();
-        }
-        hosts
-    }
-
-    pub(crate) fn token(&self) -> String {
-        self.worlds[0].run(["nodes", "token"]).ok().stdout().trim().to_owned()
-    }
-
-    /// Makes the host join with this token.
-    pub(crate) fn join(&self, world: &World, token: &str) -> Ran {
-        let file = world.path("token");
-        fs::write(&file, token).unwrap();
-        world.run(["nodes", "join", "--token-file", file.to_str().unwrap()])
-    }
-
-    pub(crate) fn id(&self, which: usize) -> String {
-        let nodes = self.worlds[which].json(&["nodes"]);
-        let here = rows(&nodes).iter().find(|node| node["here"] == true);
-        here.expect("it knows its own node")["id"].as_str().unwrap().to_owned()
-    }
-
-    /// Launches at the first host, wherever it is to go.
-    pub(crate) fn launch(&self, name: &str, options: &[&str], argv: &[&str]) -> Ran {
-        let start = ["launch", "--project", "p", "--assistant", "generic", "--name", name];
-        let all = start.iter().chain(options).chain(&["--format", "json", "--"]).chain(argv);
-        self.worlds[0].run(all.copied())
-    }
-}
 
 fn held(held: bool, else_: impl Into<String>) -> Result<(), String> {
     if held { Ok(()) } else { Err(else_.into()) }
@@ -175,7 +105,7 @@ fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
 /// T-JOIN: of many hosts that show one token at the same time one is let in, or none.
 #[test]
 fn t_join_a_token_lets_one_host_in() {
-    let hosts = Hosts::new(&["labels: []", "labels: []", "labels: []"]);
+    let hosts = Hosts::apart(&["labels: []", "labels: []", "labels: []"]);
     let mut trial = Trial::new("T-JOIN", "a join token works once");
     let token = hosts.token();
     let secret = token.split('_').nth(2).unwrap().to_owned();
@@ -210,7 +140,7 @@ fn t_join_a_token_lets_one_host_in() {
 
 #[test]
 fn a_ca_is_made_once_and_one_that_is_there_is_never_touched() {
-    let hosts = Hosts::new(&["labels: []", "labels: []"]);
+    let hosts = Hosts::apart(&["labels: []", "labels: []"]);
     let (here, there) = (&hosts.worlds[0], &hosts.worlds[1]);
     let files = |world: &World| {
         ["key.pem", "certificate.pem"].map(|file| fs::read(world.path("state/ca").join(file)).ok())

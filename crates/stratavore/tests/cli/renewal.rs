@@ -4,9 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
+use stratavore_testkit::hosts::Hosts;
 use stratavore_testkit::world::{World, until};
-
-use crate::nodes::Hosts;
 
 /// A certificate's life here, and how old it is when it is renewed.
 const LIFE: Duration = Duration::from_secs(6);

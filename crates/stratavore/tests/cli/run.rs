@@ -3,13 +3,15 @@
 //! What an assistant does is held against the stand-in that it talks to: the text, the files, and the bill.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use stratavore_testkit::assistant_home::{AssistantHome, KEY};
-use stratavore_testkit::model::{Hold, Place, Reply, StandIn};
+use stratavore_testkit::model::{Hold, Place, Purpose, Reply, StandIn};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::running::{Running, billed, used};
-use stratavore_testkit::world::{World, signal, until};
+use stratavore_testkit::world::{World, rows, signal, until, until_within};
 
 /// A world in which claude is the real one, and talks to the stand-in.
 pub(crate) struct ClaudeWorld {
@@ -200,4 +202,116 @@ fn a_run_that_meets_a_limit_says_which() {
         .on_prompt("marker-limit", [Reply::rate_limited(std::time::Duration::from_secs(1))]);
     let (result, code) = run(&["marker-limit: anything"]);
     assert_eq!((&result["outcome"], code), (&"rate_limited".into(), 6), "{result}");
+}
+
+/// Words of `stratavore run` that leave permissions to whoever answers.
+fn asking<'a>(options: &'a [String], more: &[&'a str]) -> Vec<&'a str> {
+    options.iter().map(String::as_str).chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn a_run_of_claude_asks_in_the_inbox_and_goes_on_as_it_is_answered() {
+    let claude = ClaudeWorld::new();
+    let world = &claude.world;
+    claude.model.on_prompt(
+        "marker-ask",
+        [
+            Reply::shell("echo one >> made.txt"),
+            Reply::shell("echo two >> made.txt"),
+            Reply::text("as was answered"),
+        ],
+    );
+    let options = claude.options();
+    let mut running = Running::start(world, &asking(&options, &["marker-ask: do both"]));
+    let told = running.until("asks");
+    assert_eq!((&told["tool"], &told["text"]), (&"Bash".into(), &"echo one >> made.txt".into()));
+    let first = only_ask(world);
+    assert_eq!((&first["answerable"], &first["kind"]), (&true.into(), &"permission".into()));
+    assert_eq!(claude.work("made.txt"), "", "nobody has allowed it");
+    // The daemon that took the question in is not the one that takes the answer.
+    world.kill_daemon();
+    let id = first["id"].as_str().unwrap();
+    let approved = world.json(&["approve", id]);
+    assert_eq!((&approved["state"], &approved["allowed"]), (&"answered".into(), &true.into()));
+    let again = world.run(["deny", id]);
+    assert_ne!(again.code(), 0, "an answer counts once: {}", again.everything());
+
+    let second = until_within(Duration::from_secs(120), "it asks for the next", || {
+        let asks = asks(world);
+        asks.iter().find(|ask| ask["id"] != id).cloned().ok_or(asks)
+    });
+    assert_eq!(claude.work("made.txt"), "one\n", "it was let do that");
+    assert_eq!(second["text"], "echo two >> made.txt");
+    world.run(["deny", second["id"].as_str().unwrap(), "--message", "leave it as it is"]).ok();
+    let result = running.until("result");
+    assert_eq!((running.end().0, &result["text"]), (0, &"as was answered".into()), "{result}");
+    assert_eq!(claude.work("made.txt"), "one\n");
+    let asked = claude.model.asked();
+    let last = asked.iter().rfind(|asked| asked.purpose == Purpose::Main).unwrap();
+    let results = last.tool_results();
+    assert!(results.iter().any(|text| text.contains("leave it as it is")), "{results:?}");
+    let bill = claude.model.bill();
+    assert_eq!(used(&result), billed(&bill), "{bill}");
+    // Who gave the answers is on the record, and nothing is left to be answered.
+    let record = world.json(&["audit", "list", "--limit", "500"]);
+    let answers: Vec<_> =
+        rows(&record).iter().filter(|entry| entry["kind"] == "request.answer").collect();
+    assert_eq!(answers.len(), 2, "{record}");
+    assert_eq!(asks(world), Vec::<Value>::new());
+}
+
+/// An item of a queue waits for its answer, and is done then.
+#[test]
+fn an_item_of_claude_waits_for_its_permission() {
+    let claude = ClaudeWorld::new();
+    let world = &claude.world;
+    claude.model.on_prompt(
+        "marker-item",
+        [Reply::shell("echo by-item >> made.txt"), Reply::text("the item is done")],
+    );
+    let options = claude.options();
+    let mut words = vec!["queue", "add", "demo", "marker-item: do it", "--format", "json"];
+    words.extend(options.iter().map(String::as_str));
+    let added = world.run(words).ok().json();
+    let item = || world.json(&["queue", "show", added["id"].as_str().unwrap()]);
+    let ask = until_within(Duration::from_secs(120), "it asks", || {
+        asks(world).pop().ok_or("nothing is asked")
+    });
+    assert_eq!(item()["state"], "running");
+    world.run(["approve", ask["id"].as_str().unwrap()]).ok();
+    until_within(Duration::from_secs(120), "the item is done", || match item() {
+        item if item["state"] == "done" => Ok(()),
+        item => Err(item),
+    });
+    assert_eq!(claude.work("made.txt"), "by-item\n");
+}
+
+/// Without anybody to answer it is refused by Claude itself, as it is asked to, and nobody waits.
+#[test]
+fn a_run_of_claude_that_is_told_not_to_ask_does_not() {
+    let claude = ClaudeWorld::new();
+    claude.model.on_prompt(
+        "marker-none",
+        [Reply::shell("echo one >> made.txt"), Reply::text("it is not made")],
+    );
+    let options = claude.options();
+    let more = ["marker-none: do it", "--", "--permission-mode", "dontAsk"];
+    let mut running = Running::start(&claude.world, &asking(&options, &more));
+    let result = running.until("result");
+    assert_eq!((running.end().0, &result["text"]), (0, &"it is not made".into()), "{result}");
+    assert_eq!(claude.work("made.txt"), "");
+}
+
+/// What waits for an answer.
+fn asks(world: &World) -> Vec<Value> {
+    let inbox = world.json(&["inbox"]);
+    rows(&inbox).iter().map(|row| row["ask"].clone()).filter(Value::is_object).collect()
+}
+
+/// The one thing that is asked.
+fn only_ask(world: &World) -> Value {
+    until("one thing is asked", || match &asks(world)[..] {
+        [one] => Ok(one.clone()),
+        other => Err(other.to_vec()),
+    })
 }

@@ -1,7 +1,6 @@
 //! T-DUPE: of many that carry one ended runner on at the same time, one does.
 //!
-//! Sessions are not shared between runners in this version, so one live process of a runner and its
-//! successors is what there is to show.
+//! Sessions at several hosts are in `dupe_hosts.rs`, and those of real assistants in `assistants/holder.rs`.
 
 use std::process::Stdio;
 

@@ -10,6 +10,7 @@ mod bloat;
 mod cancel;
 mod drain;
 mod dupe;
+mod dupe_hosts;
 mod everything;
 mod fence;
 mod floods;

@@ -21,6 +21,7 @@ fn step(step: Step) -> v1::RunStep {
         Step::Tool { tool, text } => ("tool", tool, text),
         Step::ToolResult { text } => ("tool_result", String::new(), text),
         Step::Retry { why } => ("retry", String::new(), why),
+        Step::Asks { tool, text } => ("asks", tool, text),
     };
     v1::RunStep { kind: kind.into(), text, tool }
 }

@@ -7,6 +7,7 @@ use stratavore_assistants::adapter::{Conversation, Headless, Mode, OTLP};
 use crate::reading::{Launch, PRESET, SESSION, launch};
 
 const FILE: &str = "/state/runners/r1/claude-settings.json";
+const SERVERS: &str = "/state/runners/r1/claude-mcp.json";
 
 fn line(launch: Launch) -> String {
     let started = launch.start("claude");
@@ -16,9 +17,11 @@ fn line(launch: Launch) -> String {
         .replace(PRESET, "PRESET")
         .replace(SESSION, "SESSION")
         .replace(FILE, "FILE")
+        .replace(SERVERS, "SERVERS")
 }
 
 const OURS: &str = "-n fix the build --settings FILE";
+const ASKS: &str = "--mcp-config SERVERS --permission-prompt-tool mcp__stratavore__approve";
 
 #[test]
 fn a_new_run_has_an_id_of_ours_and_a_name() {
@@ -97,34 +100,54 @@ fn without_a_screen_it_takes_its_prompt_from_its_input() {
     let headless = "-p --output-format stream-json --verbose";
     assert_eq!(
         line(launch("claude", &[]).headless()),
-        format!("claude --session-id PRESET {headless} {OURS}")
+        format!("claude --session-id PRESET {headless} {OURS} {ASKS}")
     );
     assert_eq!(
         line(launch("claude", &["-p", "--verbose", "--model", "opus"]).headless()),
         format!(
-            "claude --session-id PRESET --output-format stream-json {OURS} -p --verbose --model opus"
+            "claude --session-id PRESET --output-format stream-json {OURS} {ASKS} -p --verbose --model opus"
         )
     );
     assert_eq!(
         line(launch("claude", &["--output-format", "json"]).headless()),
-        format!("claude --session-id PRESET -p {OURS} --output-format json")
+        format!("claude --session-id PRESET -p {OURS} {ASKS} --output-format json")
     );
     assert_eq!(
         line(launch("claude", &["fix it"]).headless().resume()),
-        format!("claude --resume SESSION {headless} {OURS}")
+        format!("claude --resume SESSION {headless} {OURS} {ASKS}")
     );
     assert_eq!(
         line(launch("claude", &[]).limited(7, 1_250_000)),
         format!(
-            "claude --session-id PRESET {headless} --max-turns 7 --max-budget-usd 1.250000 {OURS}"
+            "claude --session-id PRESET {headless} --max-turns 7 --max-budget-usd 1.250000 {OURS} {ASKS}"
         )
     );
     assert_eq!(
         line(launch("claude", &["--max-turns", "3"]).limited(7, -5)),
         format!(
-            "claude --session-id PRESET {headless} --max-budget-usd 0.000001 {OURS} --max-turns 3"
+            "claude --session-id PRESET {headless} --max-budget-usd 0.000001 {OURS} {ASKS} --max-turns 3"
         )
     );
+    // Whoever has a tool for that himself keeps it.
+    let own = ["--permission-prompt-tool", "mcp__mine__ask"];
+    assert_eq!(
+        line(launch("claude", &own).headless()),
+        format!("claude --session-id PRESET {headless} {OURS} {}", own.join(" "))
+    );
+}
+
+#[test]
+fn without_a_screen_its_permissions_are_asked_of_us() {
+    let started = launch("claude", &[]).headless().start("claude");
+    let (_, content) = started.files.iter().find(|(name, _)| name == "claude-mcp.json").unwrap();
+    let servers: Value = serde_json::from_str(content).unwrap();
+    let server = &servers["mcpServers"]["stratavore"];
+    assert_eq!(server["command"], "/opt/stratavore");
+    assert_eq!(server["args"], serde_json::json!(["hook", "/state/runners/r1", "--mcp"]));
+    assert!(server["timeout"].as_u64().unwrap() > 24 * 60 * 60 * 1000, "a person may be asleep");
+    // With a screen it is its hook that waits.
+    let started = launch("claude", &[]).start("claude");
+    assert!(!started.argv.iter().any(|word| word == "--mcp-config"));
 }
 
 #[test]

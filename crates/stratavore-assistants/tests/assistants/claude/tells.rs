@@ -114,6 +114,36 @@ fn what_is_asked_stays_asked_while_other_tools_run() {
 }
 
 #[test]
+fn what_a_run_without_a_screen_asks_is_answered_as_its_tool_gives_it_back() {
+    let mut log = Log::of("claude");
+    let input = json!({ "command": "rm x" });
+    let asks = json!({ "tool_name": "Bash", "tool_input": input, "tool_use_id": "toolu_1" });
+    log.hook(1, None, body("UserPromptSubmit", json!({ "prompt": "go" })));
+    let prompt = body("PermissionPrompt", asks.clone());
+    let seen = log.hook(2, Some("a"), prompt.clone());
+    assert_eq!(activity(&seen), Some(Activity::NeedsPermission));
+    assert_eq!((asked(&seen)[0].call.as_deref(), &*asked(&seen)[0].text), (Some("a"), "rm x"));
+    let seen = log.tell(3, What::HookOver { call: "a".into() });
+    assert_eq!((activity(&seen), over(&seen)), (Some(Activity::Working), vec!["a"]));
+
+    let claude = stratavore_assistants::adapter(&"claude".parse().unwrap());
+    let answer = |body: &Value, allow, message| {
+        let answer = claude.answer(body, allow, message)?;
+        Some(serde_json::from_str::<Value>(&answer).unwrap())
+    };
+    assert_eq!(answer(&prompt, true, None), Some(json!({ "behavior": "allow" })));
+    let denied = answer(&prompt, false, Some("leave it")).unwrap();
+    assert_eq!(denied, json!({ "behavior": "deny", "message": "leave it" }));
+    assert!(answer(&prompt, false, None).unwrap()["message"].is_string(), "it wants a reason");
+    // It takes no words with a yes, but to a question.
+    assert_eq!(answer(&prompt, true, Some("do")), None);
+    let question = json!({ "questions": [{ "question": "Which?", "options": [] }] });
+    let asks = json!({ "tool_name": "AskUserQuestion", "tool_input": question });
+    let given = answer(&body("PermissionPrompt", asks), true, Some("Blue")).unwrap();
+    assert_eq!(given["updatedInput"]["answers"], json!({ "Which?": "Blue" }));
+}
+
+#[test]
 fn a_subagent_in_the_background_does_not_make_it_work() {
     let mut log = Log::of("claude");
     log.hook(1, None, body("Stop", json!({})));

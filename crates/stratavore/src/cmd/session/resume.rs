@@ -21,6 +21,10 @@ pub(crate) struct Resume {
     /// The runner's name [default: numbered after the assistant]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     name: String,
+    /// The node to run it on: its host name, id, or the beginning of one [default: the one that has its
+    /// files]
+    #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
+    node: String,
 }
 
 pub(super) fn run(context: &Context, args: Resume, fork: bool) -> Result<Exit, Failure> {
@@ -37,6 +41,7 @@ pub(super) fn run(context: &Context, args: Resume, fork: bool) -> Result<Exit, F
             project: session.project_id.clone(),
             session: session.id.clone(),
             name: args.name,
+            node: args.node,
             fork,
             ..sized()
         };

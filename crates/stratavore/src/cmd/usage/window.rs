@@ -91,3 +91,50 @@ fn table(windows: &[Window], now: Timestamp) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many seconds after the time that the table is made at.
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn window(assistant: &str, name: &str, used: f64, resets: Option<i64>) -> Window {
+        Window {
+            assistant: assistant.into(),
+            host: "forge".into(),
+            name: name.into(),
+            used_percent: used,
+            resets_at_us: resets.map_or(0, |seconds| at(seconds).as_microsecond()),
+            at_us: at(-60).as_microsecond(),
+            ..Window::default()
+        }
+    }
+
+    fn lines(width: Option<usize>) -> Vec<String> {
+        let windows = [
+            window("claude", "five_hour", 42.4, Some(3 * 3600 + 120)),
+            window("claude", "seven_day", 90.0, Some(2 * 86_400)),
+            Window { over: true, ..window("codex", "primary", 100.0, Some(-5)) },
+            window("codex", "sec\u{1b}[2Jondary", 0.0, None),
+        ];
+        let lines = table(&windows, at(0)).lines(width);
+        lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect()
+    }
+
+    #[test]
+    fn the_windows_are_shown_the_same() {
+        insta::assert_snapshot!(lines(Some(110)).join("\n"));
+    }
+
+    #[test]
+    fn the_windows_fit_and_do_nothing_to_the_terminal() {
+        for width in [40, 80, 110] {
+            for line in lines(Some(width)) {
+                assert!(!line.contains('\u{1b}'), "{line:?}");
+            }
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::process::{Child, Command};
 
 use futures_util::{SinkExt, StreamExt};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{RecvFlags, recv};
 use stratavore_agent::kill::clear_runner;
 use stratavore_core::RunnerId;
 use stratavore_core::limits::Limits;
@@ -20,6 +21,7 @@ use stratavore_proto::v1::{
     ToAgent, Upgrade, Welcome, from_agent, to_agent,
 };
 use tempfile::TempDir;
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::Framed;
 
@@ -189,8 +191,19 @@ impl World {
         self.accept_at(self.listener.as_ref().expect("this daemon is not down")).await
     }
 
+    /// Passes by who only looks which process listens, and says nothing.
     async fn accept_at(&self, listener: &UnixListener) -> Line {
-        let (stream, _) = soon("the agent's line", listener.accept()).await.unwrap();
+        let speaking = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.readable().await.unwrap();
+                let look = || Ok(recv(&stream, &mut [0; 1], RecvFlags::PEEK)?.0);
+                if stream.try_io(Interest::READABLE, look).unwrap() > 0 {
+                    return stream;
+                }
+            }
+        };
+        let stream = soon("the agent's line", speaking).await;
         Line {
             frames: Framed::new(stream, FrameCodec::default()),
             reports: Vec::new(),

@@ -26,8 +26,8 @@ fn an_idle_assistant_stays_without_a_limit_and_with_one_is_stopped_and_can_be_re
     let scene = Scene::new(Program::Claude);
     let kept = scene.launch("kept", &["--prompt", "say something"]);
     scene.until_activity(&kept, "idle");
-    // The project's, of what is launched from now on.
-    scene.world.run(["projects", "edit", "demo", "--stop-idle", "1s"]).ok();
+    // The project's, of what is launched from now on. It is idle too before it takes its prompt.
+    scene.world.run(["projects", "edit", "demo", "--stop-idle", "8s"]).ok();
     let brief = scene.launch("brief", &["--prompt", "the word is walnut"]);
     let ended = scene.until("it was stopped", || {
         let shown = scene.world.runner(&brief);
@@ -37,7 +37,7 @@ fn an_idle_assistant_stays_without_a_limit_and_with_one_is_stopped_and_can_be_re
         (&ended["state"], &ended["cause"]),
         (&"exited".into(), &"stopped by its idle limit".into())
     );
-    assert_eq!(ended["limits"]["idle_seconds"], 1);
+    assert_eq!(ended["limits"]["idle_seconds"], 8);
     let stopping = scene.until("it is on the record", || {
         let kind = ["events", "--runner", &brief, "--kind", "runner.stopping"];
         let events = scene.world.json(&kind);

@@ -139,8 +139,9 @@ fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() 
         change(&world, &n.to_string());
     }
     sealed(&world, 6);
+    let first = until("it is looked whether it is time", || fs::read(world.path(VERIFIED)));
+    let first: Value = serde_json::from_slice(&first).unwrap();
     world.run(["daemon", "stop"]).ok();
-    let first: Value = serde_json::from_slice(&fs::read(world.path(VERIFIED)).unwrap()).unwrap();
     assert_eq!(first["records"], Value::Null, "it has not been the time yet");
     // The control: a record that nobody has changed stands.
     verified_long_ago(&world);

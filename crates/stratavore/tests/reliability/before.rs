@@ -128,6 +128,7 @@ fn t_upg_turns(trial: &mut Trial, dice: &mut Dice, turns: &mut Turns, rounds: us
                 now => Err(format!("it is of {now:?}")),
             }
         });
+        *seen.entry((version, version)).or_default() += 1;
         trial.tried(Ok(()));
     }
     for ((daemon, agent), times) in &seen {

@@ -61,10 +61,8 @@ pub(crate) fn three_against_one(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let limit = "--quota-runners=100000";
     succeed(&mut homes[0].cli(["new", PROJECT, "--directory", "/", limit]))?;
     let all: Vec<&Home<'_>> = homes.iter().collect();
-    let [three, one] = in_turns(
-        lab.rounds.min(7),
-        [&mut || launches(&all), &mut || launches(&all[..1])],
-    )?;
+    let [three, one] =
+        in_turns(lab.rounds.min(7), [&mut || launches(&all), &mut || launches(&all[..1])])?;
     Ok(vec![
         Row::new(
             format!("launches of {CLIENTS} clients of three daemons on one PostgreSQL, to running"),

@@ -4,8 +4,8 @@
 //! together.
 
 use crate::settings::{
-    AssistantSettings, BusUrl, Config, Daily, Embeddings, HostPort, LogFormat, LogLevel, PriceSettings,
-    Recording, Resize, SslMode, StoreUrl, Switch, VaultUrl, keep_of_project,
+    AssistantSettings, BusUrl, Config, Daily, Embeddings, HostPort, LogFormat, LogLevel,
+    PriceSettings, Recording, Resize, SslMode, StoreUrl, Switch, VaultUrl, keep_of_project,
 };
 use crate::value::{
     Given, Shown, Wanted, absolute, addresses, arguments, count, displayed, dollars, duration,

@@ -41,9 +41,9 @@ use crate::error::Error;
 use crate::supervisor::chain;
 
 use heed::Level;
-pub(crate) use piece::{files_in, read_piece};
 use piece::memory;
 pub(crate) use piece::unreadable;
+pub(crate) use piece::{files_in, read_piece};
 
 /// How often what could not be read is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_secs(15);
@@ -92,9 +92,9 @@ impl Control {
         let found = stratavore_runtime::RunnerDir::all(self.inner.runtime.runners());
         match found {
             Ok(found) => {
-                let observed = found.into_iter().filter(|(_, dir)| {
-                    dir.signals().is_dir() || dir.visits().is_dir()
-                });
+                let observed = found
+                    .into_iter()
+                    .filter(|(_, dir)| dir.signals().is_dir() || dir.visits().is_dir());
                 lock(&self.inner.following.waiting).extend(observed.map(|(id, _)| id));
                 self.inner.following.wake.notify_one();
             }

@@ -47,7 +47,9 @@ pub fn connect(path: &Path) -> io::Result<Stream> {
 ///
 /// Does not wait: of a listener that takes nobody in any more, nothing is learned.
 pub fn listener(path: &Path) -> Option<u32> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
     through_directory(path, |short| Ok(connect(&socket, &SocketAddrUnix::new(short)?)?)).ok()?;

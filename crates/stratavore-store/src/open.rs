@@ -34,8 +34,7 @@ impl Store {
         let nearby = nearby::Nearby::of(&engine).await;
         let voice = format!("{:032x}", u128::from_ne_bytes(random()));
         let (writer, journal) = (OnceLock::new(), OnceLock::new());
-        let inner =
-            Arc::new(Inner { engine, pool, schema, writer, journal, floor, nearby, voice });
+        let inner = Arc::new(Inner { engine, pool, schema, writer, journal, floor, nearby, voice });
         Ok(Store {
             inner,
             #[cfg(feature = "testing")]

@@ -97,8 +97,11 @@ impl Directory {
         let file =
             opened.ok_or(VaultError::Missing(wanted))?.map_err(disk("read a blob", &path))?;
         let stored = file.metadata().map_err(disk("look at a blob", &path))?.len();
-        let bytes = unpack(file, wanted)
-            .map_err(|why| VaultError::Damaged { digest: wanted, path, why })?;
+        let bytes = unpack(file, wanted).map_err(|why| VaultError::Damaged {
+            digest: wanted,
+            path,
+            why,
+        })?;
         Ok((bytes, stored))
     }
 

@@ -116,7 +116,8 @@ async fn verify_daemons(
     let (sender, receiver) = sync_channel(8);
     let verifying = std::thread::spawn(move || {
         let open = |path: PathBuf| File::open(path).map(|file| Box::new(file) as Box<dyn Read>);
-        let rest: io::Result<Box<dyn Read>> = Ok(Box::new(Pieces::new(move || receiver.recv().ok())));
+        let rest: io::Result<Box<dyn Read>> =
+            Ok(Box::new(Pieces::new(move || receiver.recv().ok())));
         Verifier::exports(files.into_iter().map(open).chain([rest]), &checks, threads)
     });
     while let Some(piece) = pieces.message().await.map_err(|status| failure(&status))? {

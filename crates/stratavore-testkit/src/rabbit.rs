@@ -31,7 +31,7 @@ use rustix::process::Signal;
 use crate::world::{is_gone, of_process, processes, signal, until};
 
 pub(crate) use consumer::python;
-pub use consumer::{Consumer, Received, same, validate};
+pub use consumer::{Consumer, Received, publish, same, validate};
 #[cfg(feature = "tls")]
 pub use listener::TlsListener;
 pub use root::{RELEASES, ROOT_VARIABLE, prepare};

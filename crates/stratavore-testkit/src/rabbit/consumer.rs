@@ -88,6 +88,25 @@ impl Consumer {
     }
 }
 
+/// Publishes a message to an exchange, as any program may.
+///
+/// # Panics
+/// If it is not taken.
+pub fn publish(vhost: &Vhost, exchange: &str) {
+    const SCRIPT: &str = "import pika, sys; \
+        connection = pika.BlockingConnection(pika.URLParameters(sys.stdin.readline().strip())); \
+        connection.channel().basic_publish(sys.stdin.readline().strip(), '', b'x'); connection.close()";
+    let mut child = Command::new(python())
+        .args(["-c", SCRIPT])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("Python can be started");
+    let mut input = child.stdin.take().expect("it is a pipe");
+    writeln!(input, "{}\n{exchange}", vhost.url()).expect("it reads");
+    drop(input);
+    assert!(child.wait().is_ok_and(|status| status.success()), "it is published");
+}
+
 /// The same of a file that a consumer has written, or a test.
 ///
 /// # Errors

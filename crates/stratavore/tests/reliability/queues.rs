@@ -2,7 +2,7 @@
 //! reads, and messages that consumers have failed on. How they come about at the broker is in the
 //! tests of `stratavore-bus`.
 
-use stratavore_testkit::rabbit::vhost;
+use stratavore_testkit::rabbit::{publish, vhost};
 use stratavore_testkit::trial::Trial;
 use stratavore_testkit::world::{World, until};
 
@@ -50,9 +50,7 @@ fn t_mqdown_queues_that_nobody_reads_are_told() {
     trial.tried(silent(&problems(&world), &[unread]));
 
     // Something stands where consumers' failures go.
-    outlet.vhost.eval(
-        "rabbit_basic:publish(rabbit_misc:r(VHOST, exchange, <<\"stratavore.dead\">>), <<>>, [], <<\"x\">>).",
-    );
+    publish(&outlet.vhost, "stratavore.dead");
     until_said(&world, "consumers have failed on 1 messages", true);
     trial.tried(Ok(()));
     purge("stratavore.dead");

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use stratavore_proto::client::Client;
+use stratavore_proto::client::{Client, problem};
 use stratavore_proto::v1::PromptRunner;
 use stratavore_testkit::model::{Asked, Hold, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
@@ -155,6 +155,8 @@ async fn prompt(world: &World, request: &PromptRunner) -> Result<bool, String> {
             // Its assistant may say so later.
             Ok(_) => {}
             Err(status) if status.details().is_empty() => {}
+            // A machine that has too much to do says so, and is asked again.
+            Err(status) if problem(&status).code == "store_unavailable" => {}
             Err(status) => return Err(status.message().to_owned()),
         }
     }

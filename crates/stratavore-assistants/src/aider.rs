@@ -55,6 +55,8 @@ const LOG_END: &str = ".jsonl";
 
 /// What it prints when an answer is whole.
 const ANSWERED: &str = "Tokens: ";
+/// Begins what it prints of itself at its start, up to an empty line.
+const BANNER: &str = "Aider v";
 /// With what the library that it asks models by begins its errors.
 const REFUSED: &str = "litellm.";
 
@@ -189,7 +191,7 @@ impl Adapter for Aider {
             (Some(0), Some(answered), refused)
                 if refused.is_none_or(|refused| refused < answered) =>
             {
-                Outcome::Done { text: output.trim().into() }
+                Outcome::Done { text: said(&lines[..answered]) }
             }
             (_, _, Some(refused)) => {
                 let why = lines[refused].to_owned();
@@ -208,6 +210,19 @@ impl Adapter for Aider {
             (Some(_) | None, _, _) => Outcome::Cut,
         }
     }
+}
+
+/// What it said last, of the lines before what that has used: what comes after what it says of itself at its
+/// start, and after what an answer before has used.
+fn said(lines: &[&str]) -> String {
+    let banner = lines.iter().rposition(|line| line.starts_with(BANNER));
+    let start = banner.map_or(0, |banner| {
+        let own = lines[banner..].iter().take_while(|line| !line.is_empty());
+        banner + own.count()
+    });
+    let before = lines.iter().rposition(|line| line.starts_with(ANSWERED));
+    let begins = before.map_or(start, |at| start.max(at + 1));
+    lines[begins..].join("\n").trim().to_owned()
 }
 
 fn has(given: &[String], options: &[&str]) -> bool {

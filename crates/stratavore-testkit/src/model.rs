@@ -71,7 +71,7 @@ struct Shared {
     /// In every id, so that two stand-ins never give the same one.
     port: u16,
     rules: Mutex<Vec<Rule>>,
-    asked: Mutex<Vec<Asked>>,
+    asked: Mutex<Vec<Arc<Asked>>>,
     others: Mutex<Vec<Other>>,
     bill: Mutex<Bill>,
     faults: Mutex<Vec<String>>,
@@ -168,8 +168,9 @@ impl StandIn {
         locked(&self.shared.rules).push(rule);
     }
 
-    /// Every request for an answer so far, refused ones too.
-    pub fn asked(&self) -> Vec<Asked> {
+    /// Every request for an answer so far, refused ones too. Each has all that was said before it, and is
+    /// looked at again and again: none is copied.
+    pub fn asked(&self) -> Vec<Arc<Asked>> {
         locked(&self.shared.asked).clone()
     }
 

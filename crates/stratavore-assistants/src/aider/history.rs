@@ -22,6 +22,8 @@ const ASKED: &str = "#### ";
 /// What aider itself says.
 const TOLD: &str = "> ";
 const MODEL: &str = "> Model: ";
+/// What is typed to have it end is said to nobody.
+const ENDS: [&str; 2] = ["/exit", "/quit"];
 /// The most bytes of a message that are kept until it is over.
 const TEXT_MAX: usize = 64 << 10;
 
@@ -101,6 +103,9 @@ fn over(memory: &mut Memory, place: &Place) -> Option<Observation> {
     let begins: u64 = memory.more.remove(BEGINS)?.parse().ok()?;
     let role = if role == Role::User.as_str() { Role::User } else { Role::Assistant };
     let second = memory.more.get(SECOND).and_then(|second| second.parse().ok())?;
+    if role == Role::User && ENDS.contains(&text.trim()) {
+        return None;
+    }
     Some(Observation::Message(Message {
         id: format!("{second}/{begins}"),
         session: memory.session.clone()?,

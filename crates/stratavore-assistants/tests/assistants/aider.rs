@@ -72,6 +72,13 @@ fn its_history_says_what_was_said() {
     assert_eq!(sessions[0].directory.as_deref(), Some("/srv/shop"));
     assert!(ledger(&seen).is_empty(), "its figures are rounded");
 
+    // What is typed to have it end is said to nobody.
+    let start = "# aider chat started at 2026-11-21 05:37:29\n\n";
+    let ended = format!("{start}#### hi  \n\nhello\n\n> Tokens: 1 sent\n\n#### /exit  \n\n{start}");
+    let said = read(aider, &mut Memory::default(), HISTORY, &ended);
+    let said: Vec<_> = said.iter().filter_map(message).map(|message| message.text).collect();
+    assert_eq!(said, ["hi", "hello"]);
+
     // The same in two pieces, wherever it is cut.
     let lines: Vec<&str> = history.split_inclusive('\n').collect();
     for cut in 0..lines.len() {
@@ -142,7 +149,16 @@ fn runs_are_started_as_aider_wants_it() {
 fn its_end_is_told_by_what_it_prints() {
     let aider = adapter("aider");
     let printed = "Aider v0.86.2\n\nHello.\n\nTokens: 1.1k sent, 530 received.\n";
-    let done = Outcome::Done { text: printed.trim().into() };
+    let unadorned = aider.outcome("One.\n\nTwo.\nTokens: 1 sent\n", Some(0));
+    assert_eq!(unadorned, Outcome::Done { text: "One.\n\nTwo.".into() });
+    let done = Outcome::Done { text: "Hello.".into() };
+    assert_eq!(aider.outcome(printed, Some(0)), done);
+    // As version 0.86.2 prints it, with what its library complains about.
+    let printed = "Warning: Input is not a terminal (fd=0).\nHTTPSConnectionPool: Max retries\n\
+        Aider v0.86.2\nModel: openai/m with whole edit format\nGit repo: .git with 0 files\n\
+        Repo-map: using 1024 tokens, auto refresh\n\nfirst line\n\nsecond line\n\n\
+        Tokens: 21k sent, 132 received.\nHTTPSConnectionPool: Max retries\n";
+    let done = Outcome::Done { text: "first line\n\nsecond line".into() };
     assert_eq!(aider.outcome(printed, Some(0)), done);
     assert_eq!(aider.outcome(printed, Some(143)), Outcome::Cut);
     assert_eq!(aider.outcome("Aider v0.86.2\n", Some(0)), Outcome::Cut);

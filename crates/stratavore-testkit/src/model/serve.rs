@@ -77,8 +77,8 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Sent,
     let (asked, reply) = {
         let mut all = locked(&shared.asked);
         let number = all.len() as u64 + 1;
-        let asked = Asked::new(number, protocol, &path, headers.collect(), body);
-        all.push(asked.clone());
+        let asked = Arc::new(Asked::new(number, protocol, &path, headers.collect(), body));
+        all.push(Arc::clone(&asked));
         // Under the same lock: two requests at once take their replies in the order of their numbers.
         let reply = reply_to(&mut locked(&shared.rules), &asked);
         (asked, reply)

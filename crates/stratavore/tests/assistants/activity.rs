@@ -96,11 +96,11 @@ fn who_wants_to_types_into_a_turn() {
     // It is typed, and the turn goes on: nobody says that it was taken.
     scene.world.run(["send", &runner, "in between", "--into-turn"]).fails(9);
     let was_asked = |asked: &Asked| asked.conversation().contains("in between");
-    assert!(!scene.model.asked().iter().any(was_asked));
+    assert!(!scene.model.asked().iter().any(|asked| was_asked(asked)));
     hold.release();
     scene.until("it was asked, and has said so", || {
         let written = scene.prompts("written");
-        let asked = scene.model.asked().iter().any(was_asked);
+        let asked = scene.model.asked().iter().any(|asked| was_asked(asked));
         if asked && written == 0 { Ok(()) } else { Err((asked, written)) }
     });
     scene.until_activity(&runner, "idle");

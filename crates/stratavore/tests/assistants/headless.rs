@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use stratavore_testkit::model::{Asked, Hold, Place, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::running::{billed, used};
@@ -52,7 +53,7 @@ fn runs_without_a_screen(program: Program) {
     let knows = |asked: &Asked| {
         asked.conversation().contains("all is done") && asked.says("make the second")
     };
-    assert!(model.asked().iter().any(knows), "it goes on with what was said");
+    assert!(model.asked().iter().any(|asked| knows(asked)), "it goes on with what was said");
     // It counts what it has used itself.
     let before = billed(&bill);
     let bill = model.bill();
@@ -85,7 +86,7 @@ fn gemini_runs_without_a_screen() {
 }
 
 /// What nobody has allowed is refused there and then: these ask nobody without a screen, and say so as data.
-fn is_refused_what_it_would_have_to_ask_for(program: Program, may: &[&str]) {
+fn is_refused_what_it_would_have_to_ask_for(program: Program, may: &[&str]) -> Value {
     let scene = Scene::new(program);
     scene.model.on_prompt(
         "make the first",
@@ -93,21 +94,24 @@ fn is_refused_what_it_would_have_to_ask_for(program: Program, may: &[&str]) {
     );
     let mut running = scene.run_that_may(&["--prompt", "make the first, please"], may);
     let result = running.until("result");
-    let (code, said) = running.end();
-    assert_eq!((code, &result["text"]), (0, &"it is not made".into()), "{result}\n{said}");
+    running.end();
     assert_eq!(scene.made("made.txt"), None);
     assert_eq!(scene.asks("open"), 0, "nobody is waited for");
     let runner = result["runner"].as_str().unwrap();
     let explained = scene.world.json(&["explain", runner]);
     assert_eq!(explained["proves"]["headless_answers"], false, "{explained}");
+    result
 }
 
 #[test]
 fn codex_is_refused_by_its_sandbox_without_a_screen() {
-    is_refused_what_it_would_have_to_ask_for(Program::Codex, &["-s", "read-only"]);
+    let result = is_refused_what_it_would_have_to_ask_for(Program::Codex, &["-s", "read-only"]);
+    assert_eq!(result["text"], "it is not made", "its model is told, and goes on: {result}");
 }
 
 #[test]
 fn opencode_refuses_itself_what_it_would_have_to_ask_for_without_a_screen() {
-    is_refused_what_it_would_have_to_ask_for(Program::Opencode, &[]);
+    let result = is_refused_what_it_would_have_to_ask_for(Program::Opencode, &[]);
+    assert_eq!(result["outcome"], "failed", "it ends with that: {result}");
+    assert!(result["why"].as_str().unwrap().contains("rejected permission"), "{result}");
 }

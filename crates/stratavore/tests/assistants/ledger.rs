@@ -1,6 +1,6 @@
 //! The ledger is the model's bill: whatever a conversation is made of, whoever dies on the way.
 
-use stratavore_testkit::model::{Asked, Hold, Outcome, Place, Purpose, Reply};
+use stratavore_testkit::model::{Hold, Outcome, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::trial::Trial;
 
@@ -103,8 +103,8 @@ fn booked_to_their_runners(scene: &Scene, runners: [&String; 2]) {
     }
     let of_two = rows.iter().filter(|row| row.0["runner"] == *runners[1]).count();
     let asked = scene.model.asked();
-    let was_two = |asked: &&Asked| asked.says("say it in short");
-    assert!(of_two >= asked.iter().filter(was_two).count(), "{rows:?}");
+    let was_two = asked.iter().filter(|asked| asked.says("say it in short"));
+    assert!(of_two >= was_two.count(), "{rows:?}");
 }
 
 /// The controls: a message that is missing, one that is there twice, and one that nobody was billed.

@@ -3,9 +3,11 @@
 //! What the model was asked is the stand-in's own record. Daemons are killed meanwhile, and every request
 //! is repeated with its key until the assistant has said that it has the prompt.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use stratavore_proto::client::Client;
+use stratavore_proto::client::{Client, problem};
 use stratavore_proto::v1::PromptRunner;
 use stratavore_testkit::model::{Asked, Hold, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
@@ -18,19 +20,27 @@ use crate::scene::{Scene, refusal};
 /// How often a prompt is asked about at most until somebody confirms it, some seconds each time.
 const TRIES: usize = 20;
 
+/// What the model was asked by its user, and how often.
+fn all_asked(scene: &Scene) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    let is_prompt = |asked: &Arc<Asked>| asked.purpose == Purpose::Main && asked.rounds == 0;
+    for asked in scene.model.asked().into_iter().filter(is_prompt) {
+        *all.entry(asked.prompt.trim().to_owned()).or_default() += 1;
+    }
+    all
+}
+
 /// How often the model was asked just this by its user.
 fn times_asked(scene: &Scene, prompt: &str) -> usize {
-    let is_it = |asked: &&Asked| {
-        asked.purpose == Purpose::Main && asked.rounds == 0 && asked.prompt.trim() == prompt
-    };
-    scene.model.asked().iter().filter(is_it).count()
+    all_asked(scene).remove(prompt).unwrap_or_default()
 }
 
 /// Waits until the model was asked all of these: an assistant says that it has a prompt before it asks.
 fn until_asked(scene: &Scene, prompts: &[String]) {
     scene.until("the model is asked what was taken", || {
+        let asked = all_asked(scene);
         let missing: Vec<_> =
-            prompts.iter().filter(|prompt| times_asked(scene, prompt) == 0).collect();
+            prompts.iter().filter(|prompt| !asked.contains_key(*prompt)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
     });
 }
@@ -155,6 +165,8 @@ async fn prompt(world: &World, request: &PromptRunner) -> Result<bool, String> {
             // Its assistant may say so later.
             Ok(_) => {}
             Err(status) if status.details().is_empty() => {}
+            // A machine that has too much to do says so, and is asked again.
+            Err(status) if problem(&status).code == "store_unavailable" => {}
             Err(status) => return Err(status.message().to_owned()),
         }
     }
@@ -180,8 +192,8 @@ fn send_all(world: &World, runner: &str, count: usize) -> Vec<(String, Result<bo
 }
 
 /// Whether it was taken, and the model asked it once.
-fn asked_once(scene: &Scene, text: &str, taken: bool) -> Result<(), String> {
-    match times_asked(scene, text) {
+fn asked_once(asked: &BTreeMap<String, usize>, text: &str, taken: bool) -> Result<(), String> {
+    match asked.get(text).copied().unwrap_or_default() {
         1 if taken => Ok(()),
         times => Err(format!("{text:?}, taken: {taken}, was asked {times} times")),
     }
@@ -233,8 +245,9 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
         scene.until_activity(id, "idle");
     }
     scene.until_ledger_is_the_bill();
+    let asked = all_asked(&scene);
     for (text, told) in told {
-        trial.tried(told.and_then(|taken| asked_once(&scene, &text, taken)));
+        trial.tried(told.and_then(|taken| asked_once(&asked, &text, taken)));
     }
     trial.counted("daemons killed", kills as u64);
     trial.counted("agents upgraded", upgrades as u64);
@@ -253,7 +266,8 @@ fn none_is_lost_and_none_comes_twice(program: Program, runners: usize, each: usi
         times @ 0..2 => Err(times),
         _ => Ok(()),
     });
-    let judged = |text| asked_once(&scene, text, true);
+    let asked = all_asked(&scene);
+    let judged = |text| asked_once(&asked, text, true);
     trial.control("a prompt that is sent twice", judged("prompt <twice>").is_err());
     trial.control("a prompt that is lost", judged("prompt <none>").is_err());
     scene.until_ledger_is_the_bill();

@@ -196,9 +196,8 @@ impl World {
         let speaking = async {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                stream.readable().await.unwrap();
                 let look = || Ok(recv(&stream, &mut [0; 1], RecvFlags::PEEK)?.0);
-                if stream.try_io(Interest::READABLE, look).unwrap() > 0 {
+                if stream.async_io(Interest::READABLE, look).await.unwrap() > 0 {
                     return stream;
                 }
             }

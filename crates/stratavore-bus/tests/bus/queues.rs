@@ -25,8 +25,7 @@ async fn fail_on(channel: &Channel) -> Option<String> {
     let got = channel.basic_get(OWN.into(), BasicGetOptions::default()).await.unwrap()?;
     let id = got.properties.message_id().as_ref().unwrap().to_string();
     // What is given back by `nack` does not count as failed on since RabbitMQ 4.3.
-    got.reject(BasicRejectOptions { requeue: true }).await
-        .unwrap();
+    got.reject(BasicRejectOptions { requeue: true }).await.unwrap();
     Some(id)
 }
 

@@ -27,7 +27,7 @@ const PAGE: u32 = 500;
 /// What an export consists of, as a file of its own: `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORM`].
+    /// `FORM`.
     pub stratavore_session: u32,
     pub exported_at: Timestamp,
     pub session: ManifestSession,

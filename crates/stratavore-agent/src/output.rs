@@ -4,7 +4,7 @@
 //! one does not begin at its end, output is missing: it was removed to keep the whole small, or it
 //! could not be written. Readers are told of both as a gap.
 //!
-//! [`OutputLog`] writes, and only the agent has one. [`OutputReader`] needs nothing but the files,
+//! `OutputLog` writes, and only the agent has one. [`OutputReader`] needs nothing but the files,
 //! so ended runners are read with it too.
 //!
 //! Invariant: a byte's offset never changes, and no two bytes have the same.

@@ -69,6 +69,13 @@ const HELD_BY: &str =
 const INSERT: &str = "INSERT INTO sessions (id, project_id, assistant, created_at, updated_at)
     VALUES ($1, $2, $3, $4, $4)";
 
+/// Followed by the runner.
+const HELD_LAST: [&str; 1] = ["SELECT mine.session_id FROM session_runners mine
+    WHERE NOT EXISTS (SELECT 1 FROM session_runners later
+            WHERE later.session_id = mine.session_id
+                AND later.runner_id <> mine.runner_id AND later.first_at > mine.first_at)
+        AND mine.runner_id = "];
+
 const FORK: &str = "UPDATE sessions SET parent_id = $2, lineage = 'forked' WHERE id = $1";
 
 /// A runner that goes on with one that was removed brings it back.
@@ -90,7 +97,8 @@ pub struct SessionFilter {
     pub assistant: Option<String>,
     /// Only those that this runner holds or has held.
     pub held_by: Option<RunnerId>,
-    /// Only those that no other runner has begun to hold after this one.
+    /// Only those that no other runner has begun to hold after this one, and what their subagents said:
+    /// nobody holds that.
     pub last_held_by: Option<RunnerId>,
     /// A part of the title or the first prompt, whatever the case.
     pub text: Option<String>,
@@ -192,14 +200,9 @@ macro_rules! list_query {
                 .push(")");
         }
         if let Some(runner) = $filter.last_held_by {
-            query
-                .push(" AND s.id IN (SELECT mine.session_id FROM session_runners mine WHERE mine.runner_id = ")
-                .push_bind(Text(runner))
-                .push(
-                    " AND NOT EXISTS (SELECT 1 FROM session_runners later
-                        WHERE later.session_id = mine.session_id
-                            AND later.runner_id <> mine.runner_id AND later.first_at > mine.first_at))",
-                );
+            query.push(" AND (s.id IN (").push(HELD_LAST[0]).push_bind(Text(runner)).push(")");
+            query.push(" OR s.lineage = 'subagent' AND s.parent_id IN (");
+            query.push(HELD_LAST[0]).push_bind(Text(runner)).push("))");
         }
         if let Some(text) = &$filter.text {
             query.push(concat!(" AND ", $found, "(s.words, "));

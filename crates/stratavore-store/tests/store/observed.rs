@@ -204,10 +204,27 @@ on_both_databases! {
         let store = db.store();
         let (teller, one) = Teller::new(store).await;
         let session = teller.tell(&[current("c1")]).await.sessions["c1"];
+        // Told of and never current: nothing else names its file when a daemon comes that was not told.
+        let within = SessionSeen {
+            session: "c1-within".into(),
+            transcript: Some("/t/within.jsonl".into()),
+            lineage: Some(Lineage { parent: "c1".into(), kind: LineageKind::Subagent }),
+            ..SessionSeen::default()
+        };
+        let forked = SessionSeen {
+            session: "c1-forked".into(),
+            lineage: Some(Lineage { parent: "c1".into(), kind: LineageKind::Forked }),
+            ..SessionSeen::default()
+        };
+        let told = [within, forked].map(Observation::Session);
+        let sessions = teller.tell(&told).await.sessions;
+        let (within, forked) = (sessions["c1-within"], sessions["c1-forked"]);
         let held_last = async |runner| {
             let filter = SessionFilter { last_held_by: Some(runner), ..SessionFilter::default() };
             let found = store.session_list(&filter).await.unwrap();
-            found.iter().any(|found| found.id == session)
+            let has = |id| found.iter().any(|found| found.id == id);
+            assert_eq!((has(within), has(forked)), (has(session), false));
+            has(session)
         };
         given::end(store, &store.runner_get(one.id).await.unwrap()).await;
         assert!(held_last(one.id).await, "the end of a runner changes nothing");

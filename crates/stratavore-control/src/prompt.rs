@@ -156,6 +156,8 @@ impl Control {
         }
         let runner = match self.until_idle(prompt, delivery).await {
             Ok(runner) => runner,
+            // Nothing is decided by it: whoever asks once more is heard.
+            Err(error) if passes(&error) => return Err(error),
             Err(error) => {
                 let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
                 self.inner.store.prompt_leave_queue(prompt.id, failed).await?;
@@ -263,6 +265,11 @@ impl Control {
             }
         }
     }
+}
+
+/// True for what is no fault of the prompt's, and may be over a moment later.
+fn passes(error: &Error) -> bool {
+    matches!(error, Error::Stopping) || matches!(error, Error::Store(store) if store.is_transient())
 }
 
 /// What has a runner's assistant end by itself if it is typed, where that would be taken for what it is: only

@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout};
 use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
+use crate::outage::of_the_store;
 
 /// How long an assistant may take to say that it has a prompt, before the enter key is pressed again.
 const TAKEN_AFTER: Duration = Duration::from_secs(3);
@@ -157,7 +158,8 @@ impl Control {
         let runner = match self.until_idle(prompt, delivery).await {
             Ok(runner) => runner,
             // Nothing is decided by it: whoever asks once more is heard.
-            Err(error) if passes(&error) => return Err(error),
+            Err(error @ Error::Stopping) => return Err(error),
+            Err(error) if of_the_store(&error) => return Err(error),
             Err(error) => {
                 let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
                 self.inner.store.prompt_leave_queue(prompt.id, failed).await?;
@@ -265,11 +267,6 @@ impl Control {
             }
         }
     }
-}
-
-/// True for what is no fault of the prompt's, and may be over a moment later.
-fn passes(error: &Error) -> bool {
-    matches!(error, Error::Stopping) || matches!(error, Error::Store(store) if store.is_transient())
 }
 
 /// What has a runner's assistant end by itself if it is typed, where that would be taken for what it is: only

@@ -132,6 +132,16 @@ impl Agent {
                 self.pause(paused);
                 None
             }
+            Wish::Upgrade(program) if self.runner.input.is_taken() => {
+                // Of a text that is half typed the next program would not know the rest.
+                let runner = Rc::clone(&self.runner);
+                tasks.spawn_local(async move {
+                    drop(runner.input.turn().await);
+                    // Without the main loop there is nothing to be replaced.
+                    let _wished = runner.wishes.send(Wish::Upgrade(program)).await;
+                });
+                None
+            }
             Wish::Upgrade(program) => {
                 let error = upgrade::replace(self, &program);
                 crate::log::note(format_args!(

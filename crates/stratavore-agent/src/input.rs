@@ -103,6 +103,11 @@ impl Input {
         self.turn.lock().await
     }
 
+    /// True while somebody has the turn.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.turn.try_lock().is_err()
+    }
+
     /// Types `bytes`, waiting for room as long as the program reads at all.
     pub(crate) async fn push(&self, mut bytes: &[u8]) -> Result<(), Refused> {
         let mut written = self.written.subscribe();

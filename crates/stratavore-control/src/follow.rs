@@ -38,7 +38,6 @@ use tokio::sync::Notify;
 
 use crate::control::Control;
 use crate::error::Error;
-use crate::supervisor::chain;
 
 use heed::Level;
 use piece::memory;
@@ -140,7 +139,7 @@ impl Control {
                 break;
             }
             if let Err(error) = self.follow_one(id).await {
-                tracing::warn!(runner = %id, error = %chain(&error), "could not read what an assistant tells; will try again");
+                self.not_done(id, "could not read what a runner tells; will try again", &error);
                 lock(&self.inner.following.waiting).insert(id);
                 failed = Some(error);
             }

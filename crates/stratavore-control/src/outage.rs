@@ -38,7 +38,8 @@ impl Control {
     }
 }
 
-fn of_the_store(error: &Error) -> bool {
+/// True for an error that says nothing of what was asked for: the store cannot be used for a while.
+pub(crate) fn of_the_store(error: &Error) -> bool {
     matches!(
         error,
         Error::Store(

@@ -34,6 +34,7 @@ use tokio::time::{Instant, timeout};
 use crate::bounds;
 use crate::control::Control;
 use crate::error::Error;
+use crate::outage::of_the_store;
 
 /// How long an assistant may take to say that it has a prompt, before the enter key is pressed again.
 const TAKEN_AFTER: Duration = Duration::from_secs(3);
@@ -156,6 +157,9 @@ impl Control {
         }
         let runner = match self.until_idle(prompt, delivery).await {
             Ok(runner) => runner,
+            // Nothing is decided by it: whoever asks once more is heard.
+            Err(error @ Error::Stopping) => return Err(error),
+            Err(error) if of_the_store(&error) => return Err(error),
             Err(error) => {
                 let failed = PromptState::Failed { at: self.now(), why: error.to_string() };
                 self.inner.store.prompt_leave_queue(prompt.id, failed).await?;

@@ -53,6 +53,23 @@ async fn of_one_id_one_text_is_typed_over_upgrades_too() {
 }
 
 #[tokio::test]
+async fn an_upgrade_waits_for_the_end_of_what_is_being_typed() {
+    let mut world = World::shell("while read x; do echo got $x; done");
+    let mut line = world.launch().await;
+    let typing = wish(&world, Wish::Send(text("a", "one")));
+    let upgrading = async {
+        // The text is there, and its enter key comes a moment later.
+        world.until_recorded("one").await;
+        line.upgrade(AGENT).await;
+    };
+    let (typed, ()) = tokio::join!(typing, upgrading);
+    typed.unwrap();
+    let mut line = world.take_in_knowing(1).await.0;
+    world.until_recorded("got one").await;
+    line.kill().await;
+}
+
+#[tokio::test]
 async fn a_word_ends_a_program_before_a_signal_does() {
     let mut world = World::shell("while read x; do [ \"$x\" = /exit ] && exit 3; done");
     let mut line = world.launch().await;

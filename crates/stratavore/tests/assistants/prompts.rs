@@ -154,6 +154,42 @@ fn claude_is_typed_to_by_nobody_who_does_not_know_what_it_does() {
     assert!(!scene.model.asked().iter().any(|asked| asked.says("in between")));
 }
 
+#[test]
+fn claude_gets_what_a_daemon_that_was_stopped_had_not_typed_yet() {
+    let scene = Scene::new(Program::Claude);
+    let hold = Hold::new();
+    scene.model.on_prompt("take your time", [Reply::text("at last").held(Place::Start, &hold)]);
+    let runner = scene.launch("one", &["--prompt", "be ready"]);
+    scene.until_activity(&runner, "idle");
+    scene.send(&runner, "take your time", &[]);
+    hold.until_reached();
+    scene.until_activity(&runner, "working");
+    let request = PromptRunner {
+        idempotency_key: "kept".into(),
+        runner: runner.clone(),
+        text: "prompt <kept>".into(),
+        wait_ms: 60_000,
+        ..PromptRunner::default()
+    };
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            on_runtime(async {
+                let client = Client::connect(&scene.world.path("run/d.sock")).await.ok()?;
+                client.inbox().prompt(request.clone()).await.ok()
+            })
+        });
+        scene.until_activity(&runner, "working");
+        scene.world.run(["daemon", "stop"]).ok();
+        assert!(waits.join().unwrap().is_none(), "it has waited for the end of the turn");
+    });
+    hold.release();
+    assert_eq!(on_runtime(prompt(&scene.world, &request)), Ok(true));
+    scene.until("it is asked", || match times_asked(&scene, "prompt <kept>") {
+        0 => Err(0),
+        times => Ok(assert_eq!(times, 1)),
+    });
+}
+
 /// Asks until somebody answers, with the same key each time. False: nobody has said that it was taken.
 async fn prompt(world: &World, request: &PromptRunner) -> Result<bool, String> {
     for _ in 0..TRIES {

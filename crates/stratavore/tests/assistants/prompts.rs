@@ -184,10 +184,11 @@ fn claude_gets_what_a_daemon_that_was_stopped_had_not_typed_yet() {
     });
     hold.release();
     assert_eq!(on_runtime(prompt(&scene.world, &request)), Ok(true));
-    scene.until("it is asked", || match times_asked(&scene, "prompt <kept>") {
+    let times = scene.until("it is asked", || match times_asked(&scene, "prompt <kept>") {
         0 => Err(0),
-        times => Ok(assert_eq!(times, 1)),
+        times => Ok(times),
     });
+    assert_eq!(times, 1);
 }
 
 /// Asks until somebody answers, with the same key each time. False: nobody has said that it was taken.

@@ -28,7 +28,7 @@ use crate::{Store, StoreError, lease};
 /// All that follows here, in one statement; see the migration.
 const PUBLISH_POSTGRES: &str =
     "SELECT id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
-        origin, decision, reason
+        origin, decision, reason, pg_current_xact_id()::text::bigint AS published_by
     FROM publish_events($1, $2, $3, $4, $5)";
 
 /// What `publish_events` says of a lease whose term is over.
@@ -56,16 +56,24 @@ const SETTLE: &str = "DELETE FROM outbox WHERE destination = 'bus'
 /// The first row answers it, however many there are.
 const EMPTY_SQLITE: &str = "SELECT NOT EXISTS (SELECT 1 FROM outbox WHERE destination = 'bus')";
 
-/// The first pending one, the last id that was given out, and which transactions were under way.
+/// The first pending one, the last id that was given out, and below which number all transactions
+/// are over. The end of a snapshot says nothing of those under way: their numbers may be above it.
 const LOOK_POSTGRES: &str =
     "SELECT (SELECT id FROM outbox WHERE destination = 'bus' AND id > $1 ORDER BY id LIMIT 1),
     coalesce(pg_sequence_last_value('outbox_id_seq'), 0),
-    pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
-    pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
+    pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
 
 const DEPTH: &str = "SELECT count(*), min(created_at) FROM outbox";
 
 statements! { PUBLISH_POSTGRES, PUBLISH, ADVANCE, SETTLE, EMPTY_SQLITE, LOOK_POSTGRES, DEPTH }
+
+/// An event that was published, and the number of the transaction that did.
+#[derive(sqlx::FromRow)]
+struct PublishedRow {
+    #[sqlx(flatten)]
+    event: EventRow,
+    published_by: i64,
+}
 
 /// How far the relay is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +86,9 @@ pub struct OutboxDepth {
 ///
 /// Whoever puts a row into the outbox has written its event before, and so has a number as a
 /// transaction, before it is given an id. So when an id is known to have been given out, all
-/// transactions that have this one or a smaller one have numbers; once all numbers up to then are
-/// over, whatever they wrote can be seen, and what cannot will never be there.
+/// transactions that have this one or a smaller one have numbers, and smaller ones than a publishing
+/// that begins after that. Once all numbers below that one are over, whatever they wrote can be seen,
+/// and what cannot will never be there.
 #[derive(Debug, Default)]
 pub(crate) struct Floor {
     id: i64,
@@ -87,7 +96,7 @@ pub(crate) struct Floor {
     timeline: i64,
     /// An id that had been given out at the last look.
     given: Option<i64>,
-    /// The same of an earlier look, and the number that all transactions were below then.
+    /// The same of an earlier look, and the number of a publishing that began after it.
     waits: Option<(i64, i64)>,
     /// No transaction is under way that has this id or a smaller one.
     over: i64,
@@ -103,31 +112,38 @@ impl Floor {
     }
 
     /// Takes in what a look above the floor has found: the first that is pending, the last id that
-    /// was given out, and the numbers that all transactions under way are at or above and below.
-    fn look(&mut self, first: Option<i64>, given: i64, from: i64, below: i64) {
+    /// was given out, and the number below which all transactions are over.
+    fn look(&mut self, first: Option<i64>, given: i64, from: i64) {
         if given < self.id {
             // Another database, as from a backup.
             *self = Self { timeline: self.timeline, ..Self::default() };
         }
-        if let Some((id, numbers)) = self.waits
-            && from >= numbers
+        if let Some((id, number)) = self.waits
+            && from >= number
         {
             (self.over, self.waits) = (id, None);
         }
         let over = first.map_or(self.over, |first| self.over.min(first - 1));
         self.id = self.id.max(over);
-        // The one of the last look: the numbers are those of the beginning of this one.
-        if self.waits.is_none() {
-            self.waits = self.given.map(|given| (given, below));
-        }
         self.given = Some(given);
+    }
+
+    /// A transaction of this number has published, which began after `given` was seen.
+    fn published(&mut self, given: Option<i64>, number: i64) {
+        if self.waits.is_none() {
+            self.waits = given.map(|given| (given, number));
+        }
     }
 }
 
 impl Store {
     pub(crate) fn floor(&self) -> i64 {
+        self.with_floor(self.timeline(), |floor| floor.id)
+    }
+
+    fn with_floor<T>(&self, timeline: i64, of: impl FnOnce(&mut Floor) -> T) -> T {
         let mut floor = self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner);
-        floor.of(self.timeline()).id
+        of(floor.of(timeline))
     }
 
     /// Gives up to `limit` pending events their positions, takes them out of the outbox, and
@@ -153,6 +169,8 @@ impl Store {
 
     async fn publish_at_once(&self, lease: &Lease, limit: u32) -> Result<Vec<Event>, StoreError> {
         retried!({
+            let timeline = self.timeline();
+            let given = self.with_floor(timeline, |floor| floor.given);
             let mut reader = self.read().await?;
             let published = on!(reader, |conn| sqlx::query_as(PUBLISH_POSTGRES)
                 .bind(&lease.name)
@@ -162,14 +180,17 @@ impl Store {
                 .bind(self.floor())
                 .fetch_all(conn)
                 .await);
-            let rows: Vec<EventRow> =
+            let rows: Vec<PublishedRow> =
                 published.map_err(|error| match error.as_database_error() {
                     Some(said) if said.code().as_deref() == Some(STALE) => {
                         StoreError::StaleLease { name: lease.name.clone() }
                     }
                     Some(_) | None => doing("publishing events")(error),
                 })?;
-            rows.into_iter().map(EventRow::into_event).collect()
+            if let Some(row) = rows.first().filter(|_| self.timeline() == timeline) {
+                self.with_floor(timeline, |floor| floor.published(given, row.published_by));
+            }
+            rows.into_iter().map(|row| row.event.into_event()).collect()
         })
     }
 
@@ -214,10 +235,9 @@ impl Store {
             }
             Reader::Postgres(mut conn, deadline) => {
                 let look = sqlx::query_as(LOOK_POSTGRES).bind(self.floor());
-                let (first, given, from, below): (Option<i64>, i64, i64, i64) =
+                let (first, given, from): (Option<i64>, i64, i64) =
                     deadline.keep(look.fetch_one(&mut *conn)).await.map_err(doing(what))?;
-                let mut floor = self.inner.floor.lock().unwrap_or_else(PoisonError::into_inner);
-                floor.of(self.timeline()).look(first, given, from, below);
+                self.with_floor(self.timeline(), |floor| floor.look(first, given, from));
                 Ok(first.is_none())
             }
         }
@@ -239,28 +259,33 @@ mod tests {
     #[test]
     fn the_floor_rises_only_over_what_no_transaction_can_bring_any_more() {
         let mut floor = Floor::default();
-        // Up to 10 was given out; transaction 100 is under way and may have any of these.
-        floor.look(Some(3), 10, 100, 105);
-        floor.look(None, 10, 100, 105);
-        floor.look(None, 12, 100, 109);
+        // Up to 10 was given out; transaction 104 is under way and may have any of these, although the
+        // last one that is over is 99.
+        floor.look(Some(3), 10, 100);
+        floor.published(Some(10), 105);
+        floor.look(None, 10, 100);
+        floor.look(None, 12, 104);
         assert_eq!(floor.id, 0, "it may still bring one");
-        // It has ended, and so have all that began before the second look.
-        floor.look(None, 15, 105, 110);
+        // It has ended, and so have all that began before that publishing.
+        floor.look(None, 15, 105);
+        assert_eq!(floor.id, 10);
+        // Without another publishing nothing is known of those after.
+        floor.look(None, 20, 200);
+        floor.look(None, 20, 300);
         assert_eq!(floor.id, 10);
         // Behind one that is pending it does not rise.
-        floor.look(Some(12), 20, 200, 201);
-        floor.look(Some(12), 20, 300, 301);
+        floor.published(Some(20), 301);
+        floor.look(Some(12), 20, 301);
         assert_eq!(floor.id, 11);
-        floor.look(None, 20, 400, 401);
-        floor.look(None, 20, 500, 501);
+        floor.look(None, 20, 400);
         assert_eq!(floor.id, 20);
         // Another database.
-        floor.look(Some(1), 5, 50, 51);
+        floor.look(Some(1), 5, 50);
         assert_eq!(floor.id, 0);
         // Another server, whatever its ids are.
-        floor.look(None, 30, 60, 61);
-        floor.look(None, 40, 70, 71);
-        floor.look(None, 40, 80, 81);
+        floor.look(None, 30, 60);
+        floor.published(Some(30), 61);
+        floor.look(None, 40, 70);
         assert!(floor.id > 0);
         assert_eq!(floor.of(2).id, 0);
     }

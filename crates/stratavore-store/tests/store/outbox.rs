@@ -227,3 +227,30 @@ async fn a_relay_with_a_cursor_would_lose_it() {
     assert!(after_cursor(&db, &mut cursor).await.is_empty(), "the late one has a smaller id");
     assert_eq!(raw::number(&db, "SELECT count(*) FROM outbox").await, 2, "and yet it is there");
 }
+
+/// The same while the relay looks again and again, with others that are over before it and without: no
+/// number above it may be taken for a sign that it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_commits_late_is_not_passed_by_the_floor() {
+    for others in [0, 3] {
+        let db = TestStore::postgres().await;
+        let store = db.store();
+        let lease = relay(store).await;
+        let mut conn = raw::postgres(&db).await;
+        let id = EventId::from_entropy(given::entropy());
+        let late = uncommitted(&mut conn, id).await;
+        for n in 0..4 {
+            if n < others {
+                given::project(store, &format!("other-{n}")).await;
+            }
+            // As the relay: what is not seen to wait is not published.
+            if !store.outbox_is_empty().await.unwrap() {
+                assert_eq!(store.outbox_publish(&lease, 10).await.unwrap().len(), 1);
+            }
+        }
+        late.commit().await.unwrap();
+        assert!(!store.outbox_is_empty().await.unwrap(), "{others} others: it is seen");
+        let published = store.outbox_publish(&lease, 10).await.unwrap();
+        assert_eq!(published.iter().map(|e| e.id).collect::<Vec<_>>(), [id], "{others} others");
+    }
+}

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -24,12 +24,17 @@ pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How long a writer waits for another process that writes, such as `sqlite3` in a terminal.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits between two tries where SQLite itself does not wait.
+const BUSY_STEP: Duration = Duration::from_millis(20);
 /// Each connection is a thread; more than these gain nothing on the hosts that use SQLite.
 const READERS_MAX: u32 = 4;
 /// A file of at most this size is checked before it is used. A larger one is checked while it is
 /// used, so that no start takes longer for what the years have brought.
 const CHECKED_AT_START: u64 = 16 << 20;
-/// SQLite's code for all that a disk may do to it.
+/// SQLite's codes, of which the lowest byte says what it is and the rest how it came.
+const BUSY: i32 = 5;
+const INTERRUPTED: i32 = 9;
+/// All that a disk may do to it.
 const IO_ERROR: i32 = 10;
 /// Pages, or steps of SQLite, between two looks at whether a check is to go on.
 const CHECK_STEPS: i32 = 1000;
@@ -55,19 +60,18 @@ pub(crate) async fn open(
     if has_content(&log) {
         bring_in_order(&options, &log).await?;
     }
-    let write = SqlitePoolOptions::new()
+    let one = SqlitePoolOptions::new()
         .max_connections(1)
         .min_connections(1)
         .acquire_timeout(pool.acquire_timeout)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .after_connect(move |conn, _| Box::pin(settle(conn, log.clone())))
-        // Never analysed: the statements are written for the indexes as they are, and plans that
-        // depend on what happened to be counted would be others than those that are tested.
-        .connect_with(options.clone())
-        .await
-        .map_err(doing("opening the database file"))?;
+        .after_connect(move |conn, _| Box::pin(settle(conn, log.clone())));
+    // Never analysed: the statements are written for the indexes as they are, and plans that
+    // depend on what happened to be counted would be others than those that are tested.
+    let opened = when_free(|| one.clone().connect_with(options.clone())).await;
+    let write = opened.map_err(doing("opening the database file"))?;
     if size <= CHECKED_AT_START {
         let mut conn = write.acquire().await.map_err(doing("checking the database file"))?;
         judged(quick_check(&mut conn).await)?;
@@ -111,8 +115,7 @@ pub(crate) async fn begin(write: &SqlitePool) -> Result<Transaction<'static, Sql
 /// The next transaction is no second try at the same pages: SQLite writes its own over those of the
 /// one that failed. But a disk that has failed once is to be looked at.
 pub(crate) fn sound(alarm: &OnceLock<String>, error: &sqlx::Error) {
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    if code.is_some_and(|code| code & 0xff == IO_ERROR) {
+    if is_code(error, IO_ERROR) {
         let told = alarm.set(format!(
             "the disk failed to keep what the database wrote ({error}): look at the disk and at the \
              kernel's log, then: stratavore daemon restart"
@@ -123,9 +126,30 @@ pub(crate) fn sound(alarm: &OnceLock<String>, error: &sqlx::Error) {
     }
 }
 
+/// Opens a file that another process may have open for the first time too.
+///
+/// Whoever opens a new file turns it to a write-ahead log, for which nobody else may read. SQLite
+/// says that it is locked at once then, and waits no [`BUSY_TIMEOUT`]: it holds a lock itself by
+/// then, and two of these would wait for each other.
+async fn when_free<T, F>(mut open: impl FnMut() -> F) -> Result<T, sqlx::Error>
+where
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match open().await {
+            Err(error) if is_code(&error, BUSY) && Instant::now() < until => {
+                tokio::time::sleep(BUSY_STEP).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// What a daemon that did not end in order has left: its log is taken back into the file.
 async fn bring_in_order(options: &SqliteConnectOptions, log: &Path) -> Result<(), StoreError> {
-    let mut conn = options.connect().await.map_err(doing("opening the database file"))?;
+    let opened = when_free(|| options.connect()).await;
+    let mut conn = opened.map_err(doing("opening the database file"))?;
     let what = "making durable what the last daemon has written";
     settle(&mut conn, log.into()).await.map_err(doing(what))?;
     let taken_back = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut conn).await;
@@ -193,7 +217,7 @@ pub(crate) async fn check(
     let found = quick_check(&mut conn).await;
     // Whatever it has to say at its end is no news of the file.
     conn.close().await.ok();
-    if found.as_ref().is_err_and(is_interrupted) {
+    if found.as_ref().is_err_and(|error| is_code(error, INTERRUPTED)) {
         return Ok(false);
     }
     judged(found).map(|()| true)
@@ -213,9 +237,9 @@ fn judged(found: Result<String, sqlx::Error>) -> Result<(), StoreError> {
     Err(StoreError::Corrupt { what: "the database file".into(), why })
 }
 
-/// True of an answer that was cut off by who asked for it.
-fn is_interrupted(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("9"))
+fn is_code(error: &sqlx::Error, wanted: i32) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == wanted)
 }
 
 /// In one transaction that holds the write lock, so that a second process that starts meanwhile

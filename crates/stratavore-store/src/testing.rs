@@ -226,8 +226,11 @@ pub async fn sqlite_number(file: &Path, sql: &str) -> i64 {
     found.expect("the query is one of this schema")
 }
 
+/// A connection that changes no row. The file itself is open for writing: what a killed writer left
+/// half done is taken back by whoever opens the file next, which SQLite refuses a connection that
+/// was opened read-only (`SQLITE_READONLY_ROLLBACK`).
 async fn sqlite_to_read(file: &Path) -> SqliteConnection {
-    let options = SqliteConnectOptions::new().filename(file).read_only(true);
+    let options = SqliteConnectOptions::new().filename(file).pragma("query_only", "true");
     options.connect().await.expect("the database file can be opened")
 }
 

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use stratavore_store::testing::TestStore;
+use stratavore_store::testing::{SqliteHold, TestStore};
 use stratavore_store::{
     Database, Host, PoolSettings, Settings, Store, StoreError, on_both_databases,
 };
@@ -241,6 +241,21 @@ async fn what_a_killed_daemon_left_is_brought_in_order() {
     assert!(std::fs::metadata(&file).unwrap().len() > alone, "the log is in the file");
     assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0);
     assert_eq!(store.project_list(false).await.unwrap(), [project]);
+}
+
+/// SQLite waits for nobody while it turns a file to its write-ahead log.
+#[tokio::test]
+async fn a_new_file_that_another_process_has_open_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stratavore.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let held = SqliteHold::take(&path).await;
+    let mut opening = std::pin::pin!(open(&path));
+    let meanwhile = tokio::time::timeout(Duration::from_millis(300), &mut opening).await;
+    assert!(meanwhile.is_err(), "{:?}", meanwhile.map(|opened| opened.err()));
+    drop(held);
+    opening.await.unwrap();
 }
 
 #[tokio::test]

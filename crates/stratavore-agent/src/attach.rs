@@ -4,6 +4,7 @@
 //! for it, so a slow one costs nothing and misses nothing but output, which it is told.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
@@ -21,6 +22,10 @@ use crate::visits::{Stay, Visitor};
 
 /// The most output in one frame.
 const CHUNK: usize = 32 * 1024;
+/// So many viewers take all that is printed, however much it is.
+const FEW: usize = 4;
+/// How long each viewer of more than that waits after a chunk, for each of them that there is.
+const PAUSE: Duration = Duration::from_millis(4);
 /// The longest name of a viewer.
 const WHO_MAX: usize = 200;
 
@@ -110,6 +115,10 @@ struct Known {
 }
 
 /// Shows the viewer what changes.
+///
+/// A crowd of viewers would take the time in which a flood of output is read and recorded. So each
+/// of them pauses after so much of it, the longer the more they are. Who has fallen behind by then
+/// gets the screen as it is.
 async fn show(
     place: &Place,
     mut to_viewer: SplitSink<Connection, FromAgentSocket>,
@@ -117,9 +126,13 @@ async fn show(
     let runner = &place.runner;
     let mut changed = runner.changed.subscribe();
     let mut known = Known::default();
+    let mut shown = 0;
     loop {
         changed.mark_unchanged();
         while let Some(news) = news(place, &mut known) {
+            if let Some(Kind::Output(output)) = &news.kind {
+                shown += output.data.len();
+            }
             to_viewer.feed(news).await?;
         }
         if let Some(exit) = runner.exit() {
@@ -127,9 +140,22 @@ async fn show(
             return to_viewer.send(frame(Kind::Ended(Ended { cause }))).await;
         }
         to_viewer.flush().await?;
+        if shown >= CHUNK {
+            shown = 0;
+            let viewers = runner.viewers.borrow().count();
+            tokio::time::sleep(pause(viewers)).await;
+        }
         if changed.changed().await.is_err() {
             return Ok(());
         }
+    }
+}
+
+/// How long each of so many viewers waits after a chunk.
+fn pause(viewers: usize) -> Duration {
+    match viewers {
+        ..=FEW => Duration::ZERO,
+        many => PAUSE * u32::try_from(many).unwrap_or(u32::MAX),
     }
 }
 

@@ -109,7 +109,7 @@ impl Agent {
             stopping.hangup_at = Some(now + (left / 4).min(HANGUP_AFTER));
         }
         signal_group(process, Signal::TERM);
-        if procfs::ignores(process.pid, Signal::TERM.as_raw()) {
+        if ignores_term(process) {
             self.hang_up();
         }
         self.wake_up();
@@ -146,14 +146,23 @@ impl Agent {
         self.target().continue_stopped();
     }
 
+    /// Again and again where nothing else is heeded: bash loses a hangup that comes while it turns
+    /// from a command to its prompt.
     fn hang_up(&mut self) {
+        let process = self.runner.process();
+        let heeds_nothing_else = process.is_some_and(ignores_term);
+        let again = heeds_nothing_else.then(|| self.monotonic() + HANGUP_AFTER);
         if let Some(stopping) = &mut self.stopping {
-            stopping.hangup_at = None;
+            stopping.hangup_at = again;
         }
-        if let Some(process) = self.runner.process() {
+        if let Some(process) = process {
             signal_group(process, Signal::HUP);
         }
     }
+}
+
+fn ignores_term(process: ProcessIdentity) -> bool {
+    procfs::ignores(process.pid, Signal::TERM.as_raw())
 }
 
 /// Signals the program's own group, which has its pid, as it leads its session. The program was

@@ -337,6 +337,8 @@ async fn too_many_connections_are_refused_and_the_others_stay() {
     assert!(
         matches!(late.next().await, Some(Kind::Refused(refused)) if refused.why.contains("64"))
     );
+    // Heartbeats of the time when they came are read first.
+    line.heartbeat_with("64 viewers", |beat| beat.viewers == 64).await;
     let first = viewers.swap_remove(0);
     drop(first);
     line.heartbeat_with("63 viewers", |beat| beat.viewers == 63).await;

@@ -259,6 +259,18 @@ async fn an_interactive_shell_ends_when_asked() {
     assert!(matches!(line.exited().await, Cause::Signal(1) | Cause::Exit(_)));
 }
 
+/// As bash is, when a hangup comes between a command and its prompt.
+#[tokio::test]
+async fn who_misses_a_hangup_and_heeds_nothing_else_is_hung_up_on_again() {
+    let mut world = World::shell(
+        "trap '' TERM; trap 'n=$((n+1)); [ $n -lt 2 ] || exit 7' HUP; echo ready; while :; do sleep 0.1; done",
+    );
+    let mut line = world.launch().await;
+    world.until_recorded("ready").await;
+    line.stop(60_000).await;
+    assert_eq!(line.exited().await, Cause::Exit(7));
+}
+
 #[tokio::test]
 async fn a_paused_runner_stands_still_and_can_be_stopped() {
     let mut world = World::shell("while :; do echo tick; sleep 0.01; done");

@@ -1,13 +1,26 @@
 //! The configuration as the programs use it: every value checked, every default filled in.
 
+mod bus;
+mod events;
+mod node;
+mod store;
+mod vault;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Paths;
 use crate::detach_key::DetachKey;
-use crate::value::{Given, Wanted, choice, text};
+use crate::value::{Given, Wanted, choice};
+
+pub use bus::{Bus, BusUrl, Rabbitmq};
+pub use events::Daily;
+pub(crate) use events::Events;
+pub use node::{HostPort, Node};
+pub use store::{Pool, Postgres, Store, StoreUrl};
+pub(crate) use vault::keep_of_project;
+pub use vault::{S3, Vault, VaultUrl};
 
 /// Everything that can be configured. `docs/configuration.md` says what each key means.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,282 +40,6 @@ pub struct Config {
     pub assistants: BTreeMap<String, AssistantSettings>,
     /// By names of models, or beginnings of them that end in `*`.
     pub prices: BTreeMap<String, PriceSettings>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Store {
-    pub url: StoreUrl,
-    pub postgres: Postgres,
-    pub pool: Pool,
-    /// A transaction of anybody's that is open for longer is a problem.
-    pub transaction_alarm: Duration,
-}
-
-impl Default for Store {
-    fn default() -> Self {
-        Self {
-            url: StoreUrl::default(),
-            postgres: Postgres::default(),
-            pool: Pool::default(),
-            transaction_alarm: Duration::from_secs(300),
-        }
-    }
-}
-
-impl Store {
-    /// The file of the SQLite database, or `None` where the store is PostgreSQL.
-    pub fn database(&self, paths: &Paths) -> Option<PathBuf> {
-        match &self.url {
-            StoreUrl::Sqlite => Some(paths.database()),
-            StoreUrl::SqliteFile(path) => Some(path.clone()),
-            StoreUrl::Postgres => None,
-        }
-    }
-}
-
-/// Which database.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum StoreUrl {
-    /// A file in the state directory.
-    #[default]
-    Sqlite,
-    /// A file elsewhere.
-    SqliteFile(PathBuf),
-    /// The server of [`Postgres`].
-    Postgres,
-}
-
-impl StoreUrl {
-    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
-        let text = crate::value::text(given, "`sqlite`, `sqlite:/a/file` or `postgres`")?;
-        match text.as_str() {
-            "sqlite" => Ok(Self::Sqlite),
-            "postgres" => Ok(Self::Postgres),
-            _ => match text.strip_prefix("sqlite:").map(PathBuf::from) {
-                Some(path) if path.is_absolute() => Ok(Self::SqliteFile(path)),
-                Some(_) => Err("`sqlite:` and an absolute path, such as `sqlite:/var/lib/stratavore/db`".into()),
-                None if text.starts_with("postgres") => Err(
-                    "`postgres`, with the server under `store.postgres` (`host`, `port`, `database`, `user`, `password_file`)"
-                        .into(),
-                ),
-                None => Err("`sqlite`, `sqlite:/a/file` or `postgres`".into()),
-            },
-        }
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite => f.write_str("sqlite"),
-            Self::SqliteFile(path) => write!(f, "sqlite:{}", path.display()),
-            Self::Postgres => f.write_str("postgres"),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Postgres {
-    /// A name, an address, or the directory of a Unix socket.
-    pub host: String,
-    pub port: u16,
-    pub database: String,
-    pub user: String,
-    /// Holds the password, alone. Read it with [`crate::read_secret`].
-    pub password_file: Option<PathBuf>,
-    /// What was asked for; [`Postgres::ssl_mode`] is what holds.
-    pub sslmode: Option<SslMode>,
-    pub root_cert: Option<PathBuf>,
-}
-
-impl Default for Postgres {
-    fn default() -> Self {
-        Self {
-            host: "/var/run/postgresql".into(),
-            port: 5432,
-            database: "stratavore".into(),
-            user: "stratavore".into(),
-            password_file: None,
-            sslmode: None,
-            root_cert: None,
-        }
-    }
-}
-
-impl Postgres {
-    pub fn is_unix_socket(&self) -> bool {
-        self.host.starts_with('/')
-    }
-
-    /// The mode that was asked for. By default the server must prove who it is, unless it is on
-    /// this host: a Unix socket has no TLS, and loopback is not eavesdropped on.
-    pub fn ssl_mode(&self) -> SslMode {
-        let local = matches!(self.host.as_str(), "localhost" | "127.0.0.1" | "::1");
-        match self.sslmode {
-            Some(mode) => mode,
-            None if self.is_unix_socket() => SslMode::Disable,
-            None if local => SslMode::Prefer,
-            None => SslMode::VerifyFull,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pool {
-    pub max_connections: u32,
-    pub min_connections: u32,
-    pub acquire_timeout: Duration,
-    pub max_lifetime: Duration,
-    pub idle_timeout: Duration,
-    pub connect_timeout: Duration,
-    pub statement_timeout: Duration,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self {
-            max_connections: 25,
-            min_connections: 5,
-            acquire_timeout: Duration::from_secs(2),
-            max_lifetime: Duration::from_secs(60 * 60),
-            idle_timeout: Duration::from_secs(30 * 60),
-            connect_timeout: Duration::from_secs(5),
-            statement_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Bus {
-    pub url: BusUrl,
-    pub rabbitmq: Rabbitmq,
-}
-
-/// Where events go besides those who read them here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BusUrl {
-    #[default]
-    None,
-    /// The broker of [`Rabbitmq`].
-    Rabbitmq,
-}
-
-impl BusUrl {
-    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
-        match crate::value::text(given, "`none` or `rabbitmq`")?.as_str() {
-            "none" => Ok(Self::None),
-            "rabbitmq" => Ok(Self::Rabbitmq),
-            text if text.starts_with("amqp") => Err(
-                "`rabbitmq`, with the broker under `bus.rabbitmq` (`host`, `port`, `vhost`, `user`, `password_file`)"
-                    .into(),
-            ),
-            _ => Err("`none` or `rabbitmq`".into()),
-        }
-    }
-}
-
-impl fmt::Display for BusUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Rabbitmq => "rabbitmq",
-        })
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rabbitmq {
-    pub host: String,
-    pub port: u16,
-    pub vhost: String,
-    pub user: String,
-    /// Holds the password, alone. Read it with [`crate::read_secret`].
-    pub password_file: Option<PathBuf>,
-    pub tls: Switch,
-    pub root_cert: Option<PathBuf>,
-    /// What this side shows, and its key. Read the key with [`crate::read_key`].
-    pub client_cert: Option<PathBuf>,
-    pub client_key_file: Option<PathBuf>,
-    pub exchange: String,
-    pub queues: Vec<String>,
-    pub window: u32,
-    pub message_max: u64,
-    pub connect_timeout: Duration,
-    pub refusals_max: u32,
-    pub refused_for: Duration,
-}
-
-impl Default for Rabbitmq {
-    fn default() -> Self {
-        Self {
-            host: "localhost".into(),
-            port: 5672,
-            vhost: "/".into(),
-            user: "stratavore".into(),
-            password_file: None,
-            tls: Switch::Off,
-            root_cert: None,
-            client_cert: None,
-            client_key_file: None,
-            exchange: "stratavore.events".into(),
-            queues: Vec::new(),
-            window: 256,
-            message_max: 1 << 20,
-            connect_timeout: Duration::from_secs(5),
-            refusals_max: 10,
-            refused_for: Duration::from_secs(600),
-        }
-    }
-}
-
-/// The record.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Events {
-    /// How long an event stays in the database before it is moved into a file; `None`: for ever.
-    pub keep: Option<Duration>,
-    /// When the record is verified each day.
-    pub verify: Daily,
-    /// Whether each event is kept in a file of the host too before its change is answered.
-    pub strict: Switch,
-}
-
-/// A time of the day, or never.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Daily {
-    At { hour: u8, minute: u8 },
-    Off,
-}
-
-impl Default for Daily {
-    fn default() -> Self {
-        Self::At { hour: 3, minute: 30 }
-    }
-}
-
-impl Daily {
-    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
-        const WHAT: &str = "a time of the day such as `03:30`, or `off`";
-        let written = text(given, WHAT)?;
-        if written == "off" {
-            return Ok(Self::Off);
-        }
-        let number = |digits: &str, below: u8| {
-            let is_number = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
-            digits.parse().ok().filter(|n| is_number && *n < below)
-        };
-        let parts = written.split_once(':');
-        let time = parts.and_then(|(hour, minute)| Some((number(hour, 24)?, number(minute, 60)?)));
-        time.map(|(hour, minute)| Self::At { hour, minute }).ok_or_else(|| WHAT.into())
-    }
-}
-
-impl fmt::Display for Daily {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::At { hour, minute } => write!(f, "{hour:02}:{minute:02}"),
-            Self::Off => f.write_str("off"),
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -365,56 +102,6 @@ impl Default for Runner {
     }
 }
 
-/// This host, where several daemons share a store.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Node {
-    /// On which daemons of other nodes are served; `None`: they are not. Port 0 is any free one.
-    pub listen: Option<HostPort>,
-    /// What they dial, if that is another one.
-    pub address: Option<HostPort>,
-    /// `NAME=VALUE` each, or `NAME`.
-    pub labels: Vec<String>,
-    /// The most runners that may live here at a time.
-    pub capacity: Option<u32>,
-}
-
-/// A name or an address, and a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    pub host: String,
-    pub port: u16,
-}
-
-impl HostPort {
-    pub(crate) fn read(given: &Given) -> Result<Option<Self>, Wanted> {
-        const WHAT: &str = "a host and a port, such as `10.0.0.5:7433` or `[::]:7433`";
-        let text = crate::value::text(given, WHAT)?;
-        let (host, port) = text.rsplit_once(':').ok_or(WHAT)?;
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'_');
-        match port.parse() {
-            Ok(port) if !host.is_empty() && host.bytes().all(is_host) => {
-                Ok(Some(Self { host: host.into(), port }))
-            }
-            Ok(_) | Err(_) => Err(WHAT.into()),
-        }
-    }
-
-    /// True for one that stands for every address of this host, and so names none.
-    pub fn is_everywhere(&self) -> bool {
-        matches!(self.host.as_str(), "0.0.0.0" | "::")
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 /// Telling people and programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notify {
@@ -431,104 +118,6 @@ impl Default for Notify {
         Self { allow_addresses: Vec::new(), root_cert: None, timeout: Duration::from_secs(15) }
     }
 }
-
-/// Conversations as they are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Vault {
-    pub url: VaultUrl,
-    pub s3: S3,
-    /// How long transcripts and messages are kept after their conversation was used last; `None`: for
-    /// ever.
-    pub keep: Option<Duration>,
-    /// The same for single projects, as `name=duration`.
-    pub keep_projects: Vec<String>,
-}
-
-impl Vault {
-    /// How long those of single projects are kept, by the projects' names.
-    pub fn keep_of(&self) -> BTreeMap<String, Duration> {
-        let pairs = self.keep_projects.iter().filter_map(|text| keep_of_project(text));
-        pairs.collect()
-    }
-}
-
-/// Where the blobs of conversations are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum VaultUrl {
-    /// Below the state directory.
-    #[default]
-    Directory,
-    /// In a bucket, with keys that begin so; empty: with nothing of their own. How it is reached is in
-    /// [`S3`].
-    S3 { bucket: String, prefix: String },
-}
-
-impl VaultUrl {
-    pub(crate) fn read(given: &Given) -> Result<Self, Wanted> {
-        const WHAT: &str = "`directory`, or `s3://BUCKET/PREFIX`: of letters, digits, `.`, `-` and `_`, with the server, its region and the credentials under `vault.s3`";
-        let text = crate::value::text(given, WHAT)?;
-        if text == "directory" {
-            return Ok(Self::Directory);
-        }
-        let rest = text.strip_prefix("s3://").ok_or(WHAT)?;
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let prefix = prefix.trim_end_matches('/');
-        let is_plain = |text: &str| {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-            text.bytes().all(plain) && !matches!(text, "" | "." | "..")
-        };
-        let is_prefix =
-            prefix.is_empty() || (prefix.len() <= 512 && prefix.split('/').all(is_plain));
-        match is_plain(bucket) && (3..=63).contains(&bucket.len()) && is_prefix {
-            true => Ok(Self::S3 { bucket: bucket.into(), prefix: prefix.into() }),
-            false => Err(WHAT.into()),
-        }
-    }
-}
-
-impl fmt::Display for VaultUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory => f.write_str("directory"),
-            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
-            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
-        }
-    }
-}
-
-/// A server of S3, or of what speaks as it does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct S3 {
-    /// `None`: Amazon's, of the region.
-    pub endpoint: Option<String>,
-    pub region: String,
-    /// In the form of Amazon's tools. Read it with [`crate::read_key`].
-    pub credentials_file: Option<PathBuf>,
-    /// How long a request may take.
-    pub timeout: Duration,
-}
-
-impl Default for S3 {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            region: "us-east-1".into(),
-            credentials_file: None,
-            timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Reads `name=duration`.
-pub(crate) fn keep_of_project(text: &str) -> Option<(String, Duration)> {
-    let (name, keep) = text.split_once('=')?;
-    let is_name = !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control());
-    let keep = crate::value::parse_duration(keep).filter(|keep| *keep >= KEEP_LEAST)?;
-    is_name.then(|| (name.to_owned(), keep))
-}
-
-/// The shortest that conversations are kept.
-const KEEP_LEAST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How messages are found.
 #[derive(Debug, Clone, PartialEq, Eq)]

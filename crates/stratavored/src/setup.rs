@@ -1,40 +1,38 @@
 //! From configuration to a control that works.
 
+mod bus;
+mod error;
+mod host;
+mod notify;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use secrecy::SecretString;
-use sha2::{Digest, Sha256};
-use stratavore_audit::{MacError, Writer};
-use stratavore_bus::{Bus, rabbit};
+use stratavore_bus::Bus;
 use stratavore_config as config;
 use stratavore_control::{
-    ALERTS_EVERY, AssistantSettings, Control, Embedder, JournalFile, NotifySettings, OUTPUT_EVERY,
-    Parts, RabbitSettings, SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, Control, JournalFile, OUTPUT_EVERY, Parts, SERVER_LOOK_EVERY,
+    Settings, VaultSettings, chain,
 };
+use stratavore_core::DaemonId;
 use stratavore_core::clock::Clock;
 use stratavore_core::daemon::{Daemon, Node};
 use stratavore_core::daily::Daily;
 use stratavore_core::node::{Label, Profile};
-use stratavore_core::notify::SecretRef;
 use stratavore_core::price::{Price, Prices, Tariff};
 use stratavore_core::restart::Backoff;
-use stratavore_core::{DaemonId, NodeId, Timestamp};
-use stratavore_notify::{EmbeddingSettings, Embeddings, Interface, Sender, SystemResolver};
-use stratavore_proto::runner_dir::{Recording, Resize, write_durably};
+use stratavore_proto::runner_dir::{Recording, Resize};
 use stratavore_proto::version::VERSION;
 use stratavore_runtime::Runtime;
 use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, Store, StoreError, TlsMode,
 };
-use stratavore_vault::VaultError;
 use tokio::net::TcpListener;
 
+pub(crate) use self::error::SetupError;
 use crate::agents::Pace;
 use crate::clock::{SystemClock, entropy};
 use crate::cluster::Cluster;
@@ -45,126 +43,11 @@ use crate::vault;
 /// Events that a subscriber may be behind before it has to read them from the store.
 const BUS_CAPACITY: usize = 1024;
 
-/// How often it is looked whether the broker's queues are read, and how long one may be unread.
-const QUEUES_EVERY: Duration = Duration::from_secs(30);
-const UNREAD_FOR: Duration = Duration::from_secs(600);
-
-/// A broker that has said nothing for twice as long is taken for gone.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// Divides the waits between attempts to tell somebody, in the tests of what follows them.
-#[cfg(debug_assertions)]
-const HASTE: &str = "STRATAVORE_TEST_NOTIFY_HASTE";
-
 /// What the daemon was told, checked.
 pub(crate) struct Setup {
     pub(crate) config: config::Config,
     pub(crate) paths: config::Paths,
     env: BTreeMap<String, String>,
-}
-
-/// Why the daemon cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SetupError {
-    #[error("read the configuration")]
-    Config(#[source] config::ConfigError),
-    #[error("find the places for files")]
-    Paths(#[source] config::PathsError),
-    #[error("prepare a directory")]
-    Directory(#[source] config::PrivateError),
-    #[error("the program stratavore-agent is not beside this one nor on the PATH")]
-    NoAgent,
-    #[error("keep this host's id in {path}")]
-    NodeId { path: String, source: io::Error },
-    #[error("open the store")]
-    Store(#[source] StoreError),
-    #[error("give the record its codes")]
-    Record(#[source] MacError),
-    #[error("node.listen is for daemons that share a database, and this one has SQLite")]
-    NobodyElse,
-    #[error("listen on {address}")]
-    Listen { address: String, source: io::Error },
-    #[error("the embeddings of search cannot be used: {why}")]
-    Embeddings { why: String },
-    #[error("open the vault")]
-    Vault(#[source] VaultError),
-    #[cfg(not(feature = "s3"))]
-    #[error("vault.url is {url}, and this stratavored was built without the feature s3")]
-    NoS3 { url: String },
-    #[cfg(feature = "s3")]
-    #[error("vault.s3.endpoint cannot be used: {why}")]
-    S3Endpoint { why: String },
-    #[error("read notify.root_cert, {path}: {why}")]
-    Roots { path: String, why: String },
-    #[error("read this node's key and certificate in {path}")]
-    Identity { path: String, source: io::Error },
-}
-
-impl SetupError {
-    /// As in docs/errors.md.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_)
-            | Self::Paths(_)
-            | Self::NobodyElse
-            | Self::Embeddings { .. }
-            | Self::Roots { .. } => 7,
-            #[cfg(not(feature = "s3"))]
-            Self::NoS3 { .. } => 7,
-            #[cfg(feature = "s3")]
-            Self::S3Endpoint { .. } => 7,
-            Self::Directory(_)
-            | Self::NodeId { .. }
-            | Self::Record(_)
-            | Self::Vault(_)
-            | Self::Listen { .. }
-            | Self::Identity { .. } => 8,
-            Self::NoAgent => 3,
-            Self::Store(_) => 6,
-        }
-    }
-
-    pub(crate) fn hint(&self) -> &'static str {
-        match self {
-            Self::Config(_) => "mend the file, then check it: stratavore config validate",
-            Self::Paths(_) => "set HOME, or STRATAVORE_HOME",
-            Self::Directory(_) | Self::NodeId { .. } | Self::Record(_) => {
-                "see the message, then try again: stratavore daemon start"
-            }
-            Self::NobodyElse => "set store.url to postgres, or take node.listen out",
-            Self::Listen { .. } => {
-                "see that the address is this host's and the port is free, or change node.listen"
-            }
-            Self::Embeddings { .. } => {
-                "set search.model, search.url and search.key_file, or search.embeddings to builtin"
-            }
-            #[cfg(not(feature = "s3"))]
-            Self::NoS3 { .. } => {
-                "take one that was built with --features s3, or set vault.url to directory"
-            }
-            #[cfg(feature = "s3")]
-            Self::S3Endpoint { .. } => "correct it, then: stratavore config validate",
-            Self::Vault(_) => "look at the disk and the rights of the state directory",
-            Self::Roots { .. } => "give a PEM file of certificates, or take notify.root_cert out",
-            Self::Identity { .. } => {
-                "restore the files; or remove the directory, and join again: stratavore nodes join"
-            }
-            Self::NoAgent => "install it beside stratavored, or set agent.binary",
-            Self::Store(StoreError::SchemaNewer { .. }) => {
-                "install the newer stratavore that made the database, or restore a backup of before"
-            }
-            Self::Store(StoreError::WrongServer { .. }) => {
-                "let store.postgres.host lead to the primary, then: stratavore daemon start"
-            }
-            Self::Store(StoreError::Full { .. }) => {
-                "free some space, then try again: stratavore daemon start"
-            }
-            Self::Store(StoreError::Corrupt { .. }) => {
-                "restore it from a backup, or move it away to begin anew"
-            }
-            Self::Store(_) => "see that the database can be reached and written: stratavore doctor",
-        }
-    }
 }
 
 impl Setup {
@@ -320,73 +203,6 @@ impl Setup {
         listener.map(Some).map_err(failed)
     }
 
-    /// How people and programs are told.
-    fn notify(&self) -> Result<NotifySettings, SetupError> {
-        let own = &self.config.notify;
-        let roots = self.roots()?;
-        let credentials = self.env.get("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        #[cfg(debug_assertions)]
-        let haste = self.env.get(HASTE).and_then(|haste| haste.parse().ok()).unwrap_or(1).max(1);
-        #[cfg(not(debug_assertions))]
-        let haste = 1;
-        Ok(NotifySettings {
-            sender: Sender::new(stratavore_notify::Settings {
-                allow: own.allow_addresses.iter().filter_map(|range| range.parse().ok()).collect(),
-                resolver: Arc::new(SystemResolver),
-                roots,
-                timeout: own.timeout,
-                secrets: Arc::new(move |reference| secret(reference, credentials.as_deref())),
-                desktop: "notify-send".into(),
-            }),
-            haste,
-        })
-    }
-
-    /// What makes vectors of messages.
-    fn embedder(&self) -> Result<Embedder, SetupError> {
-        let own = &self.config.search;
-        let (interface, usual, kind) = match own.embeddings {
-            config::Embeddings::Off => return Ok(Embedder::Off),
-            config::Embeddings::Builtin => return Ok(Embedder::Builtin),
-            config::Embeddings::OpenAi => {
-                (Interface::OpenAi, "https://api.openai.com/v1", "openai")
-            }
-            config::Embeddings::Ollama => (Interface::Ollama, "http://127.0.0.1:11434", "ollama"),
-        };
-        let wrong = |why: String| SetupError::Embeddings { why };
-        let model = own.model.clone().ok_or_else(|| wrong("search.model is not set".into()))?;
-        let url = own.url.as_deref().unwrap_or(usual);
-        let key_file = own.key_file.clone();
-        let service = Embeddings::new(EmbeddingSettings {
-            interface,
-            url: url.parse().map_err(|why| wrong(format!("search.url is no URL: {why}")))?,
-            model: model.clone(),
-            key: Arc::new(move || match &key_file {
-                Some(path) => config::read_secret(path).map(Some).map_err(|error| chain(&error)),
-                None => Ok(None),
-            }),
-            resolver: Arc::new(SystemResolver),
-            roots: self.roots()?,
-            timeout: own.timeout,
-        });
-        Ok(Embedder::Service { service, name: format!("{kind}/{model}") })
-    }
-
-    /// Whom to trust of those that are dialled.
-    pub(crate) fn roots(&self) -> Result<rustls::RootCertStore, SetupError> {
-        let own = &self.config.notify;
-        let read = |path| std::fs::read(path).map_err(|error| (path, error.to_string()));
-        let further = own.root_cert.as_ref().map(read);
-        let roots = match further.transpose() {
-            Ok(pem) => {
-                let path = own.root_cert.clone().unwrap_or_default();
-                stratavore_notify::roots(pem.as_deref()).map_err(|why| (path, why))
-            }
-            Err((path, why)) => Err((path.clone(), why)),
-        };
-        roots.map_err(|(path, why)| SetupError::Roots { path: path.display().to_string(), why })
-    }
-
     fn control_settings(&self, profile: Profile) -> Result<Settings, SetupError> {
         let runner = &self.config.runner;
         let assistants = self.config.assistants.iter().map(|(name, own)| {
@@ -444,7 +260,7 @@ impl Setup {
             look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
             server_every: or_as_tested("server_every", SERVER_LOOK_EVERY),
             alerts_every: or_as_tested("alerts_every", ALERTS_EVERY),
-            rabbit: rabbit(&self.config.bus),
+            rabbit: bus::rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,
             vault: VaultSettings {
@@ -454,78 +270,6 @@ impl Setup {
             embedder: self.embedder()?,
         })
     }
-}
-
-/// Reads what a reference names; anew each time, since secrets change.
-fn secret(reference: &SecretRef, credentials: Option<&Path>) -> Result<SecretString, String> {
-    let path = match reference.as_str().split_once(':') {
-        Some(("file", path)) => PathBuf::from(path),
-        Some(("systemd-cred", name)) => match credentials {
-            Some(directory) => directory.join(name),
-            None => return Err("the service manager has handed over no credentials".into()),
-        },
-        Some(_) | None => return Err("it is of no kind that is known".into()),
-    };
-    config::read_secret(&path).map_err(|error| chain(&error))
-}
-
-/// How events get to RabbitMQ, if they are to.
-fn rabbit(bus: &config::Bus) -> Option<RabbitSettings> {
-    match bus.url {
-        config::BusUrl::None => return None,
-        config::BusUrl::Rabbitmq => {}
-    }
-    let config::Rabbitmq { host, port, vhost, user, exchange, queues, .. } = &bus.rabbitmq;
-    let shown = serde_json::json!({
-        "host": host, "port": port, "vhost": vhost, "user": user, "tls": bus.rabbitmq.tls.as_str(),
-        "exchange": exchange, "queues": queues,
-    });
-    let own = bus.rabbitmq.clone();
-    Some(RabbitSettings {
-        window: own.window as usize,
-        refusals_max: own.refusals_max,
-        refused_for: own.refused_for,
-        queues_every: or_as_tested("queues_every", QUEUES_EVERY),
-        unread_for: or_as_tested("unread_for", UNREAD_FOR),
-        shown: shown.to_string(),
-        broker: Arc::new(move || broker(&own)),
-    })
-}
-
-/// Reads what may have changed since the last connection: the password and the certificates.
-fn broker(own: &config::Rabbitmq) -> Result<rabbit::Settings, String> {
-    let password = match &own.password_file {
-        Some(path) => config::read_secret(path).map_err(|error| chain(&error))?,
-        None => return Err("bus.rabbitmq.password_file is not set".into()),
-    };
-    let read = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))
-    };
-    let shown = match own.client_cert.as_ref().zip(own.client_key_file.as_ref()) {
-        Some((certificate, key)) => Some(rabbit::Own {
-            certificate: read(certificate)?,
-            key: config::read_key(key).map_err(|error| chain(&error))?,
-        }),
-        None => None,
-    };
-    let roots = own.root_cert.as_ref().map(read).transpose()?;
-    Ok(rabbit::Settings {
-        host: own.host.clone(),
-        port: own.port,
-        vhost: own.vhost.clone(),
-        user: own.user.clone(),
-        password,
-        tls: match own.tls {
-            config::Switch::Off => None,
-            config::Switch::On => Some(rabbit::Tls { roots, own: shown }),
-        },
-        exchange: own.exchange.clone(),
-        queues: own.queues.clone(),
-        message_max: usize::try_from(own.message_max).unwrap_or(usize::MAX),
-        connect_timeout: own.connect_timeout,
-        heartbeat: HEARTBEAT,
-        name: format!("stratavored {VERSION}"),
-    })
 }
 
 /// Opens the store, and builds what carries out use cases and what speaks with other nodes.
@@ -545,10 +289,11 @@ pub(crate) async fn control(
     let port = others.as_ref().and_then(|listener| listener.local_addr().ok());
     let profile = setup.profile(port.map(|address| address.port()));
     let now = clock.now();
-    let writer = writer(&setup.paths.audit_dir().join("mac"), now).map_err(SetupError::Record)?;
+    let writer =
+        host::writer(&setup.paths.audit_dir().join("mac"), now).map_err(SetupError::Record)?;
     store.write_codes(writer.clone());
     let node = Node {
-        id: node_id(&setup.paths.state_dir().join("node"))?,
+        id: host::node_id(&setup.paths.state_dir().join("node"))?,
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         boot_id: runtime.boot_id(),
         seen_at: now,
@@ -562,7 +307,7 @@ pub(crate) async fn control(
         seen_at: now,
         stopped_at: None,
     };
-    let seat = seat(&node.boot_id, &setup.paths.daemon_lock())?;
+    let seat = host::seat(&node.boot_id, &setup.paths.daemon_lock())?;
     tracing::info!(agents = runtime.placement(), store = store.pool_status().engine, "starting");
     let state_dir = setup.paths.state_dir().to_owned();
     let vault = vault::open(&setup, node.id, clock.clone())?;
@@ -596,43 +341,6 @@ pub(crate) async fn migrate(setup: &Setup) -> Result<(), Failure> {
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     store.close().await;
     Ok(())
-}
-
-/// What gives this daemon's events their codes.
-fn writer(path: &Path, now: Timestamp) -> Result<Arc<Writer>, MacError> {
-    let mut seed = [0; 32];
-    seed[..16].copy_from_slice(&entropy());
-    seed[16..].copy_from_slice(&entropy());
-    Writer::open(path, seed, now.as_microsecond()).map(Arc::new)
-}
-
-/// What no two state directories that are in use have in common, be one a copy of the other: the
-/// boot of the host, and the file that is locked.
-fn seat(boot_id: &str, lock: &Path) -> Result<DaemonId, SetupError> {
-    let file = std::fs::metadata(lock)
-        .map_err(|source| SetupError::NodeId { path: lock.display().to_string(), source })?;
-    let digest = Sha256::new()
-        .chain_update(boot_id)
-        .chain_update(file.dev().to_be_bytes())
-        .chain_update(file.ino().to_be_bytes())
-        .finalize();
-    let mut entropy = [0; 16];
-    entropy.copy_from_slice(&digest[..16]);
-    Ok(DaemonId::from_entropy(entropy))
-}
-
-/// This host's id: made once, kept in the state directory.
-fn node_id(path: &Path) -> Result<NodeId, SetupError> {
-    let failed = |source| SetupError::NodeId { path: path.display().to_string(), source };
-    match std::fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map_err(|error| failed(io::Error::other(error))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let id = NodeId::from_entropy(entropy());
-            write_durably(path, format!("{id}\n").as_bytes()).map_err(failed)?;
-            Ok(id)
-        }
-        Err(error) => Err(failed(error)),
-    }
 }
 
 /// Errors of setting up, as the reasons not to start that they are.

@@ -207,9 +207,8 @@ async fn questions_are_answered_once_whoever_watches() {
 
 #[tokio::test]
 async fn a_slow_viewer_is_told_what_it_missed_and_nobody_waits_for_it() {
-    let mut world = World::shell(
-        "head -c 20000001 /dev/zero | tr '\\0' x; echo; echo last; read x",
-    );
+    let mut world =
+        World::shell("head -c 20000001 /dev/zero | tr '\\0' x; echo; echo last; read x");
     let mut line = world.launch().await;
     let mut slow = Viewer::attach(&world, "slow", attach_wish(true, false, 80, 24)).await;
     let mut fast = Viewer::attach(&world, "fast", attach_wish(false, false, 80, 24)).await;

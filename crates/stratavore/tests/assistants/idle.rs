@@ -69,7 +69,8 @@ fn whom_somebody_looks_at_is_not_stopped_for_being_idle() {
     let scene = Scene::new(Program::Claude);
     let hold = Hold::new();
     scene.model.on_prompt("take your time", [Reply::text("done now").held(Place::Start, &hold)]);
-    let options = ["--stop-idle", "1s", "--prompt", "take your time"];
+    // It is idle too before it takes its prompt.
+    let options = ["--stop-idle", "8s", "--prompt", "take your time"];
     let runner = scene.launch("one", &options);
     hold.until_reached();
     let mut viewer = scene.world.terminal(&["attach", &runner], 24, 80);

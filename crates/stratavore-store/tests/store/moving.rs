@@ -98,7 +98,7 @@ on_both_databases! {
         store.move_begin(&Move { stays: None, to: Some(node), ..of(&runner) }).await.unwrap();
         assert_eq!(stage(store).await.0, Stage::Leaves);
         let (next_of_it, event) = given::ended(&runner);
-        let runner = store.runner_write(&runner, &next_of_it, event, &"agent".into(), None).await.unwrap();
+        let runner = store.runner_write(&runner, &next_of_it, event, "agent", None).await.unwrap();
         assert_eq!(stage(store).await.0, Stage::Between);
         // It is nowhere: its node is needed.
         let removed = store.node_remove(node, &"ada".into(), at(9)).await;

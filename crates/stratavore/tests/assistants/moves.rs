@@ -384,3 +384,58 @@ fn who_is_killed_while_it_leaves_does_not_come_up_elsewhere() {
     let resumed = two.here().json(&["sessions", "resume", session]);
     two.until_activity(rows(&resumed)[0]["id"].as_str().unwrap(), "idle");
 }
+
+#[test]
+fn what_a_person_went_on_with_meanwhile_is_not_taken_up_again() {
+    let mut two = Two::new(&["labels: []", "labels: []"]);
+    let runner = two.launch("one", &["--prompt=say something"]);
+    two.until_activity(&runner, "idle");
+    two.until_begun(&runner);
+    let session = two.here().runner(&runner)["session_id"].clone();
+    // It was stopped, and nobody says that it is read to its end.
+    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "move_read=abort");
+    two.hosts.worlds[0].run(["daemon", "restart"]).ok();
+    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "");
+    let other = &two.hosts.worlds[1];
+    let pid = two.here().daemon_pid().unwrap();
+    other.run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
+    two.until("its daemon has died", || match two.here().daemon_pid() {
+        Some(now) if now == pid => Err(other.run(["nodes"]).everything()),
+        Some(_) | None => Ok(()),
+    });
+    let removed = other.run(["nodes", "remove", &two.hosts.id(0)]).everything();
+    assert!(removed.contains("were stopped and run nowhere else yet"), "{removed}");
+    let node = two.hosts.id(1);
+    let words = ["sessions", "resume", session.as_str().unwrap(), "--node", &node];
+    let resumed = other.json(&words);
+    let by_hand = rows(&resumed)[0]["id"].as_str().unwrap().to_owned();
+    two.until("it is idle there", || {
+        let shown = other.runner(&by_hand);
+        if shown["activity"] == "idle" { Ok(()) } else { Err(shown.to_string()) }
+    });
+    two.until("the move is given up", || {
+        let shown = other.json(&["nodes", "show", &two.hosts.id(0)]);
+        if shown["moves"] == json!([]) { Ok(()) } else { Err(shown.to_string()) }
+    });
+    // Nor once nobody holds it any more.
+    other.run(["kill", &by_hand, "--force"]).ok();
+    two.here().run(["daemon", "start"]).ok();
+    for world in &two.hosts.worlds {
+        looked_for_moves(&two, world);
+    }
+    assert_eq!(two.live(&session), Vec::<String>::new());
+}
+
+/// Waits until a daemon has looked for moves some times more.
+fn looked_for_moves(two: &Two, world: &World) {
+    let looks = || {
+        let status = world.json(&["status"]);
+        let tasks = status["daemon"]["tasks"].as_array().unwrap();
+        tasks.iter().find(|task| task["name"] == "moves").unwrap()["runs"].as_u64().unwrap()
+    };
+    let before = looks();
+    two.until("it has looked", || match looks() {
+        now if now >= before + 2 => Ok(()),
+        now => Err(now.to_string()),
+    });
+}

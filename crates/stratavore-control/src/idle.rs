@@ -59,9 +59,13 @@ impl Control {
         Ok(format!("{stopped} stopped that were idle for too long"))
     }
 
+    /// Whether somebody is attached to a runner of this host; `None`: its agent has not told yet.
+    pub(crate) fn is_watched(&self, id: RunnerId) -> Option<bool> {
+        Some(self.latest_liveness(id)?.viewers > 0)
+    }
+
     async fn stop_if_idle(&self, id: RunnerId, now: Timestamp) -> Result<bool, Error> {
-        // Until its agent has told, it is not known whether somebody looks on.
-        if self.latest_liveness(id).is_none_or(|liveness| liveness.viewers > 0) {
+        if self.is_watched(id) != Some(false) {
             return Ok(false);
         }
         let runner = match self.inner.store.runner_get(id).await {

@@ -13,6 +13,7 @@ use stratavore_core::caller::Caller;
 use stratavore_core::idempotency::Idempotency;
 use stratavore_core::limits::Limits;
 use stratavore_core::name::{Name, NameError};
+use stratavore_core::node::Label;
 use stratavore_core::project::Project;
 use stratavore_core::restart::RestartPolicy;
 use stratavore_core::runner::{Command, EnvError, EnvValue, Headless, Runner, parse_env};
@@ -49,6 +50,8 @@ pub struct Launch {
     /// Without a screen.
     pub headless: Option<Headless>,
     pub after_limit: AfterLimit,
+    /// What its node has to be labelled with; where it goes is decided before.
+    pub labels: Vec<Label>,
     /// The conversation that it goes on with.
     pub resume: Option<Resume>,
 }
@@ -212,6 +215,7 @@ impl Control {
             bare: launch.bare,
             headless: launch.headless,
             after_limit: launch.after_limit,
+            labels: launch.labels.clone(),
             env,
             directory,
             columns: if columns == 0 { 80 } else { columns.min(1000) },
@@ -240,7 +244,7 @@ impl Control {
 
     /// A slip in the program's name is told before anything is admitted. Only the agent can tell
     /// for certain, when it starts the program.
-    fn check_program(&self, command: &Command) -> Result<(), Error> {
+    pub(crate) fn check_program(&self, command: &Command) -> Result<(), Error> {
         let name = command.argv.first().map_or("", String::as_str);
         let path = match command.env.get("PATH") {
             Some(EnvValue::Literal(path)) => Some(path.clone()),

@@ -31,6 +31,7 @@ mod kept;
 mod launch;
 mod links;
 mod liveness;
+mod moves;
 mod node;
 mod notify;
 mod outage;

@@ -66,22 +66,37 @@ impl Control {
         }
     }
 
-    /// Lets a node take runners, or none. Those that live there go on.
+    /// Lets a node take runners, or none. Those that live there go on: on other nodes where that can be, if
+    /// it `moves` them.
     pub async fn schedule_node(
         &self,
         caller: &Caller,
         wanted: &str,
         scheduling: Scheduling,
+        moves: bool,
     ) -> Result<NodeView, Error> {
         self.may_change(caller, "cordon nodes")?;
         let node = self.node(wanted).await?;
+        if moves && scheduling != Scheduling::Draining {
+            return Err(Error::invalid(
+                format!("a node that is {} moves nothing", scheduling.as_str()),
+                "drain it: stratavore nodes drain NODE --move",
+            ));
+        }
+        if moves && !self.inner.store.is_shared() {
+            return Err(Error::invalid(
+                format!("{} is the only node: nothing can go on elsewhere", node.hostname),
+                "several daemons share one PostgreSQL: docs/operations/team.md",
+            ));
+        }
         let by = self.by(caller, None);
-        self.inner.store.node_schedule(node.id, scheduling, &by, self.now()).await?;
+        self.inner.store.node_schedule(node.id, scheduling, moves, &by, self.now()).await?;
         self.inner.relay_wake.notify_one();
         if node.id == self.here() {
             self.scheduled(scheduling);
         }
-        Ok(NodeView { scheduling, ..node })
+        let moving = moves.then(|| by.name.clone());
+        Ok(NodeView { scheduling, moving, ..node })
     }
 
     pub async fn remove_node(&self, caller: &Caller, wanted: &str) -> Result<NodeView, Error> {

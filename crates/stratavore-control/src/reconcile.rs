@@ -414,6 +414,7 @@ fn describe(input: &Input) -> String {
         Input::LaunchInterrupted { .. } => "its launch was interrupted".into(),
         Input::Heard { .. } => "its agent answers again".into(),
         Input::Idle { .. } => "it was idle for too long".into(),
+        Input::Move { .. } => "its node is drained".into(),
         Input::Silent { .. } => "its agent does not answer".into(),
         Input::AgentRegistered { .. }
         | Input::Started { .. }

@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::supervisor::Pace;
 use crate::wishes::WISHES_EVERY;
 use crate::{
-    budget, embedding, follow, host, idle, journal, notify, queue, refusal, seal, vault, verify,
-    window,
+    budget, embedding, follow, host, idle, journal, moves, notify, queue, refusal, seal, vault,
+    verify, window,
 };
 
 const RELAY_EVERY: Duration = Duration::from_secs(5);
@@ -70,6 +70,10 @@ impl Control {
         self.spawn_task("limits", limits, |c| async move { c.go_on_after_limits().await });
         let idle = every(idle::LOOK_EVERY);
         self.spawn_task("idle", idle, |c| async move { c.stop_idle().await });
+        if shared {
+            let moves = every(self.look_every(moves::LOOK_EVERY));
+            self.spawn_task("moves", moves, |c| async move { c.move_runners().await });
+        }
         let queue = every(queue::QUEUE_EVERY).or_when(&inner.queue_wake);
         self.spawn_task("queue", queue, |c| async move { c.work_off_queues().await });
         let embeddings = tidy(embedding::EVERY).or_when(&inner.embed_wake);

@@ -25,6 +25,7 @@ pub mod lease;
 pub mod limits;
 pub mod liveness;
 pub mod message;
+pub mod moving;
 pub mod name;
 pub mod node;
 pub mod notify;

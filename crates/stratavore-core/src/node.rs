@@ -17,7 +17,7 @@ pub const LABELS_MAX: usize = 32;
 pub type Labels = BTreeMap<Name, String>;
 
 /// One label, as a node has it or a launch wants it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
     pub name: Name,
     pub value: String,
@@ -104,6 +104,8 @@ pub struct NodeView {
     pub runners: u64,
     /// It can sign the certificates of others.
     pub signs: bool,
+    /// Who wants its runners to go on on other nodes, while it is drained.
+    pub moving: Option<String>,
 }
 
 impl NodeView {
@@ -188,7 +190,8 @@ fn is_meant(wish: &Wish, node: &NodeView) -> bool {
     })
 }
 
-fn unfit(wish: &Wish, count: u64, node: &NodeView) -> Option<String> {
+/// Why a node cannot have `count` more runners, to be read after its name.
+pub fn unfit(wish: &Wish, count: u64, node: &NodeView) -> Option<String> {
     let missing = |label: &&Label| node.profile.labels.get(&label.name) != Some(&label.value);
     if let Some(label) = wish.labels.iter().find(missing) {
         return Some(format!("is not labelled {label}"));
@@ -239,6 +242,7 @@ mod tests {
             version: "1".into(),
             runners,
             signs: false,
+            moving: None,
         }
     }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::Limits;
 use crate::name::Name;
+use crate::node::Label;
 use crate::restart::{RestartPolicy, Restarts};
 use crate::window::AfterLimit;
 use crate::{ItemId, NodeId, ProjectId, RunnerId, SessionId};
@@ -295,6 +296,9 @@ pub struct Command {
     #[serde(default, skip_serializing_if = "AfterLimit::is_wait")]
     pub after_limit: AfterLimit,
     pub env: BTreeMap<String, EnvValue>,
+    /// What its node has to be labelled with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<Label>,
     /// Absolute and resolved.
     pub directory: String,
     /// The size of the terminal until a viewer says otherwise.

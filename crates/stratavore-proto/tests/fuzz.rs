@@ -105,7 +105,7 @@ messages! {
     Lagged LaunchRunners Limits LimitsEdit ListBudgets ListDeadLetters ListEvents ListInbox
     ListItems ListMessages ListNodes ListNotify ListProjects ListRecordKeys ListRunners
     ListSessions ListTokensRequest ListWindows LocalUser Message MessageList MintTokenRequest
-    MintedToken Node NodeList NotCovered Notification NotifyAttempt NotifyDestination
+    MintedToken Move Node NodeList NotCovered Notification NotifyAttempt NotifyDestination
     NotifyHistory NotifyList NotifyRules OnBehalfOf OutboxStatus OutboxStatusRequest Output
     OutputChunk OutputGap OutputWish PauseRunner Poke Pong Problem ProcessIdentity Project
     ProjectList Prompt PromptRunner QueueItem QueueItemList QueueSettings Quota QuotaEdit

@@ -48,6 +48,7 @@ mod journal;
 mod lease;
 mod liveness;
 mod message;
+mod moving;
 mod nearby;
 mod node;
 mod notify;

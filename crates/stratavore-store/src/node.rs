@@ -12,7 +12,7 @@ use crate::event::{About, Author};
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, count, from_json, to_json, without_nul};
-use crate::{Store, StoreError, event, join};
+use crate::{Store, StoreError, event, join, moving};
 
 const NOUN: &str = "node";
 
@@ -22,7 +22,7 @@ const PROFILE: &str = "UPDATE nodes SET labels = $1, capacity = $2, address = $3
 /// All of them or one: how many runners live is counted only of those that are asked for. A node
 /// is ready while a daemon has it: one that shares the store holds its lease.
 const LIST_POSTGRES: &str =
-    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at,
+    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at, moving,
         COALESCE((SELECT version FROM daemons WHERE node_id = nodes.id
             ORDER BY started_at DESC, id LIMIT 1), '') AS version,
         (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
@@ -33,7 +33,7 @@ const LIST_POSTGRES: &str =
 
 /// There is one daemon, and it asks.
 const LIST_SQLITE: &str =
-    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at,
+    "SELECT id, hostname, labels, capacity, address, scheduling, signs, seen_at, moving,
         COALESCE((SELECT version FROM daemons WHERE node_id = nodes.id
             ORDER BY started_at DESC, id LIMIT 1), '') AS version,
         (SELECT count(*) FROM runners WHERE node_id = nodes.id AND ended_at IS NULL) AS runners,
@@ -43,12 +43,12 @@ const LIST_SQLITE: &str =
 
 /// Holds the node's row, so that two events of it never get the same number.
 const HOLD: &str = "UPDATE nodes SET seen_at = seen_at WHERE id = $1
-    RETURNING hostname, scheduling";
+    RETURNING hostname, scheduling, moving";
 
 const NEXT: &str = "SELECT COALESCE((SELECT MAX(seq) FROM events WHERE entity_id = $1),
     (SELECT seq FROM trimmed_nodes WHERE node_id = $1), 0) + 1";
 
-const SCHEDULE: &str = "UPDATE nodes SET scheduling = $1 WHERE id = $2";
+const SCHEDULE: &str = "UPDATE nodes SET scheduling = $1, moving = $3 WHERE id = $2";
 
 const LIVE: &str = "SELECT count(*) FROM runners WHERE node_id = $1 AND ended_at IS NULL";
 
@@ -86,6 +86,7 @@ struct NodeRow {
     scheduling: String,
     signs: i64,
     seen_at: DbTime,
+    moving: Option<String>,
     version: String,
     runners: i64,
     ready: i64,
@@ -112,6 +113,8 @@ impl NodeRow {
             version: self.version,
             runners: self.runners.unsigned_abs(),
             signs: self.signs != 0,
+            // A program of before opens a node and does not know of moves.
+            moving: self.moving.filter(|_| scheduling == Scheduling::Draining),
         })
     }
 }
@@ -162,28 +165,37 @@ impl Store {
         rows.into_iter().map(NodeRow::into_view).collect()
     }
 
-    /// Lets a node take runners, or none. True if that changes anything.
+    /// Lets a node take runners, or none; `moves`: those of one that is drained go on on other nodes.
+    /// True if that changes anything.
     pub async fn node_schedule(
         &self,
         id: NodeId,
         scheduling: Scheduling,
+        moves: bool,
         by: &By,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
         let by = self.author(by)?;
+        let moves = moves && scheduling == Scheduling::Draining;
         retried!({
             let mut tx = self.begin().await?;
             let held = hold(&mut tx, id).await?;
-            if held.scheduling == scheduling.as_str() {
+            let moved = held.scheduling == Scheduling::Draining.as_str() && held.moving.is_some();
+            if held.scheduling == scheduling.as_str() && moved == moves {
                 return Ok(false);
             }
-            set_scheduling(&mut tx, id, scheduling.as_str()).await?;
+            let moving = moves.then_some(by.name.as_str());
+            set_scheduling(&mut tx, id, scheduling.as_str(), moving).await?;
             let kind = match scheduling {
                 Scheduling::Open => "node.opened",
                 Scheduling::Cordoned => "node.cordoned",
                 Scheduling::Draining => "node.draining",
             };
-            append(&mut tx, &held, &NewEvent::new(kind, serde_json::json!({})), &by, at).await?;
+            let data = match moves {
+                true => serde_json::json!({ "move": true }),
+                false => serde_json::json!({}),
+            };
+            append(&mut tx, &held, &NewEvent::new(kind, data), &by, at).await?;
             tx.commit().await?;
             Ok(true)
         })
@@ -203,8 +215,13 @@ impl Store {
                 let why = format!("{live} runners live there");
                 return Err(StoreError::invalid(format!("node {}", held.hostname), why));
             }
+            let between = moving::between(&mut tx, id).await?;
+            if between > 0 {
+                let why = format!("{between} runners of it were stopped and run nowhere else yet");
+                return Err(StoreError::invalid(format!("node {}", held.hostname), why));
+            }
             bind_key(&mut tx, id, None).await?;
-            set_scheduling(&mut tx, id, REMOVED).await?;
+            set_scheduling(&mut tx, id, REMOVED, None).await?;
             let removed = NewEvent::new("node.removed", serde_json::json!({}));
             append(&mut tx, &held, &removed, &by, at).await?;
             tx.commit().await
@@ -294,15 +311,16 @@ pub(crate) struct Held {
     id: NodeId,
     hostname: String,
     scheduling: String,
+    moving: Option<String>,
 }
 
 pub(crate) async fn hold(tx: &mut Tx, id: NodeId) -> Result<Held, StoreError> {
-    let held: Option<(String, String)> =
+    let held: Option<(String, String, Option<String>)> =
         on!(tx, |conn| sqlx::query_as(HOLD).bind(Text(id)).fetch_optional(conn).await)
             .map_err(doing("holding a node"))?;
-    let (hostname, scheduling) =
+    let (hostname, scheduling, moving) =
         held.ok_or_else(|| StoreError::NotFound { noun: NOUN, wanted: id.to_string() })?;
-    Ok(Held { id, hostname, scheduling })
+    Ok(Held { id, hostname, scheduling, moving })
 }
 
 /// Appends an event about a node that is held.
@@ -352,10 +370,16 @@ pub(crate) async fn check_capacity(
     Ok(())
 }
 
-async fn set_scheduling(tx: &mut Tx, id: NodeId, scheduling: &str) -> Result<(), StoreError> {
+async fn set_scheduling(
+    tx: &mut Tx,
+    id: NodeId,
+    scheduling: &str,
+    moving: Option<&str>,
+) -> Result<(), StoreError> {
     on!(tx, |conn| sqlx::query(SCHEDULE)
         .bind(scheduling)
         .bind(Text(id))
+        .bind(moving)
         .execute(conn)
         .await
         .map(drop))

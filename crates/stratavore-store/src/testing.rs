@@ -174,6 +174,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         lease,
         liveness,
         message,
+        moving,
         nearby,
         node,
         notify,

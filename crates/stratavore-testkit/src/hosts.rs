@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::postgres::{TestPostgres, database};
-use crate::world::{Ran, World, rows};
+use crate::world::{Ran, World};
 
 /// Hosts of one cluster, or that are to become one.
 pub struct Hosts {
@@ -76,12 +76,10 @@ impl Hosts {
     /// The id of a host's node.
     ///
     /// # Panics
-    /// If its daemon does not tell it.
+    /// If no daemon of it has ever run.
     pub fn id(&self, which: usize) -> String {
-        let nodes = self.worlds[which].json(&["nodes"]);
-        let here = rows(&nodes).iter().find(|node| node["here"] == true);
-        let id = here.and_then(|node| node["id"].as_str());
-        id.expect("it knows its own node").to_owned()
+        let file = fs::read_to_string(self.worlds[which].path("state/node"));
+        file.expect("its daemon has written it down").trim().to_owned()
     }
 
     /// Launches at the first host, wherever it is to go.

@@ -123,6 +123,7 @@ mod tests {
                 bare: false,
                 headless: None,
                 after_limit: Default::default(),
+                labels: Vec::new(),
                 env: BTreeMap::new(),
                 directory: "/".into(),
                 columns: 80,

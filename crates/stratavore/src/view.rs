@@ -443,6 +443,33 @@ pub(crate) struct NodeView {
     pub version: String,
     pub seen_at: Option<Timestamp>,
     pub keeps_ca: bool,
+    /// Who wants its runners moved.
+    pub moving_for: Option<String>,
+    pub moves: Vec<MoveView>,
+}
+
+/// A runner on its way from a node that is drained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct MoveView {
+    pub runner_id: String,
+    pub name: String,
+    pub stage: String,
+    pub why: Option<String>,
+    pub to: Option<String>,
+    pub successor_id: Option<String>,
+}
+
+impl From<&v1::Move> for MoveView {
+    fn from(of: &v1::Move) -> Self {
+        Self {
+            runner_id: of.runner_id.clone(),
+            name: of.name.clone(),
+            stage: of.stage.clone(),
+            why: given(&of.why),
+            to: given(&of.to),
+            successor_id: given(&of.successor_id),
+        }
+    }
 }
 
 impl From<&v1::Node> for NodeView {
@@ -460,6 +487,8 @@ impl From<&v1::Node> for NodeView {
             version: node.version.clone(),
             seen_at: time(node.seen_at_us),
             keeps_ca: node.signs,
+            moving_for: given(&node.moving_for),
+            moves: node.moves.iter().map(Into::into).collect(),
         }
     }
 }

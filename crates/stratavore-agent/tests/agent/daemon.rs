@@ -91,6 +91,7 @@ impl World {
                 bare: false,
                 headless: None,
                 after_limit: Default::default(),
+                labels: Vec::new(),
                 env: BTreeMap::new(),
                 directory: work.to_str().unwrap().into(),
                 columns: 80,

@@ -160,7 +160,7 @@ impl Control {
         }
     }
 
-    async fn live_here(&self) -> Result<Vec<Runner>, Error> {
+    pub(crate) async fn live_here(&self) -> Result<Vec<Runner>, Error> {
         let node = Some(self.inner.node.id);
         let filter = RunnerFilter { node, live_only: true, ..RunnerFilter::default() };
         let listed = self.inner.store.runner_list(&filter).await?;

@@ -279,6 +279,29 @@ impl Intake {
     }
 }
 
+/// True if a file of this host has what was taken in of one, be it here or elsewhere; `whole`: and nothing
+/// more.
+pub(crate) async fn holds(
+    path: &Path,
+    size: u64,
+    segments: Vec<KeptSegment>,
+    whole: bool,
+) -> Result<bool, Error> {
+    let same = read(path, move |path| {
+        let file = SourceFile::open(path)?;
+        if file.size < size || (whole && file.size != size) {
+            return Ok(false);
+        }
+        for KeptSegment { segment, .. } in segments {
+            if digest(&file.piece(segment.offset, segment.length)?) != segment.blob {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    });
+    Ok(same.await?.unwrap_or(false))
+}
+
 fn taken(transcript: &Transcript, bytes: u64) -> Taken {
     Taken { bytes, size: transcript.size, version: transcript.version }
 }

@@ -15,10 +15,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use stratavore_assistants as assistants;
+use stratavore_core::runner::Runner;
 use stratavore_core::session::Session;
 use stratavore_core::transcript::Transcript;
 
-use super::ELSEWHERE;
+use super::{ELSEWHERE, intake};
 use crate::control::Control;
 use crate::error::Error;
 
@@ -96,6 +97,40 @@ impl Control {
                    stratavore sessions import DIR"
                 .into(),
         })
+    }
+
+    /// What this host lacks of a conversation that was kept on the runner's node, to be read after this
+    /// host's name; `None`: its assistant finds here, byte for byte, what is kept there. Until `is_over` the
+    /// files may have grown since they were kept.
+    pub(crate) async fn transcripts_differ(
+        &self,
+        runner: &Runner,
+        is_over: bool,
+    ) -> Result<Option<String>, Error> {
+        let Some(session) = runner.session else { return Ok(Some("has no conversation".into())) };
+        let adapter = assistants::adapter(&runner.command.assistant);
+        let Some(home) = adapter.transcript_home(&self.env_seen(&runner.command)) else {
+            return Ok(Some("has no place for its conversation".into()));
+        };
+        let store = &self.inner.store;
+        let mut kept = store.transcript_list(session).await?;
+        kept.retain(|of| of.node == runner.node && !of.is_replaced && !is_copy(of));
+        if kept.is_empty() {
+            return Ok(Some("knows of no file of its conversation".into()));
+        }
+        for transcript in kept {
+            let path = Path::new(&transcript.path);
+            let segments = store.transcript_segments(transcript.id).await?;
+            let is_found = path.starts_with(&home);
+            if !is_found || !intake::holds(path, transcript.size, segments, is_over).await? {
+                let path = path.display().to_string();
+                return Ok(Some(format!(
+                    "does not have the conversation's file {} as its node has",
+                    path.escape_debug()
+                )));
+            }
+        }
+        Ok(None)
     }
 
     async fn put_back(&self, transcript: &Transcript, path: PathBuf) -> Result<(), Error> {

@@ -18,15 +18,18 @@ impl Runner {
     /// screen ends by itself.
     pub fn idle_until(&self) -> Option<Timestamp> {
         let limit = self.limits.idle_seconds?;
+        let limit = SignedDuration::from_secs(i64::try_from(limit).unwrap_or(i64::MAX));
+        // Beyond the end of the calendar is never.
+        self.resting_since()?.checked_add(limit).ok()
+    }
+
+    /// Since when its assistant says itself that it has done all that it was asked; `None`: it does not, or
+    /// is not as its person wants it. Who rests may be stopped and resumed: it loses nothing.
+    pub fn resting_since(&self) -> Option<Timestamp> {
         let doing = self.doing.as_ref()?;
         let is_idle = doing.activity == Activity::Idle && doing.confidence > Confidence::Guess;
         let runs = matches!(self.state, RunnerState::Running { .. });
-        if !is_idle || !runs || self.desired != Desired::Running || self.command.headless.is_some()
-        {
-            return None;
-        }
-        let limit = SignedDuration::from_secs(i64::try_from(limit).unwrap_or(i64::MAX));
-        // Beyond the end of the calendar is never.
-        doing.since.checked_add(limit).ok()
+        let is_wanted = self.desired == Desired::Running && self.command.headless.is_none();
+        (is_idle && runs && is_wanted).then_some(doing.since)
     }
 }

@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use crate::event::NewEvent;
+use crate::moving::MOVE_STOPPER;
 use crate::restart::{Backoff, Restarts, Verdict};
 use crate::runner::{
     Activity, After, AgentIdentity, Cause, Desired, Doing, Exit, ProcessIdentity, Runner,
@@ -88,6 +89,11 @@ pub enum Input {
         at: Timestamp,
         stop: Stop,
     },
+    /// It is to go on on another node, if it rests still.
+    Move {
+        epoch: i64,
+        stop: Stop,
+    },
     Pause,
     Unpause,
 }
@@ -151,6 +157,7 @@ impl Runner {
                 | Input::Silent { .. }
                 | Input::Heard { .. }
                 | Input::Idle { .. }
+                | Input::Move { .. }
                 | Input::Noted { .. }
                 | Input::Activity { .. } => Ok(Outcome::Unchanged),
             };
@@ -189,6 +196,7 @@ impl Runner {
                 Some(until) if until <= at => self.stop(stop, now),
                 Some(_) | None => Outcome::Unchanged,
             },
+            Input::Move { stop, .. } => self.leave(stop, now),
             Input::Pause => return self.pause(now),
             Input::Unpause => self.unpause(now),
         })
@@ -468,6 +476,8 @@ impl Runner {
             }
             RunnerState::Stopping { stop: earlier, .. }
                 if earlier.after == stop.after
+                    // Who wants it to end does not want it to go on elsewhere.
+                    && (earlier.by != MOVE_STOPPER || stop.by == MOVE_STOPPER)
                     && (earlier.force || !stop.force)
                     && earlier.grace_ms <= stop.grace_ms =>
             {
@@ -489,6 +499,19 @@ impl Runner {
             json!({ "by": stop.by, "force": stop.force, "restart": stop.after == After::Restart });
         let state = RunnerState::Stopping { agent: agent.clone(), process, stop };
         self.changed(Runner { state, desired, ..self.clone() }, now, "runner.stopping", data)
+    }
+
+    /// Stops it as its person would not: it is to run still, on another node.
+    fn leave(&self, stop: Stop, now: Timestamp) -> Outcome {
+        if self.resting_since().is_none() {
+            return Outcome::Unchanged;
+        }
+        match self.stop(stop, now) {
+            Outcome::Changed(next, event) => {
+                Outcome::Changed(Box::new(Runner { desired: self.desired, ..*next }), event)
+            }
+            Outcome::Unchanged => Outcome::Unchanged,
+        }
     }
 
     fn pause(&self, now: Timestamp) -> Result<Outcome, Refusal> {
@@ -543,6 +566,7 @@ impl Input {
             | Self::Heard { epoch }
             | Self::Activity { epoch, .. }
             | Self::Idle { epoch, .. }
+            | Self::Move { epoch, .. }
             | Self::Noted { epoch, .. } => Some(*epoch),
             Self::Stop(_) | Self::Pause | Self::Unpause => None,
         }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use stratavore_core::Timestamp;
 use stratavore_core::limits::Limits;
+use stratavore_core::moving::MOVE_STOPPER;
 use stratavore_core::restart::{RestartPolicy, Restarts};
 use stratavore_core::runner::{
     Activity, After, AgentIdentity, Cause, Command, Desired, Doing, Exit, IDLE_STOPPER, Input,
@@ -32,6 +33,7 @@ pub(crate) fn runner(restart: RestartPolicy) -> Runner {
             bare: false,
             headless: None,
             after_limit: Default::default(),
+            labels: Vec::new(),
             env: Default::default(),
             directory: "/".into(),
             columns: 80,
@@ -114,6 +116,10 @@ pub(crate) fn input() -> impl Strategy<Value = Input> {
             epoch,
             at: at(second),
             stop: Stop { by: IDLE_STOPPER.into(), grace_ms: 1, force: false, after: After::End },
+        }),
+        (1..4i64).prop_map(|epoch| Input::Move {
+            epoch,
+            stop: Stop { by: MOVE_STOPPER.into(), grace_ms: 1, force: false, after: After::End },
         }),
         stop.prop_map(Input::Stop),
         Just(Input::Pause),

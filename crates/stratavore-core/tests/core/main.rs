@@ -5,5 +5,6 @@ mod fuzz;
 mod given;
 mod idle;
 mod life;
+mod moving;
 mod reconcile;
 mod usage;

@@ -18,7 +18,7 @@ on_both_databases! {
         let first = begun(&node, &given::daemon_on(&node)).await;
         assert_eq!(first, Started { before: None, scheduling: Some(Scheduling::Open) });
         assert_eq!(store.node_list().await.unwrap()[0].profile, profile);
-        store.node_schedule(node.id, Scheduling::Cordoned, &"ada".into(), at(2)).await.unwrap();
+        store.node_schedule(node.id, Scheduling::Cordoned, false, &"ada".into(), at(2)).await.unwrap();
         let rebooted = Node { boot_id: "boot-2".into(), seen_at: at(60), ..node.clone() };
         let daemon = given::daemon_on(&rebooted);
         let second = begun(&rebooted, &daemon).await;

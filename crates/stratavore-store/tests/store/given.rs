@@ -101,6 +101,7 @@ pub(crate) fn command() -> Command {
         bare: false,
         headless: None,
         after_limit: Default::default(),
+        labels: Vec::new(),
         env: BTreeMap::new(),
         directory: "/srv/work".into(),
         columns: 80,

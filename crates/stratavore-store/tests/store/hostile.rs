@@ -78,6 +78,7 @@ on_both_databases! {
                 bare: false,
                 headless: None,
                 after_limit: Default::default(),
+                labels: Vec::new(),
                 env: BTreeMap::from([env(EnvValue::Literal), env(EnvValue::File)]),
                 directory: text.clone(),
                 ..given::command()

@@ -20,6 +20,7 @@ mod lease;
 mod ledger;
 mod liveness;
 mod message;
+mod moving;
 mod nearby;
 mod node;
 mod notify;

@@ -50,13 +50,13 @@ on_both_databases! {
             (Scheduling::Draining, true),
             (Scheduling::Open, true),
         ] {
-            let changed = store.node_schedule(node, scheduling, &"ada".into(), at(2)).await.unwrap();
+            let changed = store.node_schedule(node, scheduling, false, &"ada".into(), at(2)).await.unwrap();
             assert_eq!(changed, changes, "{scheduling:?}");
             assert_eq!(store.node_list().await.unwrap()[0].scheduling, scheduling);
         }
         assert_eq!(told(store).await, ["node.cordoned", "node.draining", "node.opened"]);
         let nowhere = NodeId::from_entropy([9; 16]);
-        let unknown = store.node_schedule(nowhere, Scheduling::Cordoned, &"ada".into(), at(2)).await;
+        let unknown = store.node_schedule(nowhere, Scheduling::Cordoned, false, &"ada".into(), at(2)).await;
         assert!(matches!(unknown, Err(StoreError::NotFound { noun: "node", .. })), "{unknown:?}");
     }
 

@@ -1,5 +1,6 @@
 //! `stratavore nodes` and `stratavore ca`.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::{Args, Subcommand};
 use stratavore_core::clock::Clock;
 use stratavore_proto::v1::{
     GetCaRequest, GetNode, InitCaRequest, JoinRequest, ListNodes, ListTokensRequest,
-    MintTokenRequest, Node, RevokeTokenRequest, ScheduleNode,
+    MintTokenRequest, Move, Node, RevokeTokenRequest, ScheduleNode,
 };
 
 use crate::api::Api;
@@ -28,6 +29,7 @@ Examples:
   stratavore nodes
   stratavore nodes cordon gpu-2              Launch nothing more there
   stratavore nodes drain gpu-2 --wait        And wait until what runs there has ended
+  stratavore nodes drain gpu-2 --move --wait What is idle goes on on another node
   stratavore nodes token > token             On a node: let one more host in
   stratavore nodes join --token-file token   On that host")]
 pub(crate) struct Nodes {
@@ -55,7 +57,10 @@ enum NodesCommand {
     Drain {
         #[command(flatten)]
         which: Which,
-        /// Wait until no runner lives there, and say how many do
+        /// Have runners that are idle go on on other nodes, with their conversations
+        #[arg(long = "move")]
+        moves: bool,
+        /// Wait until no runner lives there, and say how many do, and with --move why
         #[arg(long)]
         wait: bool,
         /// How long to wait, such as 30m
@@ -131,17 +136,17 @@ pub(crate) fn run(context: &Context, args: Nodes) -> Result<Exit, Failure> {
             }
             NodesCommand::Show(Which { node }) => show(context, &get(&mut api, node).await?)?,
             NodesCommand::Cordon(which) => {
-                let node = schedule(&mut api, which, "cordoned").await?;
+                let node = schedule(&mut api, which, "cordoned", false).await?;
                 context.ui.note(format!("{} takes no more runners", node.hostname));
                 show(context, &node)?;
             }
             NodesCommand::Uncordon(which) => {
-                let node = schedule(&mut api, which, "open").await?;
+                let node = schedule(&mut api, which, "open", false).await?;
                 context.ui.note(format!("{} takes runners", node.hostname));
                 show(context, &node)?;
             }
-            NodesCommand::Drain { which, wait, timeout } => {
-                let node = schedule(&mut api, which, "draining").await?;
+            NodesCommand::Drain { which, moves, wait, timeout } => {
+                let node = schedule(&mut api, which, "draining", moves).await?;
                 context.ui.note(format!(
                     "{} takes no more runners; {} live there",
                     node.hostname, node.runners
@@ -237,12 +242,17 @@ async fn get(api: &mut Api<'_>, node: String) -> Result<Node, Failure> {
     api.call(async |client| client.nodes().get(get.clone()).await).await
 }
 
-async fn schedule(api: &mut Api<'_>, which: Which, scheduling: &str) -> Result<Node, Failure> {
-    let schedule = ScheduleNode { node: which.node, scheduling: scheduling.into() };
+async fn schedule(
+    api: &mut Api<'_>,
+    which: Which,
+    scheduling: &str,
+    moves: bool,
+) -> Result<Node, Failure> {
+    let schedule = ScheduleNode { node: which.node, scheduling: scheduling.into(), moves };
     api.call(async |client| client.nodes().schedule(schedule.clone()).await).await
 }
 
-/// Waits until no runner lives on the node, and tells each change.
+/// Waits until no runner lives on the node, and none is on its way from it, and tells each change.
 async fn drained(
     context: &Context,
     api: &mut Api<'_>,
@@ -251,14 +261,24 @@ async fn drained(
 ) -> Result<Node, Failure> {
     let begun = tokio::time::Instant::now();
     let mut told = node.runners;
-    while node.runners > 0 {
+    let mut moves = BTreeMap::new();
+    while node.runners > 0 || node.moves.iter().any(|of| of.stage == "between") {
         if timeout.is_some_and(|timeout| begun.elapsed() > timeout) {
-            let message = format!("{} runners still live on {}", node.runners, node.hostname);
+            let mut message = format!("{} runners still live on {}", node.runners, node.hostname);
+            for of in node.moves.iter().filter(|of| of.stage != "moved") {
+                message.push_str(&format!("; {}", progress(of)));
+            }
             return Err(Failure::new(Exit::Timeout, "timeout", message)
                 .next("it takes none more; wait on, or stop them: stratavore kill RUNNER"));
         }
         tokio::time::sleep(LOOK).await;
         node = get(api, node.id.clone()).await?;
+        for of in &node.moves {
+            let now = progress(of);
+            if moves.insert(of.runner_id.clone(), now.clone()).as_ref() != Some(&now) {
+                context.ui.note(now);
+            }
+        }
         if node.runners != told {
             context.ui.note(format!("{} live there", node.runners));
             told = node.runners;
@@ -266,6 +286,26 @@ async fn drained(
     }
     context.ui.note(format!("{} is empty", node.hostname));
     Ok(node)
+}
+
+/// How far a move is, for people.
+fn progress(of: &Move) -> String {
+    let Move { name, why, to, successor_id, .. } = of;
+    match of.stage.as_str() {
+        "stays" => format!("{name} is waited for: {why}"),
+        "sought" => format!("{name} has nowhere to go: {why}"),
+        "leaves" => format!("{name} goes to {to}"),
+        "moved" => format!("{name} is on {to} now, as {successor_id}"),
+        // What was stopped and is not taken up yet; or what a later daemon knows.
+        _ if why.is_empty() => format!("{name} was stopped, and goes on on {to}"),
+        _ => format!("{name} was stopped, and does not go on yet: {why}"),
+    }
+}
+
+/// How many have gone, and how many are still there or on their way.
+fn moved(node: &Node) -> (usize, usize) {
+    let moved = node.moves.iter().filter(|of| of.stage == "moved").count();
+    (moved, node.moves.len() - moved)
 }
 
 fn state(node: &Node) -> (&'static str, Tone) {
@@ -296,6 +336,10 @@ fn list_all(context: &Context, nodes: &[Node]) -> Result<(), Failure> {
                 Some(capacity) => format!("{}/{capacity}", node.runners),
                 None => node.runners.to_string(),
             };
+            let state = match moved(node) {
+                (0, 0) => state.to_owned(),
+                (moved, left) => format!("{state}: {moved} moved, {left} not yet"),
+            };
             let here = if node.here { " (here)" } else { "" };
             table.row([
                 Cell::new(format!("{}{here}", node.hostname)),
@@ -316,11 +360,20 @@ fn show(context: &Context, node: &Node) -> Result<(), Failure> {
     let view = NodeView::from(node);
     context.ui.show(&view, || {
         let capacity = node.capacity.map_or_else(|| "any number".into(), |n| n.to_string());
+        let moves = match (node.moving_for.as_str(), moved(node)) {
+            ("", (0, 0)) => String::new(),
+            ("", (moved, left)) => format!("{moved} moved, {left} not yet"),
+            (by, (moved, left)) => format!("for {by}: {moved} moved, {left} not yet"),
+        };
+        for of in &node.moves {
+            context.ui.note(progress(of));
+        }
         context.ui.fields(&[
             ("node", node.hostname.clone()),
             ("id", node.id.clone()),
             ("state", state(node).0.into()),
             ("runners", format!("{} live, {capacity} allowed", node.runners)),
+            ("moves", moves),
             ("labels", node.labels.join(" ")),
             ("address", node.address.clone()),
             ("version", node.version.clone()),

@@ -15,6 +15,7 @@ mod holder;
 mod hooks;
 mod idle;
 mod ledger;
+mod moves;
 mod prompts;
 mod restored;
 mod resume;

@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 use stratavore_store::testing::{sqlite_execute, sqlite_number};
+use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, until};
 
@@ -15,6 +16,46 @@ const VERIFIED: &str = "state/audit/verified";
 
 fn behind(world: &World, sql: &str) {
     on_runtime(sqlite_execute(&world.path(DATABASE), sql));
+}
+
+/// A daemon's home on either database, and the way to its rows behind its back.
+struct Record {
+    world: World,
+    /// `None`: the file in its home.
+    database: Option<TestPostgres>,
+}
+
+impl Record {
+    /// Does this on each database, of which it is given one of its own as often as it asks.
+    fn on_both(check: impl Fn(&dyn Fn(&str) -> Record)) {
+        check(&|more| Record { world: World::with_config(more), database: None });
+        check(&|more| {
+            let database = database();
+            let settings = database.settings(&database.socket_dir);
+            let world = World::with_config(&format!("{settings}\n{more}"));
+            Record { world, database: Some(database) }
+        });
+    }
+
+    fn behind(&self, sql: &str) {
+        match &self.database {
+            Some(database) => drop(database.query(sql)),
+            None => behind(&self.world, sql),
+        }
+    }
+
+    /// Lets events be changed or removed.
+    fn without_trigger(&self, name: &str) {
+        let of = if self.database.is_some() { " ON events" } else { "" };
+        self.behind(&format!("DROP TRIGGER {name}{of}"));
+    }
+
+    fn number(&self, sql: &str) -> i64 {
+        match &self.database {
+            Some(database) => database.query(sql).trim().parse().expect("it is a number"),
+            None => on_runtime(sqlite_number(&self.world.path(DATABASE), sql)),
+        }
+    }
 }
 
 fn change(world: &World, what: &str) {
@@ -132,21 +173,25 @@ fn verifications(world: &World) -> Vec<Value> {
 
 #[test]
 fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() {
-    let mut world = World::new();
-    world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=100ms");
+    Record::on_both(|new| edited_and_verified_daily(new("")));
+}
+
+fn edited_and_verified_daily(mut record: Record) {
+    record.world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=100ms");
+    let world = &record.world;
     world.project("demo");
     for n in 0..5 {
-        change(&world, &n.to_string());
+        change(world, &n.to_string());
     }
-    sealed(&world, 6);
+    sealed(world, 6);
     let first = until("it is looked whether it is time", || fs::read(world.path(VERIFIED)));
     let first: Value = serde_json::from_slice(&first).unwrap();
     world.run(["daemon", "stop"]).ok();
     assert_eq!(first["records"], Value::Null, "it has not been the time yet");
     // The control: a record that nobody has changed stands.
-    verified_long_ago(&world);
+    verified_long_ago(world);
     world.run(["daemon", "start"]).ok();
-    let stood = until("it was verified", || verifications(&world).pop().ok_or(()));
+    let stood = until("it was verified", || verifications(world).pop().ok_or(()));
     assert_eq!(
         (&stood["data"]["stands"], &stood["by"]),
         (&true.into(), &"daemon".into()),
@@ -155,14 +200,14 @@ fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() 
     assert!(stood["data"]["records"].as_u64() >= Some(6), "{stood}");
     world.run(["daemon", "stop"]).ok();
 
-    behind(&world, "DROP TRIGGER events_immutable");
-    behind(&world, "UPDATE events SET caused_by = 'nobody' WHERE position = 3");
+    record.without_trigger("events_immutable");
+    record.behind("UPDATE events SET caused_by = 'nobody' WHERE position = 3");
     // Not before the time has come: a daemon that seals looks at no content again.
     world.run(["daemon", "start"]).ok();
-    change(&world, "after");
+    change(world, "after");
     assert_eq!(world.json(&["daemon", "status"])["problems"], serde_json::json!([]));
     world.run(["daemon", "stop"]).ok();
-    verified_long_ago(&world);
+    verified_long_ago(world);
     world.run(["daemon", "start"]).ok();
     let told = until("the status tells it", || {
         let problems = world.json(&["daemon", "status"])["problems"].to_string();
@@ -170,7 +215,7 @@ fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() 
     });
     assert!(told.contains("position 3: the record is not the one that was sealed"), "{told}");
     let fell = until("it is on the record", || {
-        let all = verifications(&world);
+        let all = verifications(world);
         all.iter().find(|one| one["data"]["stands"] == false).cloned().ok_or(all)
     });
     assert_eq!(fell["data"]["position"], 3, "{fell}");
@@ -190,57 +235,61 @@ fn t_tamper_an_edit_is_found_by_the_daily_verification_without_anybody_asking() 
 
 /// A change that is answered, and of which every trace is taken out of the database before it was sealed.
 /// Answers what the daemon that starts then has to say.
-fn removed_unsealed(strict: &str) -> (World, Value) {
-    let world = World::with_config(&format!("events:\n  strict: {strict}\n"));
+fn removed_unsealed(record: &Record) -> Value {
+    let world = &record.world;
     world.project("demo");
-    sealed(&world, 1);
+    sealed(world, 1);
     let unsealed = "(position IS NULL OR position > (SELECT max(position) FROM audit_seals))";
     until("one dies between the answer and the seal", || {
-        change(&world, "that nobody is to know of");
+        change(world, "that nobody is to know of");
         world.kill_daemon();
         let left =
             format!("SELECT count(*) FROM events WHERE kind = 'project.edited' AND {unsealed}");
-        let left = on_runtime(sqlite_number(&world.path(DATABASE), &left));
+        let left = record.number(&left);
         if left == 1 { Ok(()) } else { Err(left) }
     });
-    behind(&world, "DROP TRIGGER events_kept");
-    behind(
-        &world,
-        &format!("DELETE FROM outbox WHERE event_id IN (SELECT id FROM events WHERE {unsealed})"),
-    );
-    behind(&world, &format!("DELETE FROM events WHERE {unsealed}"));
-    behind(&world, "UPDATE event_positions SET last = (SELECT max(position) FROM audit_seals)");
+    record.without_trigger("events_kept");
+    record.behind(&format!(
+        "DELETE FROM outbox WHERE event_id IN (SELECT id FROM events WHERE {unsealed})"
+    ));
+    record.behind(&format!("DELETE FROM events WHERE {unsealed}"));
+    record.behind("UPDATE event_positions SET last = (SELECT max(position) FROM audit_seals)");
     world.run(["daemon", "start"]).ok();
-    change(&world, "later");
-    let status = until("it was looked", || {
+    change(world, "later");
+    until("it was looked", || {
         let status = world.json(&["daemon", "status"]);
         let looked = status["tasks"].as_array().is_some_and(|tasks| {
             tasks.iter().any(|task| task["name"] == "journal" && task["runs"].as_u64() > Some(0))
         });
         if looked { Ok(status) } else { Err(status) }
-    });
-    (world, status)
+    })
 }
 
 #[test]
 fn t_tamper_what_is_deleted_before_it_is_sealed_is_noticed_in_strict_mode() {
-    let (world, status) = removed_unsealed("on");
-    let problems = status["problems"].to_string();
-    assert!(problems.contains("the record is not what this host has written"), "{problems}");
-    assert!(problems.contains("is gone"), "{problems}");
-    // The record itself shows nothing: what was never sealed is not missed by its seals.
-    until("the rest is sealed", || {
-        let ran = world.run(["audit", "verify"]);
-        if ran.code() == 0 { Ok(()) } else { Err(ran.everything()) }
+    Record::on_both(|new| {
+        let strict = new("events:\n  strict: on\n");
+        let problems = removed_unsealed(&strict)["problems"].to_string();
+        assert!(problems.contains("the record is not what this host has written"), "{problems}");
+        assert!(problems.contains("is gone"), "{problems}");
+        // The record itself shows nothing: what was never sealed is not missed by its seals.
+        until("the rest is sealed", || {
+            let ran = strict.world.run(["audit", "verify"]);
+            if ran.code() == 0 { Ok(()) } else { Err(ran.everything()) }
+        });
+        // The control: without strict mode nobody can tell.
+        let status = removed_unsealed(&new("events:\n  strict: off\n"));
+        assert_eq!(status["problems"], serde_json::json!([]));
     });
-    // The control: without strict mode nobody can tell.
-    let (_, status) = removed_unsealed("off");
-    assert_eq!(status["problems"], serde_json::json!([]));
 }
 
 #[test]
 fn a_journal_that_cannot_be_written_stops_changes_and_no_reading() {
-    let world = World::with_config("events:\n  strict: on\n");
+    Record::on_both(|new| journal_that_cannot_be_written(&new("events:\n  strict: on\n")));
+}
+
+fn journal_that_cannot_be_written(record: &Record) {
+    let world = &record.world;
     world.project("demo");
     let journal = world.path("state/audit/journal");
     until("all of it was found sealed", || {

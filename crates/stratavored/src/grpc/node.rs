@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stratavore_control::Error;
 use stratavore_core::join::TokenRecord;
+use stratavore_core::moving::MoveView;
 use stratavore_core::node::{Label, NodeView, Scheduling};
 use stratavore_proto::v1;
 use stratavore_proto::v1::nodes_server::Nodes;
@@ -13,7 +14,19 @@ use super::problem::status;
 use super::{Api, caller};
 
 impl Api {
-    fn node_message(&self, node: NodeView) -> v1::Node {
+    /// With the moves of its runners, for which the other nodes are asked if there is one.
+    async fn node_with_moves(&self, node: NodeView) -> Result<v1::Node, Error> {
+        let moves = self.control.moves().await?;
+        let nodes = match moves.iter().any(|view| view.of.from == node.id) {
+            true => self.control.nodes().await?,
+            false => Vec::new(),
+        };
+        Ok(self.node_message(node, &moves, &nodes))
+    }
+
+    fn node_message(&self, node: NodeView, moves: &[MoveView], nodes: &[NodeView]) -> v1::Node {
+        let moves = moves.iter().filter(|view| view.of.from == node.id);
+        let moves = moves.map(|view| move_message(view, nodes)).collect();
         let labels = node.profile.labels.into_iter();
         v1::Node {
             here: node.id == self.control.here(),
@@ -28,7 +41,23 @@ impl Api {
             version: node.version,
             runners: node.runners,
             signs: node.signs,
+            moving_for: node.moving.unwrap_or_default(),
+            moves,
         }
+    }
+}
+
+fn move_message(view: &MoveView, nodes: &[NodeView]) -> v1::Move {
+    let (successor, node) = view.successor.unzip();
+    let to = node.or(view.of.to);
+    let to = to.and_then(|to| nodes.iter().find(|node| node.id == to));
+    v1::Move {
+        runner_id: view.of.runner.to_string(),
+        name: view.name.to_string(),
+        stage: view.stage().as_str().into(),
+        why: view.why(),
+        to: to.map(|node| node.hostname.clone()).unwrap_or_default(),
+        successor_id: successor.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 
@@ -52,13 +81,15 @@ fn token_message(token: TokenRecord) -> v1::JoinTokenInfo {
 impl Nodes for Api {
     async fn list(&self, _: Request<v1::ListNodes>) -> Result<Response<v1::NodeList>, Status> {
         let nodes = self.control.nodes().await.map_err(status)?;
-        let nodes = nodes.into_iter().map(|node| self.node_message(node)).collect();
+        let moves = self.control.moves().await.map_err(status)?;
+        let message = |node: &NodeView| self.node_message(node.clone(), &moves, &nodes);
+        let nodes = nodes.iter().map(message).collect();
         Ok(Response::new(v1::NodeList { nodes }))
     }
 
     async fn get(&self, request: Request<v1::GetNode>) -> Result<Response<v1::Node>, Status> {
         let node = self.control.node(&request.into_inner().node).await.map_err(status)?;
-        Ok(Response::new(self.node_message(node)))
+        Ok(Response::new(self.node_with_moves(node).await.map_err(status)?))
     }
 
     async fn schedule(
@@ -66,16 +97,17 @@ impl Nodes for Api {
         request: Request<v1::ScheduleNode>,
     ) -> Result<Response<v1::Node>, Status> {
         let caller = caller(&request)?;
-        let v1::ScheduleNode { node, scheduling } = request.into_inner();
+        let v1::ScheduleNode { node, scheduling, moves } = request.into_inner();
         let Some(scheduling) = Scheduling::parse(&scheduling) else {
             let message = format!("a node cannot be `{}`", scheduling.escape_debug());
             return Err(status(Error::invalid(message, "use open, cordoned or draining")));
         };
         let (control, by, on) = (self.control.clone(), caller.clone(), node.clone());
-        let scheduled = async move { control.schedule_node(&caller, &node, scheduling).await };
+        let scheduled =
+            async move { control.schedule_node(&caller, &node, scheduling, moves).await };
         let node =
             self.control.decided(&by, "nodes.schedule", &on, scheduled).await.map_err(status)?;
-        Ok(Response::new(self.node_message(node)))
+        Ok(Response::new(self.node_with_moves(node).await.map_err(status)?))
     }
 
     async fn remove(&self, request: Request<v1::GetNode>) -> Result<Response<v1::Node>, Status> {
@@ -84,7 +116,7 @@ impl Nodes for Api {
         let (by, on) = (caller.clone(), node.clone());
         let removed = async move { control.remove_node(&caller, &node).await };
         let node = self.control.decided(&by, "nodes.remove", &on, removed).await.map_err(status)?;
-        Ok(Response::new(self.node_message(node)))
+        Ok(Response::new(self.node_with_moves(node).await.map_err(status)?))
     }
 
     async fn init_ca(
@@ -152,6 +184,6 @@ impl Nodes for Api {
         let by = caller.clone();
         let joined = async move { cluster.join(&caller, &token).await };
         let node = self.control.decided(&by, "nodes.join", "", joined).await.map_err(status)?;
-        Ok(Response::new(self.node_message(node)))
+        Ok(Response::new(self.node_with_moves(node).await.map_err(status)?))
     }
 }

@@ -57,6 +57,7 @@ impl Runners for Api {
             // The other daemon looks at its own host; where it is to go is decided.
             elsewhere!(self, node, request, &caller, launch);
         }
+        let labels = view::wish(request.get_ref()).map_err(status)?.labels;
         let mut request = request.into_inner();
         let key = keyed!("runners.launch", request);
         let restart = match given(&request.restart) {
@@ -90,6 +91,7 @@ impl Runners for Api {
                 item: None,
             }),
             after_limit,
+            labels,
             resume: match given(&request.session) {
                 Some(wanted) => {
                     let resume =

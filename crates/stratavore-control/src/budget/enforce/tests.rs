@@ -29,6 +29,7 @@ fn running(since: i64) -> Runner {
             bare: false,
             headless: None,
             after_limit: Default::default(),
+            labels: Vec::new(),
             env: BTreeMap::new(),
             directory: "/".into(),
             columns: 80,

@@ -82,6 +82,7 @@ pub(crate) fn unborn(project: ProjectId, node: NodeId, called: &str) -> anyhow::
             bare: false,
             headless: None,
             after_limit: Default::default(),
+            labels: Vec::new(),
             env: BTreeMap::new(),
             directory: "/srv/work".into(),
             columns: 80,

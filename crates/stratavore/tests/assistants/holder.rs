@@ -15,7 +15,8 @@ fn holders(scene: &Scene, conversation: &str) -> Vec<u32> {
     let is_one = |pid: &u32| {
         let line = of_process(*pid, "cmdline");
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        words[0] == program.as_os_str().as_encoded_bytes()
+        // What is a script stands behind what runs it.
+        words.iter().take(2).any(|word| *word == program.as_os_str().as_encoded_bytes())
             && words.contains(&conversation.as_bytes())
     };
     let all: Vec<u32> = processes().into_iter().filter(is_one).collect();
@@ -114,6 +115,16 @@ fn t_dupe_of_many_that_resume_a_conversation_of_claude_one_does() {
 #[test]
 fn t_dupe_of_many_that_resume_a_conversation_of_codex_one_does() {
     of_many_one_holds_it(Program::Codex, |_, _, _| {});
+}
+
+#[test]
+fn t_dupe_of_many_that_resume_a_conversation_of_opencode_one_does() {
+    of_many_one_holds_it(Program::Opencode, |_, _, _| {});
+}
+
+#[test]
+fn t_dupe_of_many_that_resume_a_conversation_of_gemini_one_does() {
+    of_many_one_holds_it(Program::Gemini, |_, _, _| {});
 }
 
 fn refused_by(ran: &Ran) -> String {

@@ -18,6 +18,8 @@ fn holders(scene: &Scene, conversation: &str) -> Vec<u32> {
         // What is a script stands behind what runs it.
         words.iter().take(2).any(|word| *word == program.as_os_str().as_encoded_bytes())
             && words.contains(&conversation.as_bytes())
+            // That one only prints it, for the vault.
+            && !words.contains(&b"export".as_slice())
     };
     let all: Vec<u32> = processes().into_iter().filter(is_one).collect();
     let is_forked = |pid: u32| parent(pid).is_some_and(|parent| all.contains(&parent));

@@ -126,7 +126,7 @@ impl Control {
     }
 
     /// The node that a conversation is resumed on if nothing else is asked for: the one that has its files.
-    /// Where no daemon holds that one it is this one, if its vault has a copy that can be put in its place.
+    /// Where no daemon holds that one it is this one, if it can read a copy that can be put in its place.
     pub async fn node_of_session(
         &self,
         caller: &Caller,

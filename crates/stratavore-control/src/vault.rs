@@ -1,6 +1,7 @@
 //! The vault: conversations' files taken in as they grow, given back, and forgotten when it is time.
 //!
-//! Each node has a vault of its own, below its state directory, with the files of its host.
+//! Each node has a vault of its own, below its state directory, with the files of its host. Those of several
+//! nodes may be in one bucket: then each reads what the others have, and writes to its own only.
 
 pub(crate) mod document;
 mod export;

@@ -106,7 +106,8 @@ impl Vault {
         Ok(Self { place: Place::Directory(Arc::new(Directory::open(directory)?)) })
     }
 
-    /// Opens a part of a bucket that is one vault's alone. What a vault in `before` has stays readable.
+    /// Opens a part of a bucket that one vault alone writes to. What a vault in `before` has stays
+    /// readable.
     ///
     /// Nobody is asked yet.
     #[cfg(feature = "s3")]
@@ -122,6 +123,28 @@ impl Vault {
     /// The bytes of this digest.
     pub async fn get(&self, digest: Digest) -> Result<Vec<u8>, VaultError> {
         at!(self, get(digest))
+    }
+
+    /// True where several vaults are in one place, and each reads what the others have.
+    pub fn is_shared(&self) -> bool {
+        match &self.place {
+            Place::Directory(_) => false,
+            #[cfg(feature = "s3")]
+            Place::Bucket(_) => true,
+        }
+    }
+
+    /// The bytes of this digest as the vault of another name has them. `None`: it has none, or not in
+    /// this place.
+    pub async fn get_of(&self, name: &str, digest: Digest) -> Result<Option<Vec<u8>>, VaultError> {
+        match &self.place {
+            Place::Directory(_) => {
+                let (_, _) = (name, digest);
+                Ok(None)
+            }
+            #[cfg(feature = "s3")]
+            Place::Bucket(bucket) => bucket.get_of(name, digest).await,
+        }
     }
 
     /// Blobs with digests after this one, in order, at most so many.

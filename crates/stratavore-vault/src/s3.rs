@@ -1,9 +1,9 @@
-//! Blobs in a bucket of S3, or of what speaks as it does: `PREFIX/blobs/DIGEST.zst`.
+//! Blobs in a bucket of S3, or of what speaks as it does: `PREFIX/NAME/blobs/DIGEST.zst`.
 //!
-//! Requests are signed by `rusty-s3` and sent by [`Http`]. One daemon at a time writes below a prefix
+//! Requests are signed by `rusty-s3` and sent by [`Http`]. One daemon at a time writes below a name
 //! (that of its node), so that who removes a blob and who puts it there again are in this process,
 //! and take turns by its digest. What is set aside is only remembered: a daemon that dies forgets
-//! it, and finds the blob again as one that nobody names.
+//! it, and finds the blob again as one that nobody names. What is below another name is only read.
 //!
 //! Putting a blob here again writes it again. That makes it young, by the server's own time, and
 //! mends it if it was damaged.
@@ -54,6 +54,7 @@ pub(crate) struct Bucket {
     endpoint: PlainUrl,
     bucket: rusty_s3::Bucket,
     prefix: String,
+    name: String,
     credentials: ReadCredentials,
     http: Http,
     clock: Arc<dyn Clock>,
@@ -85,7 +86,8 @@ struct Found {
 
 impl Bucket {
     pub(crate) fn open(settings: S3Settings, before: PathBuf) -> Result<Self, VaultError> {
-        let S3Settings { endpoint, region, bucket, prefix, credentials, http, clock } = settings;
+        let S3Settings { endpoint, region, bucket, prefix, name, credentials, http, clock } =
+            settings;
         let wrong = |why: String| VaultError::Bucket {
             doing: "open the vault",
             place: format!("s3://{bucket}"),
@@ -104,6 +106,7 @@ impl Bucket {
             endpoint,
             bucket: named,
             prefix,
+            name,
             credentials,
             http,
             clock,
@@ -152,8 +155,21 @@ impl Bucket {
     }
 
     pub(crate) async fn get(&self, wanted: Digest) -> Result<Vec<u8>, VaultError> {
+        match (self.get_of(&self.name, wanted).await?, &self.before) {
+            (Some(bytes), _) => Ok(bytes),
+            (None, Some(before)) => blocking(before, move |before| before.get(wanted)).await,
+            (None, None) => Err(VaultError::Missing(wanted)),
+        }
+    }
+
+    /// What is there below a name, this one's or another's.
+    pub(crate) async fn get_of(
+        &self,
+        name: &str,
+        wanted: Digest,
+    ) -> Result<Option<Vec<u8>>, VaultError> {
         let doing = "read a blob";
-        let key = self.key(wanted);
+        let key = format!("{}{wanted}.zst", self.blobs(name));
         let answered = self
             .ask(doing, Method::GET, Vec::new(), PACKED_MAX, |bucket, credentials, now| {
                 let action = bucket.get_object(Some(credentials), &key);
@@ -161,17 +177,14 @@ impl Bucket {
             })
             .await?;
         if is_no_such_key(&answered) {
-            return match &self.before {
-                Some(before) => blocking(before, move |before| before.get(wanted)).await,
-                None => Err(VaultError::Missing(wanted)),
-            };
+            return Ok(None);
         }
         self.good(doing, &answered)?;
         let packed = answered.body.map_err(|why| self.wrong(doing, why))?;
         let unpacking = tokio::task::spawn_blocking(move || unpack(&packed[..], wanted));
         let path = PathBuf::from(format!("{}/{key}", self.place()));
         let unpacked = unpacking.await.map_err(VaultError::CutOff)?;
-        unpacked.map_err(|why| VaultError::Damaged { digest: wanted, path, why })
+        unpacked.map(Some).map_err(|why| VaultError::Damaged { digest: wanted, path, why })
     }
 
     pub(crate) async fn list(
@@ -180,7 +193,7 @@ impl Bucket {
         limit: usize,
     ) -> Result<Vec<Digest>, VaultError> {
         let doing = "list the blobs";
-        let prefix = format!("{}/blobs/", self.prefix);
+        let prefix = self.blobs(&self.name);
         let start = after.map(|digest| self.key(digest));
         let (mut found, mut token) = (Vec::new(), None::<String>);
         while found.len() < limit {
@@ -388,7 +401,15 @@ impl Bucket {
     }
 
     fn key(&self, digest: Digest) -> String {
-        format!("{}/blobs/{digest}.zst", self.prefix)
+        format!("{}{digest}.zst", self.blobs(&self.name))
+    }
+
+    /// What the keys of the blobs below a name begin with.
+    fn blobs(&self, name: &str) -> String {
+        match &*self.prefix {
+            "" => format!("{name}/blobs/"),
+            prefix => format!("{prefix}/{name}/blobs/"),
+        }
     }
 
     async fn turn(&self, digest: Digest) -> tokio::sync::MutexGuard<'_, ()> {

@@ -1,6 +1,7 @@
 //! The vault as it is configured: a directory, or a part of a bucket.
 //!
-//! Each node has a part of its own, by its id: no two daemons write below one prefix.
+//! Each node has a part of its own, by its id: no two daemons write below one name. What is in one bucket
+//! is read by all of them.
 
 use std::sync::Arc;
 
@@ -57,10 +58,8 @@ mod s3 {
             endpoint: endpoint.parse().map_err(|why| SetupError::S3Endpoint { why })?,
             region,
             bucket: bucket.into(),
-            prefix: match prefix {
-                "" => node.to_string(),
-                prefix => format!("{prefix}/{node}"),
-            },
+            prefix: prefix.into(),
+            name: node.to_string(),
             credentials: Arc::new(move || match &credentials_file {
                 Some(path) => read(path),
                 None => Err("vault.s3.credentials_file is not set".into()),

@@ -38,6 +38,11 @@ impl Control {
         hooks: &BTreeMap<String, Value>,
     ) -> Result<(), Error> {
         let store = &self.inner.store;
+        if !observations.iter().any(is_heeded) {
+            return Ok(());
+        }
+        // What was read just before this, in the same pass, has told of it as well.
+        let runner = &store.runner_get(runner.id).await?;
         let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let mut doing = None;
         let mut on_screen = runner.activity.waits_for_person();
@@ -173,6 +178,21 @@ impl Control {
             }
         }
         Ok(format!("looked at {count} assistants"))
+    }
+}
+
+/// True for what [`Control::heed`] does something about.
+fn is_heeded(observation: &Observation) -> bool {
+    match observation {
+        Observation::Doing(_)
+        | Observation::Asked(_)
+        | Observation::AskOver { .. }
+        | Observation::PromptTaken { .. } => true,
+        Observation::Session(_)
+        | Observation::Message(_)
+        | Observation::Usage(_)
+        | Observation::Window(_)
+        | Observation::TurnOver { .. } => false,
     }
 }
 

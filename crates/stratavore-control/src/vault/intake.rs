@@ -267,15 +267,16 @@ impl Intake {
         Ok(())
     }
 
-    /// The bytes of a piece.
+    /// The bytes of a piece, of this vault or of another one in the same place.
     pub(crate) async fn piece(&self, kept: &KeptSegment) -> Result<Vec<u8>, Error> {
-        if kept.store != self.name {
-            return Err(Error::Absent {
-                message: format!("a part of it is in the vault of {}", kept.store),
-                hint: "ask the daemon of that node".into(),
-            });
+        if kept.store == self.name {
+            return Ok(self.vault.get(kept.segment.blob).await?);
         }
-        Ok(self.vault.get(kept.segment.blob).await?)
+        let found = self.vault.get_of(&kept.store, kept.segment.blob).await?;
+        found.ok_or_else(|| Error::Absent {
+            message: format!("a part of it is in the vault of {}", kept.store),
+            hint: "ask the daemon of that node".into(),
+        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Transcripts that are gone from where their assistant looks for them, put back before it is resumed.
 //!
 //! Assistants remove their transcripts after a while, and one has a fault that loses them; and a conversation
-//! may have been held on another host, of which a copy was taken in here. What is in this host's vault can be
-//! resumed nevertheless.
+//! may have been held on another host, of which a copy was taken in here, or whose vault is in the same
+//! bucket. What this host's daemon can read can be resumed nevertheless.
 //!
 //! Invariant: a file that is there is never touched, and nothing is written but below the directory that the
 //! assistant itself keeps its transcripts in: where a file was is the word of a program that we watch.
@@ -34,13 +34,19 @@ impl Control {
         let adapter = assistants::adapter(&session.assistant);
         let Some(home) = adapter.transcript_home(env) else { return Ok(Vec::new()) };
         let mut remarks = Vec::new();
-        for transcript in self.kept_here(session).await? {
-            let Some(path) = place(&transcript.path, &home).filter(|path| !path.exists()) else {
-                continue;
-            };
+        for transcript in self.readable(session).await? {
+            let is_here = transcript.node == self.here();
+            let is_copy = is_copy(&transcript);
+            let may_move = is_copy || !is_here;
+            let at = place(&transcript.path, &home, may_move);
+            let Some(path) = at.filter(|path| !path.exists()) else { continue };
             let shown = path.display().to_string().escape_debug().to_string();
-            let (is_copy, as_of) = (is_copy(&transcript), transcript.updated_at);
+            let as_of = transcript.updated_at;
             remarks.push(match self.put_back(&transcript, path).await {
+                Ok(()) if !is_here => format!(
+                    "its transcript {shown} is what {} had kept of it at {as_of:.0}",
+                    transcript.node
+                ),
                 Ok(()) if is_copy => {
                     format!(
                         "its transcript {shown} is the copy that was taken in here at {as_of:.0}"
@@ -55,17 +61,21 @@ impl Control {
         Ok(remarks)
     }
 
-    /// True if this host's vault has a copy of a conversation that was held on another one.
+    /// True if this host can read a copy of a conversation that was held on another one.
     pub(crate) async fn has_copy(&self, session: &Session) -> Result<bool, Error> {
-        Ok(self.kept_here(session).await?.iter().any(is_copy))
+        let is_one = |kept: &Transcript| is_copy(kept) || kept.node != self.here();
+        Ok(self.readable(session).await?.iter().any(is_one))
     }
 
-    /// The transcripts in this host's vault. One of its own comes before a copy of the same.
-    async fn kept_here(&self, session: &Session) -> Result<Vec<Transcript>, Error> {
-        let here = self.inner.node.id;
+    /// The transcripts that this host's daemon can read. Those of the host that held it last come before
+    /// others, and what was written there before a copy of the same.
+    async fn readable(&self, session: &Session) -> Result<Vec<Transcript>, Error> {
+        let (here, is_shared) = (self.here(), self.inner.vault.is_shared());
         let mut kept = self.inner.store.transcript_list(session.id).await?;
-        kept.retain(|transcript| transcript.node == here && !transcript.is_replaced);
-        kept.sort_by_key(is_copy);
+        kept.retain(|kept| (is_shared || kept.node == here) && !kept.is_replaced);
+        kept.sort_by_key(|kept| {
+            (session.node.is_some_and(|node| node != kept.node), is_copy(kept))
+        });
         Ok(kept)
     }
 
@@ -150,16 +160,14 @@ fn is_copy(transcript: &Transcript) -> bool {
     transcript.path.starts_with(ELSEWHERE)
 }
 
-/// Where a transcript has to stand so that its assistant finds it.
-fn place(path: &str, home: &Path) -> Option<PathBuf> {
-    let (path, is_copy) = match path.strip_prefix(ELSEWHERE) {
-        Some(path) => (Path::new(path), true),
-        None => (Path::new(path), false),
-    };
+/// Where a transcript has to stand so that its assistant finds it. What was written on another host may be
+/// moved: its user may have another home here.
+fn place(path: &str, home: &Path, may_move: bool) -> Option<PathBuf> {
+    let path = Path::new(path.strip_prefix(ELSEWHERE).unwrap_or(path));
     if is_below(path, home) {
         return Some(path.into());
     }
-    rebased(path, home).filter(|path| is_copy && is_below(path, home))
+    rebased(path, home).filter(|path| may_move && is_below(path, home))
 }
 
 /// The same place below `home` as it has below the directory of that name on its own host.
@@ -227,13 +235,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let home = root.path().join("bob/.claude/projects");
         fs::create_dir_all(&home).unwrap();
-        let at = |path: &str| place(path, &home);
+        let at = |path: &str| place(path, &home, path.starts_with(ELSEWHERE));
         let there = Some(home.join("-work/a.jsonl"));
         assert_eq!(at("import:/home/alice/.claude/projects/-work/a.jsonl"), there);
         assert_eq!(at(&format!("import:{}", home.join("-work/a.jsonl").display())), there);
         assert_eq!(at(&home.join("-work/a.jsonl").display().to_string()), there);
-        // What is no copy stays where it was, and nothing leads out.
+        // What is no copy stays where it was, unless another host wrote it, and nothing leads out.
         assert_eq!(at("/home/alice/.claude/projects/-work/a.jsonl"), None);
+        assert_eq!(place("/home/alice/.claude/projects/-work/a.jsonl", &home, true), there);
         for outside in [
             "import:/home/alice/.claude/projects/../../a.jsonl",
             "import:/home/alice/.claude/projects",

@@ -25,8 +25,10 @@ pub struct S3Settings {
     pub endpoint: PlainUrl,
     pub region: String,
     pub bucket: String,
-    /// What keys begin with, without a slash at either end. No other vault has it.
+    /// What the keys of all vaults of this bucket begin with, without a slash at either end.
     pub prefix: String,
+    /// What those of this one go on with. No other vault writes below it.
+    pub name: String,
     pub credentials: ReadCredentials,
     pub http: Http,
     pub clock: Arc<dyn Clock>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stratavore_testkit::s3::{Fault, KEY, S3};
 use stratavore_vault::{Credentials, Vault, VaultError, digest};
 
-use crate::place::{At, key, old, settings};
+use crate::place::{At, NAME, key, old, settings};
 
 fn server(at: &At) -> &S3 {
     at.server.as_ref().unwrap()
@@ -132,4 +132,36 @@ async fn what_was_in_a_directory_before_is_read_listed_and_removed() {
     vault.discard(before.digest).await.unwrap();
     assert!(matches!(vault.get(before.digest).await, Err(VaultError::Missing(_))));
     assert_eq!(server.keys().len(), 1);
+}
+
+/// The vault of another node in the same bucket.
+fn other(at: &At) -> Vault {
+    let settings =
+        stratavore_vault::S3Settings { name: "node_2".into(), ..settings(&server(at).url()) };
+    Vault::open_bucket(settings, at.home.path().join("none")).unwrap()
+}
+
+#[tokio::test]
+async fn what_another_vault_of_the_bucket_has_is_read_and_compared_and_stays_its_own() {
+    let at = At::bucket();
+    let other = other(&at);
+    let bytes = b"something to keep ".repeat(100);
+    let kept = at.vault.put(bytes.clone()).await.unwrap();
+    assert_eq!(other.get_of(NAME, kept.digest).await.unwrap(), Some(bytes));
+    // It is read only where it was asked for, and it is the other one's to list and to remove.
+    assert!(matches!(other.get(kept.digest).await, Err(VaultError::Missing(_))));
+    assert_eq!(other.get_of("node_3", kept.digest).await.unwrap(), None);
+    assert_eq!(other.list(None, 10).await.unwrap(), []);
+    at.make_old(kept.digest);
+    assert!(!other.set_aside(kept.digest, old()).await.unwrap());
+
+    at.overwrite(kept.digest, b"rubbish");
+    let wrong = other.get_of(NAME, kept.digest).await;
+    assert!(matches!(wrong, Err(VaultError::Damaged { .. })), "{wrong:?}");
+    assert!(other.is_shared());
+    // A directory is one vault's alone.
+    let alone = At::directory();
+    let kept = alone.vault.put(b"bytes".to_vec()).await.unwrap();
+    assert_eq!(alone.vault.get_of(NAME, kept.digest).await.unwrap(), None);
+    assert!(!alone.vault.is_shared());
 }

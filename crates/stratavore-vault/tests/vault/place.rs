@@ -20,7 +20,10 @@ pub(crate) struct At {
 
 /// What keys begin with in the bucket of the tests.
 #[cfg(feature = "s3")]
-pub(crate) const PREFIX: &str = "team/node_1";
+pub(crate) const PREFIX: &str = "team";
+/// And what those of the vault go on with.
+#[cfg(feature = "s3")]
+pub(crate) const NAME: &str = "node_1";
 
 /// The system's clock.
 #[cfg(feature = "s3")]
@@ -49,6 +52,7 @@ pub(crate) fn settings(url: &str) -> stratavore_vault::S3Settings {
         region: REGION.into(),
         bucket: BUCKET.into(),
         prefix: PREFIX.into(),
+        name: NAME.into(),
         credentials: Arc::new(|| {
             let (key, secret) = (KEY.into(), SECRET.into());
             Ok(stratavore_vault::Credentials { key, secret, token: None })
@@ -122,7 +126,7 @@ impl At {
 
 #[cfg(feature = "s3")]
 pub(crate) fn key(digest: Digest) -> String {
-    format!("{PREFIX}/blobs/{digest}.zst")
+    format!("{PREFIX}/{NAME}/blobs/{digest}.zst")
 }
 
 fn make_old(path: &Path) {

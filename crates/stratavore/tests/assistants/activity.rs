@@ -1,6 +1,8 @@
 //! What an assistant does, and who waits for a person: a limit with its end, the inbox in its order, and
 //! why it is said.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use stratavore_core::Timestamp;
 use stratavore_testkit::model::{Asked, Hold, Place, Purpose, Reply};
@@ -53,6 +55,36 @@ fn claude_s_limit_is_told_with_its_end() {
 #[test]
 fn codex_s_limit_is_told_with_its_end() {
     tells_a_limit(Program::Codex);
+}
+
+/// It tries again by itself once it may, and until then says when that is.
+#[test]
+fn opencode_s_limit_is_told_with_its_end() {
+    is_limited_for_an_hour(Program::Opencode, true);
+}
+
+/// It does not say when it may again.
+#[test]
+fn gemini_s_limit_is_told() {
+    is_limited_for_an_hour(Program::Gemini, false);
+}
+
+fn is_limited_for_an_hour(program: Program, tells_when: bool) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let scene = Scene::new(program);
+    let is_met = |asked: &Asked| asked.purpose == Purpose::Main && asked.says("meet the limit");
+    scene.model.answers(move |asked| is_met(asked).then(|| Reply::rate_limited(HOUR)));
+    let runner = scene.launch("one", &["--prompt", "say something"]);
+    scene.until_activity(&runner, "idle");
+    scene.send(&runner, "meet the limit", &[]);
+    let shown = scene.until_activity(&runner, "rate_limited");
+    let told: Option<Timestamp> =
+        shown["doing"]["resets_at"].as_str().map(|text| text.parse().unwrap());
+    let since: Timestamp = shown["doing"]["since"].as_str().unwrap().parse().unwrap();
+    let wait = told.map(|told| told.as_second() - since.as_second());
+    assert_eq!(wait.is_some(), tells_when, "{shown}");
+    assert!(wait.is_none_or(|wait| (wait - 3600).abs() <= 60), "{shown}");
+    scene.until_ledger_is_the_bill();
 }
 
 #[test]

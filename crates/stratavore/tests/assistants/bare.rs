@@ -141,3 +141,13 @@ fn claude_s_home_is_left_alone() {
 fn codex_s_home_is_left_alone() {
     leaves_the_home_alone(Program::Codex, &[".codex/config.toml"]);
 }
+
+#[test]
+fn opencode_s_home_is_left_alone() {
+    leaves_the_home_alone(Program::Opencode, &[".config/opencode/package-lock.json"]);
+}
+
+#[test]
+fn gemini_s_home_is_left_alone() {
+    leaves_the_home_alone(Program::Gemini, &[".gemini/settings.json"]);
+}

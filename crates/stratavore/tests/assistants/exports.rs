@@ -29,7 +29,7 @@ fn used() -> Scene {
 
 impl Scene {
     /// A run of it that nobody watches.
-    fn outside(&self, prompt: &str, more: &[&str]) {
+    pub(crate) fn outside(&self, prompt: &str, more: &[&str]) {
         let ran = self.home.headless(prompt).args(more).output().unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     }
@@ -44,7 +44,7 @@ impl Scene {
     }
 
     /// The documents of an export, by their names.
-    fn given_back(&self, session: &str, to: &str) -> Vec<(String, String)> {
+    pub(crate) fn given_back(&self, session: &str, to: &str) -> Vec<(String, String)> {
         let out = self.world.path(to);
         self.world.run(["sessions", "export", session, &out.display().to_string()]).ok();
         let Ok(entries) = fs::read_dir(out.join("transcripts")) else { return Vec::new() };

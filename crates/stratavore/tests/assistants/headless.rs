@@ -115,3 +115,12 @@ fn opencode_refuses_itself_what_it_would_have_to_ask_for_without_a_screen() {
     assert_eq!(result["outcome"], "failed", "it ends with that: {result}");
     assert!(result["why"].as_str().unwrap().contains("rejected permission"), "{result}");
 }
+
+#[test]
+fn gemini_does_not_have_without_a_screen_what_it_would_have_to_ask_for() {
+    let result = is_refused_what_it_would_have_to_ask_for(Program::Gemini, &[]);
+    // The stand-in refuses to call what it was not offered.
+    let why = result["why"].as_str().unwrap();
+    let (_, offered) = why.split_once("on offer are").unwrap_or_else(|| panic!("{result}"));
+    assert!(offered.contains("read_file") && !offered.contains("run_shell_command"), "{offered}");
+}

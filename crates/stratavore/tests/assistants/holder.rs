@@ -15,8 +15,11 @@ fn holders(scene: &Scene, conversation: &str) -> Vec<u32> {
     let is_one = |pid: &u32| {
         let line = of_process(*pid, "cmdline");
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        words[0] == program.as_os_str().as_encoded_bytes()
+        // What is a script stands behind what runs it.
+        words.iter().take(2).any(|word| *word == program.as_os_str().as_encoded_bytes())
             && words.contains(&conversation.as_bytes())
+            // That one only prints it, for the vault.
+            && !words.contains(&b"export".as_slice())
     };
     let all: Vec<u32> = processes().into_iter().filter(is_one).collect();
     let is_forked = |pid: u32| parent(pid).is_some_and(|parent| all.contains(&parent));
@@ -114,6 +117,16 @@ fn t_dupe_of_many_that_resume_a_conversation_of_claude_one_does() {
 #[test]
 fn t_dupe_of_many_that_resume_a_conversation_of_codex_one_does() {
     of_many_one_holds_it(Program::Codex, |_, _, _| {});
+}
+
+#[test]
+fn t_dupe_of_many_that_resume_a_conversation_of_opencode_one_does() {
+    of_many_one_holds_it(Program::Opencode, |_, _, _| {});
+}
+
+#[test]
+fn t_dupe_of_many_that_resume_a_conversation_of_gemini_one_does() {
+    of_many_one_holds_it(Program::Gemini, |_, _, _| {});
 }
 
 fn refused_by(ran: &Ran) -> String {

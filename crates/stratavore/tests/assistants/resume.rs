@@ -26,7 +26,7 @@ fn successor(scene: &Scene, runner: &str) -> String {
 }
 
 /// Sends it, and says what of the conversation the model was told with it.
-fn told_with(scene: &Scene, runner: &str, prompt: &str) -> String {
+pub(crate) fn told_with(scene: &Scene, runner: &str, prompt: &str) -> String {
     scene.until_activity(runner, "idle");
     scene.send(runner, prompt, &["--wait", "2m"]);
     let asked = scene.until("the model was asked it", || {
@@ -101,28 +101,62 @@ fn gemini_s_conversation_goes_on() {
     goes_on(Program::Gemini);
 }
 
-/// Their host reboots: the conversation is where it was.
-#[test]
-fn claude_goes_on_after_its_host_has_rebooted() {
-    let scene = Scene::new(Program::Claude);
-    scene.model.on_prompt("the word is walnut", [Reply::text("I shall keep it")]);
-    let first = scene.launch("one", &["--prompt", "the word is walnut"]);
-    scene.until_activity(&first, "idle");
-    let conversation = session(&scene, &first);
-    scene.until_ledger_is_the_bill();
-    scene.until_begun(&first);
-    host_dies(&scene.world, &first);
-    of_another_boot(&scene.world, &first);
-    let lost = scene.world.until_state(&first, &["lost"]);
-    assert_eq!(lost["cause"], "host_reboot", "{lost}");
+/// Their host reboots: all that were running go on, each with what it was told, and what had ended does not.
+fn goes_on_after_a_reboot(program: Program) {
+    const TOLD: [(&str, &str); 2] = [("one", "walnut"), ("two", "almond")];
+    let scene = Scene::new(program);
+    let begin = |name: &str, word: &str| {
+        let prompt = format!("the word is {word}");
+        scene.model.on_prompt(&prompt, [Reply::text("I shall keep it")]);
+        let runner = scene.launch(name, &["--prompt", &prompt]);
+        scene.until_activity(&runner, "idle");
+        scene.until_ledger_is_the_bill();
+        scene.until_begun(&runner);
+        runner
+    };
+    let over = begin("over", "hazel");
+    scene.kill_assistant(&over);
+    let before = TOLD.map(|(name, word)| begin(name, word));
+    let conversations = before.clone().map(|runner| session(&scene, &runner));
+    for runner in &before {
+        host_dies(&scene.world, runner);
+        of_another_boot(&scene.world, runner);
+    }
+    for runner in &before {
+        let lost = scene.world.until_state(runner, &["lost"]);
+        assert_eq!(lost["cause"], "host_reboot", "{lost}");
+    }
 
     let told = scene.world.run(["recover"]).ok().stdout();
-    assert!(told.contains("recovered one in demo"), "{told}");
-    let second = successor(&scene, &first);
-    let told = told_with(&scene, &second, "say the word");
-    assert!(told.contains("walnut") && told.contains("I shall keep it"), "{told}");
-    assert_eq!(session(&scene, &second), conversation);
+    assert!(!told.contains("recovered over"), "{told}");
+    for (((name, word), runner), conversation) in TOLD.iter().zip(&before).zip(&conversations) {
+        assert!(told.contains(&format!("recovered {name} in demo")), "{told}");
+        let next = successor(&scene, runner);
+        let told = told_with(&scene, &next, &format!("say the word, {name}"));
+        assert!(told.contains(word) && told.contains("I shall keep it"), "{told}");
+        assert_eq!(session(&scene, &next), *conversation);
+    }
     scene.until_ledger_is_the_bill();
+}
+
+#[test]
+fn claude_goes_on_after_its_host_has_rebooted() {
+    goes_on_after_a_reboot(Program::Claude);
+}
+
+#[test]
+fn codex_goes_on_after_its_host_has_rebooted() {
+    goes_on_after_a_reboot(Program::Codex);
+}
+
+#[test]
+fn opencode_goes_on_after_its_host_has_rebooted() {
+    goes_on_after_a_reboot(Program::Opencode);
+}
+
+#[test]
+fn gemini_goes_on_after_its_host_has_rebooted() {
+    goes_on_after_a_reboot(Program::Gemini);
 }
 
 /// Killed in the middle of an answer: what that has cost nobody knows, so it is not in the ledger as a

@@ -5,13 +5,14 @@ use stratavore_testkit::programs::Program;
 
 use crate::scene::Scene;
 
-/// Codex knows neither a limit of turns nor one of cost: we hold it to them.
-#[test]
-fn codex_is_held_to_limits_of_turns_and_cost() {
-    let scene = Scene::new(Program::Codex);
+/// It knows neither a limit of turns nor one of cost: we hold it to them.
+fn is_held_to_limits(program: Program) {
+    let scene = Scene::new(program);
     let tools = |count| (0..count).map(|n| Reply::shell(&format!("echo {n} >> made.txt; sleep 1")));
     let ends = [(&["--max-turns", "2"], "max_turns"), (&["--max-cost", "0.000001"], "max_cost")];
-    for (limit, what) in ends {
+    // What the model of opencode costs nobody has said.
+    let known = if program == Program::Opencode { &ends[..1] } else { &ends };
+    for (limit, what) in known {
         scene.model.on_prompt(what, tools(40));
         let mut running =
             scene.run(&[&limit[..], &["--prompt", &format!("work for {what}")]].concat());
@@ -28,4 +29,19 @@ fn codex_is_held_to_limits_of_turns_and_cost() {
     let mut running = scene.run(&limits);
     let result = running.until("result");
     assert_eq!((&result["outcome"], running.end().0), (&"done".into(), 0), "{result}");
+}
+
+#[test]
+fn codex_is_held_to_limits_of_turns_and_cost() {
+    is_held_to_limits(Program::Codex);
+}
+
+#[test]
+fn opencode_is_held_to_a_limit_of_turns() {
+    is_held_to_limits(Program::Opencode);
+}
+
+#[test]
+fn gemini_is_held_to_limits_of_turns_and_cost() {
+    is_held_to_limits(Program::Gemini);
 }

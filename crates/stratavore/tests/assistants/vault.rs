@@ -85,3 +85,8 @@ fn claude_s_conversation_comes_out_as_it_is_written() {
 fn codex_s_conversation_comes_out_as_it_is_written() {
     comes_out_as_it_is_written(Program::Codex);
 }
+
+#[test]
+fn gemini_s_conversation_comes_out_as_it_is_written() {
+    comes_out_as_it_is_written(Program::Gemini);
+}

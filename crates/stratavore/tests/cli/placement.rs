@@ -11,19 +11,24 @@ use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::{World, rows, until_within};
 
 /// A real assistant on a machine that has much else to do.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Two hosts with Claude on both. They share a disk, so what is to be on one only is put away.
-struct Two {
-    hosts: Hosts,
-    model: StandIn,
+pub(crate) struct Two {
+    pub(crate) hosts: Hosts,
+    pub(crate) model: StandIn,
     home: AssistantHome,
 }
 
 impl Two {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same, with more in the configuration of each.
+    pub(crate) fn with(more: &str) -> Self {
         let claude = Program::Claude.path();
-        let settings = format!("assistants:\n  claude:\n    program: {}\n", claude.display());
+        let settings = format!("assistants:\n  claude:\n    program: {}\n{more}", claude.display());
         let hosts = Hosts::joined_with_settings(&["labels: []", "labels: []"], &settings);
         let model = StandIn::start();
         let (home, work) = (hosts.worlds[0].path("assistant"), hosts.worlds[0].work());
@@ -33,16 +38,16 @@ impl Two {
         Self { hosts, model, home }
     }
 
-    fn here(&self) -> &World {
+    pub(crate) fn here(&self) -> &World {
         &self.hosts.worlds[0]
     }
 
-    fn there(&self) -> &World {
+    pub(crate) fn there(&self) -> &World {
         &self.hosts.worlds[1]
     }
 
     /// Has a conversation over there, which ends. Answers its session.
-    fn held_there(&self) -> String {
+    pub(crate) fn held_there(&self) -> String {
         let key = self.here().path("key").display().to_string();
         let mut environment = self.home.environment();
         environment.insert("ANTHROPIC_API_KEY".into(), format!("file:{key}"));
@@ -88,7 +93,7 @@ impl Two {
     }
 
     /// The model is asked with what was said before.
-    fn knows_the_word(&self, runner: &str, prompt: &str) {
+    pub(crate) fn knows_the_word(&self, runner: &str, prompt: &str) {
         self.until_idle(runner);
         self.here().run(["send", runner, prompt, "--wait", "1m"]).ok();
         let said = until_within(PATIENCE, "the model is asked it", || {
@@ -103,7 +108,7 @@ impl Two {
     }
 
     /// The file of the conversation.
-    fn transcript(&self) -> PathBuf {
+    pub(crate) fn transcript(&self) -> PathBuf {
         let projects = self.home.home().join(".claude/projects");
         let directories = fs::read_dir(projects).unwrap().map(|entry| entry.unwrap().path());
         let files = directories.flat_map(|dir| fs::read_dir(dir).unwrap());

@@ -140,6 +140,34 @@ fn conversations_of_before_are_taken_in_found_and_handed_over() {
     assert!(third.run(["sessions", "messages", ONE]).ok().stdout().is_empty());
 }
 
+/// As aider itself has written it, in the directory that it worked in.
+const AIDER: &str =
+    include_str!("../../../stratavore-assistants/tests/samples/aider/chat_history.md");
+
+#[test]
+fn what_aider_has_kept_in_a_project_is_taken_in_found_and_given_out() {
+    let world = with_project();
+    fs::write(world.work().join(".aider.chat.history.md"), AIDER).unwrap();
+    // What is in no project is not looked for.
+    fs::write(world.path("home").join(".aider.chat.history.md"), AIDER).unwrap();
+    let import = ["import", "--assistant", "aider"];
+    let taken = world.run(import).ok().stdout();
+    assert_eq!(taken.matches("demo aider ses_").count(), 1, "{taken}");
+    assert!(world.run(import).ok().stdout().contains("(0 messages, 0 B)"));
+
+    let found = world.json(&["search", "hello from aider", "--by", "words", "--role", "assistant"]);
+    let hit = &rows(&found)[0];
+    assert_eq!((&hit["assistant"], &hit["project"]), (&"aider".into(), &"demo".into()), "{found}");
+    let session = hit["session"].as_str().unwrap();
+    assert!(said_in(&world, session).contains("hello from aider"));
+    // It rounds what it has used, so that is no bill.
+    assert_eq!(world.json(&["usage"])["total"]["messages"], 0);
+    let out = world.path("out");
+    world.run(["sessions", "export", session, &out.display().to_string()]).ok();
+    let given = fs::read_dir(out.join("transcripts")).unwrap().next().unwrap().unwrap();
+    assert_eq!(fs::read_to_string(given.path()).unwrap(), AIDER);
+}
+
 const THREE: &str = "33333333-3333-4333-8333-333333333333";
 
 /// The session was last used so many days ago.

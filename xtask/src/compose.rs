@@ -77,8 +77,9 @@ fn copy_files(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
-        // Secrets of a composition that is in use are a directory, and stay where they are.
-        if entry.file_type()?.is_file() && entry.file_name() != ".env" {
+        // What a composition that is in use has for itself stays where it is; its secrets are a directory.
+        let is_own = [".env", "compose.override.yaml"].iter().any(|own| entry.file_name() == *own);
+        if entry.file_type()?.is_file() && !is_own {
             fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
     }
@@ -175,8 +176,9 @@ impl Trial {
             let user = container["Config"]["User"].as_str().unwrap_or_default();
             ensure!(!user.is_empty() && !user.starts_with('0'), "{name} is of user {user:?}");
             let bound = container["NetworkSettings"]["Ports"].as_object().into_iter().flatten();
-            let opened: Vec<_> = bound.filter(|(_, to)| !to.is_null()).collect();
-            ensure!(opened.is_empty(), "{name} opens {opened:?} on the host");
+            let opened = bound.filter(|(_, to)| !to.is_null()).map(|(port, _)| port.as_str());
+            let opened: Vec<&str> = opened.collect();
+            ensure!(opened.is_empty(), "{name} opens {} on the host", opened.join(", "));
         }
         let logged = self.output(self.docker(&["logs"]))?;
         let logged = String::from_utf8_lossy(&logged.stdout).into_owned();

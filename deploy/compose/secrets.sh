@@ -62,6 +62,8 @@ if [ "$uid" = 0 ]; then
     uid=10001
     gid=10001
     chown -R "$uid:$gid" "$secrets"
+    # What is no secret is read by that user too, however tight root's umask was when it cloned this.
+    chmod go+r "$here"/*.yaml "$here/rabbitmq.conf" "$here/rights.sh" "$here/../postgres/rights.sql"
 fi
 printf 'RUN_AS_UID=%s\nRUN_AS_GID=%s\n' "$uid" "$gid" >"$env"
 echo "secrets are in $secrets, for user $uid"

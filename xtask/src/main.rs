@@ -8,6 +8,7 @@ mod arrows;
 mod before;
 mod bench;
 mod brokers;
+mod compose;
 mod install;
 mod lint;
 mod machine;
@@ -36,6 +37,8 @@ usage: cargo xtask VERB [ARGUMENTS]
   bench [--only ROW] [--rounds N]
                          measure what is fast or slow beside limits and peers, which it installs;
                          a run of all rows is kept in bench/RESULTS.md and bench/results.json
+  compose [--no-build]   bring deploy/compose up with the container engine of this machine, use it, kill
+                         a part of it, and remove it
   install [--prefix DIR] [--dry-run]
                          build for release and install below DIR (~/.local)
   uninstall [--prefix DIR] [--dry-run]
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         "arrows" => none_left(&arguments).and_then(|()| arrows::arrows()),
         "reliability" => reliability::reliability(&arguments),
         "bench" => bench::bench(&arguments),
+        "compose" => compose::compose(&arguments),
         "install" => install::install(&arguments),
         "uninstall" => install::uninstall(&arguments),
         "" | "help" | "-h" | "--help" => {

@@ -181,7 +181,7 @@ impl Error {
             }
             Self::NoNode(_) => "see how they are: stratavore nodes".into(),
             Self::NodeUnreachable { .. } => {
-                "its runners go on; see how it is: stratavore nodes, or look there".into()
+                "its runners go on if the host does; see how it is: stratavore nodes, or look there".into()
             }
             Self::Stopping => "try again when the daemon is back".into(),
             Self::Internal(_) => {

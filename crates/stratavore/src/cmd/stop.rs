@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use stratavore_proto::v1::{PauseRunner, RestartRunner, Runner, StopRunner};
+use stratavore_proto::v1::{ListNodes, PauseRunner, RestartRunner, Runner, StopRunner};
 
 use super::resolve::{self, ENDED, LAUNCH};
 use crate::api::Api;
@@ -152,6 +152,7 @@ async fn wait_until_gone(
             span(grace)
         ));
     }
+    tell_who_is_away(context, api, &asked).await;
     let mut stopped = Vec::new();
     for runner in asked {
         if resolve::has_ended(&runner) {
@@ -161,6 +162,28 @@ async fn wait_until_gone(
         }
     }
     Ok(stopped)
+}
+
+/// Says of runners whose host has no daemon now that they are stopped later, which may be longer than
+/// anybody waits. Only said if it is known.
+async fn tell_who_is_away(context: &Context, api: &mut Api<'_>, asked: &[Runner]) {
+    let waiting = || asked.iter().filter(|runner| !resolve::has_ended(runner));
+    if waiting().next().is_none() {
+        return;
+    }
+    let list = api.call(async |client| client.nodes().list(ListNodes {}).await).await;
+    let nodes = list.map(|list| list.nodes).unwrap_or_default();
+    for runner in waiting() {
+        let host = nodes.iter().find(|node| node.id == runner.node_id && !node.ready);
+        if let Some(host) = host {
+            let (name, host) = (Cell::new(&runner.name), Cell::new(&host.hostname));
+            context.ui.note(format!(
+                "{} is stopped when its host {} is back, which is away",
+                name.text(),
+                host.text()
+            ));
+        }
+    }
 }
 
 fn report(context: &Context, runners: &[Runner]) -> Result<(), Failure> {

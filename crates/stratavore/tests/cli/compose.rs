@@ -1,5 +1,6 @@
 //! deploy/compose, as far as it can be tried without a container runtime: what its file says of each
-//! service, and its configuration, secrets and order of start with real servers.
+//! service, and its configuration, secrets and order of start with real servers. `cargo xtask compose`
+//! tries the containers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,6 +102,8 @@ fn compose_has_no_secret_no_root_and_a_check_of_health_for_each() {
         assert_eq!(daemon["hostname"], name);
         assert_eq!(daemon["volumes"][0], format!("{name}:/var/lib/stratavore"));
         assert_eq!(daemon["init"], true, "what runners leave is reaped");
+        // Where assistants unpack libraries. An engine lets nothing there be run unless it is told to.
+        assert_eq!(daemon["tmpfs"], serde_json::json!(["/tmp:exec"]));
         // The owner's password is not with those that run assistants.
         let secrets = daemon["secrets"].to_string();
         assert!(!secrets.contains("postgres-password"), "{secrets}");
@@ -109,6 +112,46 @@ fn compose_has_no_secret_no_root_and_a_check_of_health_for_each() {
     let froms = dockerfile.lines().filter_map(|line| line.strip_prefix("FROM "));
     assert!(froms.clone().count() == 2 && froms.clone().all(|from| from.contains('.')));
     assert!(dockerfile.contains("\nUSER 10001:10001\n") && dockerfile.contains("--locked"));
+    assert!(dockerfile.contains("LANG=C.UTF-8"), "or doctor warns of what the user cannot mend");
+    // Where every builder looks for it, also one that knows no Dockerfile.dockerignore.
+    let kept_out = fs::read_to_string(here().join("../../.dockerignore")).unwrap();
+    for secret in ["deploy/compose/secrets", "deploy/compose/.env"] {
+        assert!(
+            kept_out.lines().any(|line| line == secret),
+            "{secret} gets into the image's build"
+        );
+    }
+}
+
+/// Root's umask may have been tight when it cloned, and the containers are of another user.
+#[test]
+fn what_is_no_secret_is_read_by_the_containers_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for part in ["compose", "postgres"] {
+        fs::create_dir(directory.path().join(part)).unwrap();
+        for entry in fs::read_dir(here().join("..").join(part)).unwrap() {
+            let from = entry.unwrap().path();
+            let to = directory.path().join(part).join(from.file_name().unwrap());
+            if from.is_file() {
+                fs::copy(&from, &to).unwrap();
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o700)).unwrap();
+            }
+        }
+    }
+    let there = directory.path().join("compose");
+    let made = Ran::of(Command::new(there.join("secrets.sh"))).ok().everything();
+    assert!(made.contains("for user 10001"), "{made}");
+    let all: Value = serde_saphyr::from_str(&file("compose.yaml")).unwrap();
+    let mode = |path: &str| there.join(path).metadata().unwrap().permissions().mode() & 0o044;
+    for (name, config) in all["configs"].as_object().unwrap() {
+        assert_eq!(mode(config["file"].as_str().unwrap()), 0o044, "{name}");
+    }
+    for (name, secret) in all["secrets"].as_object().unwrap() {
+        assert_eq!(mode(secret["file"].as_str().unwrap()), 0, "{name}");
+    }
 }
 
 /// A PostgreSQL server as compose.yaml starts it. Ends when it is dropped.

@@ -1,6 +1,8 @@
 //! Several hosts with one database: how they join, where launches go, and using what runs elsewhere.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 use serde_json::Value;
 use stratavore_testkit::hosts::Hosts;
@@ -92,8 +94,21 @@ fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
     hosts.worlds[1].kill_daemon();
     let gone = here.run(["send", "far", "hello"]).fails(6).everything();
     assert!(gone.contains("node_unreachable") || gone.contains("cannot be reached"), "{gone}");
+    // Why is said once, in words.
+    assert!(!gone.contains("tonic") && !gone.contains("code:"), "{gone}");
+    assert!(gone.matches("os error").count() <= 1, "{gone}");
     assert!(!is_gone(pid), "its runner goes on");
-    let mut kill = here.command("stratavore").args(["kill", "far"]).spawn().unwrap();
+    until("the host is known to be away", || {
+        let nodes = here.json(&["nodes"]);
+        let away = rows(&nodes).iter().any(|node| node["ready"] == false);
+        if away { Ok(()) } else { Err(nodes.to_string()) }
+    });
+    let mut kill = here.command("stratavore");
+    let mut kill = kill.args(["kill", "far"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(kill.stderr.take().unwrap()).lines();
+    let said = said.find(|line| !line.as_ref().is_ok_and(|line| line.starts_with("stopping")));
+    let said = said.expect("it says something while it waits").unwrap();
+    assert!(said.starts_with("far is stopped when its host"), "{said}");
     here.until_state("far", &["stopping"]);
     assert!(!is_gone(pid), "nobody there knows yet");
     hosts.worlds[1].run(["daemon", "start"]).ok();

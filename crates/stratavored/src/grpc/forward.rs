@@ -3,6 +3,8 @@
 //!
 //! Invariant: what was passed on once is not passed on again.
 
+use std::error::Error as _;
+
 use futures_util::TryStreamExt;
 use prost::Message;
 use stratavore_control::Error;
@@ -106,8 +108,7 @@ impl Api {
             Err(failed) if failed.details().is_empty() => {
                 let named = self.control.node(&node.to_string()).await;
                 let node = named.map_or_else(|_| node.to_string(), |node| node.hostname);
-                let why = stratavore_control::chain(&failed);
-                Err(status(Error::NodeUnreachable { node, why }))
+                Err(status(Error::NodeUnreachable { node, why: reason(&failed) }))
             }
             answer => answer,
         }
@@ -124,9 +125,27 @@ pub(super) fn passed_back<T: Send + 'static>(
         if !failed.details().is_empty() {
             return failed;
         }
-        let why = stratavore_control::chain(&failed);
-        status(Error::NodeUnreachable { node: node.to_string(), why })
+        status(Error::NodeUnreachable { node: node.to_string(), why: reason(&failed) })
     }))
+}
+
+/// Why no daemon answered, in words: what was noticed, and what that came from. A status displays
+/// itself as code, with all that it was made of.
+fn reason(failed: &Status) -> String {
+    let mut why = failed.message().to_owned();
+    if why.is_empty() {
+        failed.code().description().clone_into(&mut why);
+    }
+    let mut root = None;
+    let mut cause = failed.source();
+    while let Some(error) = cause {
+        root = Some(error.to_string());
+        cause = error.source();
+    }
+    if let Some(root) = root.filter(|root| !why.contains(root)) {
+        why = format!("{why}: {root}");
+    }
+    why
 }
 
 /// Passes a request about a runner on to the daemon of its node, and returns what that says.

@@ -426,6 +426,31 @@ fn what_a_person_went_on_with_meanwhile_is_not_taken_up_again() {
     assert_eq!(two.live(&session), Vec::<String>::new());
 }
 
+#[test]
+fn a_host_that_does_not_have_the_conversations_files_does_not_take_it() {
+    let mut two = Two::new(&["labels: []", "labels: []"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let own = two.home.home().to_owned();
+    for (world, home) in two.hosts.worlds.iter_mut().zip([own.as_path(), elsewhere.path()]) {
+        world.set_env("ASSISTANT_HOME", &home.display().to_string());
+        world.run(["daemon", "restart"]).ok();
+    }
+    // Its home is what that is on its host.
+    let home = "--env=HOME=env:ASSISTANT_HOME";
+    let runner = two.launch("one", &[home, "--prompt=say something"]);
+    two.until_activity(&runner, "idle");
+    two.until_begun(&runner);
+    two.here().run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
+    two.until_stage(0, &runner, "sought", "does not have the conversation's file");
+    looked_for_moves(&two, &two.hosts.worlds[0]);
+    assert_eq!(two.here().runner(&runner)["state"], "running", "it was not stopped for nothing");
+    // The control: once they share it, it goes.
+    two.hosts.worlds[1].set_env("ASSISTANT_HOME", &own.display().to_string());
+    two.hosts.worlds[1].run(["daemon", "restart"]).ok();
+    let moved = two.until_stage(0, &runner, "moved", "");
+    two.until_activity(moved["successor_id"].as_str().unwrap(), "idle");
+}
+
 /// Waits until a daemon has looked for moves some times more.
 fn looked_for_moves(two: &Two, world: &World) {
     let looks = || {

@@ -85,6 +85,17 @@ fn a_launch_goes_where_it_is_asked_to_or_says_why_not() {
 }
 
 #[test]
+fn a_node_that_is_the_only_one_moves_nothing_and_says_so() {
+    let world = World::new();
+    let nodes = world.json(&["nodes"]);
+    let node = rows(&nodes)[0]["id"].as_str().unwrap().to_owned();
+    let refused = world.run(["nodes", "drain", &node, "--move"]).fails(2).stderr();
+    assert!(refused.contains("is the only node"), "{refused}");
+    assert_eq!(world.json(&["nodes", "show", &node])["scheduling"], "open");
+    world.run(["nodes", "drain", &node]).ok();
+}
+
+#[test]
 fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
     let hosts = Hosts::joined(&["labels: []", "labels: []"]);
     let here = &hosts.worlds[0];

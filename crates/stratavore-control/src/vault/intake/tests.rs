@@ -247,3 +247,36 @@ async fn what_nobody_names_is_removed_and_nothing_else() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_has_a_file_of_another_one_only_if_it_has_every_byte_of_it() {
+    both(async |rig| {
+        // Of several pieces.
+        let whole = text(&mut Dice(7), 3 << 20);
+        rig.append(&whole);
+        let size = rig.take_in(true).await.size;
+        assert_eq!(size, whole.len() as u64);
+        let there = rig.home.path().join("there.jsonl");
+        let has = async |is_over: bool| {
+            let kept = rig.db.store().transcript_list(rig.session).await.unwrap();
+            let segments = rig.db.store().transcript_segments(kept[0].id).await.unwrap();
+            assert!(segments.len() > 1);
+            holds(&there, size, segments, is_over).await.unwrap()
+        };
+        assert!(!has(false).await, "there is none");
+        fs::write(&there, &whole).unwrap();
+        assert!(has(true).await);
+        for at in [0, 1 << 20, whole.len() - 1] {
+            let mut other = whole.clone();
+            other[at] ^= 1;
+            fs::write(&there, &other).unwrap();
+            assert!(!has(false).await, "byte {at} is another one");
+        }
+        fs::write(&there, &whole[..whole.len() - 1]).unwrap();
+        assert!(!has(false).await, "one is missing");
+        // It may have grown since, until it is over.
+        fs::write(&there, [&whole[..], b"more"].concat()).unwrap();
+        assert!(has(false).await && !has(true).await);
+    })
+    .await;
+}

@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use stratavore_core::Timestamp;
 use stratavore_core::budget::Action;
 use stratavore_testkit::model::{Outcome, Place, Purpose, Reply, Usage};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::world::rows;
+use stratavore_testkit::world::{World, rows, until_within};
 
 use crate::scene::Scene;
 
@@ -132,4 +133,82 @@ fn t_overshoot_of_stop_at_turn_end() {
 #[test]
 fn t_overshoot_of_stop_now() {
     overshoots_at_most(Action::StopNow);
+}
+
+/// How often running time is counted.
+const COUNTED_EVERY: Duration = Duration::from_secs(10);
+/// What a count may be late by, on a machine that has much else to do.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Has some run under a budget of time with this step.
+fn run_under(step: &str, live: usize, amount: Duration) -> (World, Vec<String>) {
+    let world = World::new();
+    world.project("demo");
+    let (amount, step) = (format!("{}s", amount.as_secs()), format!("100={step}"));
+    let set = ["budget", "set", "tight", "--project", "demo", "--reserve", "1s"];
+    world.run(set.iter().copied().chain(["--time", &amount, "--step", &step])).ok();
+    let launch = |number: usize| world.launch("demo", &format!("r{number}"), &["sleep", "1000"]);
+    let runners = (0..live).map(launch).collect();
+    (world, runners)
+}
+
+fn instant(value: &Value) -> Timestamp {
+    let text = value.as_str().unwrap_or_else(|| panic!("a time: {value}"));
+    text.parse().unwrap()
+}
+
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+fn when_used_up(world: &World) -> Timestamp {
+    until_within(COUNTED_EVERY * 6, "it is used up", || {
+        let told = world.json(&["events", "list", "--kind", "budget.exhausted"]);
+        rows(&told).first().map(|event| instant(&event["at"])).ok_or(told.to_string())
+    })
+}
+
+/// Of time so much comes beyond the step: what was not counted yet of each, and what it takes to stop them.
+#[test]
+fn t_overshoot_of_time() {
+    let (live, amount) = (scale(3, 6), Duration::from_secs(15));
+    let promise = "time, stop_now: runners go no further beyond it than is said";
+    let mut trial = Trial::new("T-OVERSHOOT", promise);
+    let (world, runners) = run_under("stop_now", live, amount);
+    let used_up = when_used_up(&world);
+    let ended: Vec<Value> =
+        runners.iter().map(|runner| world.until_state(runner, &["exited", "failed"])).collect();
+    let ends =
+        ended.iter().map(|shown| (instant(&shown["started_at"]), instant(&shown["ended_at"])));
+    let (mut used, mut stops) = (Duration::ZERO, Duration::ZERO);
+    for (start, end) in ends {
+        used += between(start, end);
+        stops += between(used_up, end);
+        trial.measured("held after", between(used_up, end));
+    }
+    let most = (COUNTED_EVERY + LATE) * u32::try_from(live).unwrap() + stops;
+    let beyond = used.saturating_sub(amount);
+    trial.counted("milliseconds beyond the step", beyond.as_millis() as u64);
+    trial.counted("milliseconds that may be", most.as_millis() as u64);
+    trial.tried_times(
+        live,
+        match beyond <= most {
+            true => Ok(()),
+            false => Err(format!("{beyond:?} beyond, of {most:?}")),
+        },
+    );
+
+    // The control: with a budget that holds nobody more than that is used.
+    let (world, _) = run_under("notify", live, amount);
+    when_used_up(&world);
+    until_within(COUNTED_EVERY * 6, "more is used", || {
+        let shown = world.json(&["budget", "show", "tight"]);
+        let used = Duration::from_millis(
+            shown["budget"]["periods"][0]["used"].as_u64().unwrap_or_default(),
+        );
+        if used > amount + most { Ok(()) } else { Err(shown["budget"].to_string()) }
+    });
+    trial.control("a budget that holds nobody", true);
+    world.run(["kill", "--all", "--force"]).ok();
+    trial.end();
 }

@@ -41,18 +41,19 @@ pub(crate) fn compose(arguments: &[String]) -> anyhow::Result<()> {
     }
     let trial = Trial { directory: copy.path().join("compose"), root };
     let mut steps = Steps::default();
-    if steps.take("secrets", || trial.run(Command::new("./secrets.sh")))
+    let is_up = steps.take("secrets", || trial.run(Command::new("./secrets.sh")))
         && (is_built || steps.take("build", || trial.build()))
         && steps.take("up", || trial.up())
-        && steps.take("join", || trial.run(Command::new("./join.sh")))
-    {
-        steps.take("rights", || trial.no_more_rights_than_needed());
-        steps.take("launch", || trial.a_runner_on_each());
-        steps.take("kill", || trial.one_is_killed());
-        steps.take("events", || trial.events_are_in_the_queue());
-        steps.take("down and up", || trial.all_is_kept());
-    } else {
-        trial.run(trial.docker(&["logs", "--tail", "20"])).ok();
+        && steps.take("join", || trial.run(Command::new("./join.sh")));
+    let is_well = is_up
+        && steps.take("rights", || trial.no_more_rights_than_needed())
+        && steps.take("launch", || trial.a_runner_on_each())
+        && steps.take("kill", || trial.one_is_killed())
+        && steps.take("events", || trial.events_are_in_the_queue())
+        && steps.take("down and up", || trial.all_is_kept());
+    if !is_well {
+        // They go with the containers.
+        trial.run(trial.docker(&["logs", "--tail", "50"])).ok();
     }
     steps.take("remove", || trial.run(trial.docker(&["down", "--volumes"])));
     steps.finish()

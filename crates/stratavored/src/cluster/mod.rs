@@ -39,6 +39,9 @@ use tls::Tls;
 /// How often it is looked whether the certificate has to be renewed, or the cluster has a CA by now;
 /// more often if that is a large part of its life.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How soon it is looked again after that has failed: until the first look of a daemon's life succeeds,
+/// it neither reaches other nodes nor serves them.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How long a node that was removed may still be served over a connection that stood before.
 const GUESTS_EVERY: Duration = Duration::from_secs(3);
 
@@ -197,8 +200,8 @@ impl Cluster {
             {
                 tracing::warn!(error, "this node's place in the cluster could not be looked after");
             }
+            let pause = pause_after(now.is_none());
             said = now;
-            let pause = LOOK_EVERY.min(renew_after() / 8);
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
@@ -260,6 +263,11 @@ impl Cluster {
         self.get_ready(&ca).map_err(Error::internal)
     }
 
+    /// Whether this node has a certificate, which may not be in use yet.
+    fn has_certificate(&self) -> bool {
+        self.state().identity.chain.is_some()
+    }
+
     /// Two thirds of a certificate's life are over. Its file is as old as it is.
     fn is_due(&self) -> bool {
         let written = certificate::written(&self.inner.own_dir);
@@ -284,6 +292,12 @@ fn renew_after() -> Duration {
     or_as_tested("renew_after", node_life() * 2 / 3)
 }
 
+/// How long the periodic task waits.
+fn pause_after(succeeded: bool) -> Duration {
+    let usual = LOOK_EVERY.min(renew_after() / 8);
+    if succeeded { usual } else { usual.min(AGAIN) }
+}
+
 fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::other(error)
 }
@@ -295,4 +309,14 @@ fn digest(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").ok();
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_failed_is_repeated_soon() {
+        assert!(pause_after(false) <= AGAIN && pause_after(false) < pause_after(true));
+    }
 }

@@ -52,7 +52,11 @@ impl Peers {
             return Err(unreachable(hostname, "its daemon does not listen to others: node.listen"));
         };
         if self.cluster.tls_now().is_none() {
-            let why = "this node has not joined the cluster: stratavore nodes join";
+            // It has joined, and has just started, or its database did not answer since.
+            let why = match self.cluster.has_certificate() {
+                true => "this node's daemon could not look at the cluster yet; try again",
+                false => "this node has not joined the cluster: stratavore nodes join",
+            };
             return Err(unreachable(hostname, why));
         }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

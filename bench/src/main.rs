@@ -36,6 +36,7 @@ mod start;
 mod status;
 mod store;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -156,10 +157,11 @@ fn measure(arguments: &[String]) -> anyhow::Result<()> {
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     for (name, measure) in ROWS.iter().filter(|(name, _)| wanted(name)) {
         let began = Instant::now();
-        match measure(&lab) {
-            Ok(rows) => report.rows.extend(rows),
-            // One row that cannot be had does not cost the others.
-            Err(error) => report.failed.push(format!("{name}: {error:#}")),
+        // One row that cannot be had does not cost the others.
+        match catch_unwind(AssertUnwindSafe(|| measure(&lab))) {
+            Ok(Ok(rows)) => report.rows.extend(rows),
+            Ok(Err(error)) => report.failed.push(format!("{name}: {error:#}")),
+            Err(_) => report.failed.push(format!("{name}: it panicked, as told above")),
         }
         eprintln!("{name:<12} {:>6.1} s", began.elapsed().as_secs_f64());
     }

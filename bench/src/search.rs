@@ -217,7 +217,9 @@ pub(crate) fn nearby(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     ensure!(store.has_vector_index(), "the server has pgvector, and it is not used");
     wait.block_on(filled(&store))?;
     while wait.block_on(store.nearby_fill(BUILTIN, 2000))? > 0 {}
-    home.query("VACUUM ANALYZE messages; VACUUM ANALYZE _message_vectors");
+    for table in ["messages", "_message_vectors"] {
+        home.query(&format!("VACUUM ANALYZE {table}"));
+    }
     let mut bare = wait.block_on(Bare::open(&settings))?;
     wait.block_on(bare.look_at(LOOKED_AT))?;
 

@@ -16,7 +16,6 @@ mod reliability;
 mod run;
 mod step;
 mod test;
-mod test_program;
 mod workspace;
 
 use std::process::ExitCode;
@@ -53,7 +52,6 @@ fn main() -> ExitCode {
         "run" => none_left(&arguments).and_then(|()| run::run()),
         "test" => test::test(&arguments, test::Length::Short),
         "test-long" => test::test(&arguments, test::Length::Long),
-        test_program::VERB => test_program::run(&arguments),
         "lint" => none_left(&arguments).and_then(|()| lint::lint()),
         "arrows" => none_left(&arguments).and_then(|()| arrows::arrows()),
         "reliability" => reliability::reliability(&arguments),

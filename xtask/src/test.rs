@@ -10,7 +10,7 @@ use stratavore_testkit::trial::LONG_VARIABLE;
 
 use crate::step::{self, Steps};
 use crate::workspace::{FEATURES, TESTED, cargo};
-use crate::{before, brokers, lint, machine, test_program};
+use crate::{before, brokers, lint, machine};
 
 /// How much the tests do: those that count, count higher in a long run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,29 +85,27 @@ pub(crate) fn tests(
     if !served {
         return;
     }
-    steps.take("tests", || {
-        let mut tests = cargo();
-        tests.args(["test", "--no-fail-fast"]).args(test_program::by_us()?);
-        if !forwarded.iter().any(|argument| names_package(argument)) {
-            tests.args(["--workspace", "--features", TESTED]);
-        }
-        tests.args(forwarded);
-        step::without_settings(&mut tests);
-        if let Some(server) = &server {
-            tests.env(SERVER_VARIABLE, server.to_string());
-        }
-        if let Some(broker) = &broker {
-            tests.env(BROKER_VARIABLE, broker.to_string());
-        }
-        if let Some(before) = &before {
-            tests.env(BEFORE_VARIABLE, before);
-        }
-        if length == Length::Long {
-            tests.env(LONG_VARIABLE, "1");
-        }
-        tests.envs(environment.iter().map(|(name, value)| (name, value)));
-        step::run("tests", &mut tests)
-    });
+    let mut tests = cargo();
+    tests.args(["test", "--no-fail-fast"]);
+    if !forwarded.iter().any(|argument| names_package(argument)) {
+        tests.args(["--workspace", "--features", TESTED]);
+    }
+    tests.args(forwarded);
+    step::without_settings(&mut tests);
+    if let Some(server) = &server {
+        tests.env(SERVER_VARIABLE, server.to_string());
+    }
+    if let Some(broker) = &broker {
+        tests.env(BROKER_VARIABLE, broker.to_string());
+    }
+    if let Some(before) = &before {
+        tests.env(BEFORE_VARIABLE, before);
+    }
+    if length == Length::Long {
+        tests.env(LONG_VARIABLE, "1");
+    }
+    tests.envs(environment.iter().map(|(name, value)| (name, value)));
+    steps.take("tests", || step::run("tests", &mut tests));
 }
 
 fn is_unset(variable: &str) -> bool {

@@ -338,8 +338,19 @@ fn own_directory(project: &Project) -> Result<&Path, Error> {
     Ok(Path::new(&project.directory))
 }
 
+/// Of `linux/limits.h`, without the zero at its end.
+const PATH_MAX: usize = 4095;
+
 /// The directory as the file system knows it, without links; an error that says what is wrong.
 pub(crate) fn resolve_directory(path: &Path) -> Result<String, Error> {
+    // The C library would come to a place by a name that the kernel refuses whoever uses it.
+    let length = path.as_os_str().len();
+    if length > PATH_MAX {
+        return Err(Error::invalid(
+            format!("the directory is named with {length} bytes, and {PATH_MAX} are the most"),
+            "name it by a shorter path",
+        ));
+    }
     let shown = path.display().to_string();
     let shown = shown.escape_debug();
     if !path.is_absolute() {

@@ -44,7 +44,7 @@ impl Control {
         // What was read just before this, in the same pass, has told of it as well.
         let runner = &store.runner_get(runner.id).await?;
         let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
-        let mut doing = None;
+        let (mut doing, mut is_taken) = (None, false);
         let mut on_screen = runner.activity.waits_for_person();
         for observation in observations {
             match observation {
@@ -74,9 +74,7 @@ impl Control {
                     store.asks_over(runner.id, of_call, self.now()).await?;
                 }
                 Observation::PromptTaken { text, at, .. } => {
-                    if store.prompt_taken(runner.id, text, *at).await?.is_some() {
-                        self.inner.prompting.taken.notify_waiters();
-                    }
+                    is_taken |= store.prompt_taken(runner.id, text, *at).await?.is_some();
                 }
                 Observation::Doing(_)
                 | Observation::Session(_)
@@ -86,10 +84,15 @@ impl Control {
                 | Observation::TurnOver { .. } => {}
             }
         }
-        if let Some(doing) = doing {
-            self.does(runner, epoch, doing, on_screen).await?;
+        let done = match doing {
+            Some(doing) => self.does(runner, epoch, doing, on_screen).await,
+            None => Ok(()),
+        };
+        if is_taken {
+            // Who has sent it and looks now sees that it is worked on.
+            self.inner.prompting.taken.notify_waiters();
         }
-        Ok(())
+        done
     }
 
     /// True for as long as it has not begun with the prompt that it was started with: it may look idle, and

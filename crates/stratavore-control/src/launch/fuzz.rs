@@ -69,6 +69,7 @@ fn corpus(root: &Path) -> Corpus {
         ["a/b", "", ".", "..", "~", "~/a", "$HOME", "/", "/..", "/proc/self/cwd"].map(Into::into),
     );
     all.push(b"/a".repeat(3000));
+    all.push([&b"/".repeat(5000), root].concat());
     Corpus::new(all)
 }
 

@@ -279,6 +279,8 @@ fn t_mono_real_schedules_on_two_daemons_end_once_and_never_run_twice() {
     let (moments, times) = run(&worlds, &mut dice, schedules, &mark);
     until("nothing of them is left", || {
         let agents: Vec<u32> = worlds.iter().flat_map(World::agents).collect();
+        // One may have been stopped while it waited for the word that its runner's end was heard.
+        agents.iter().for_each(|&agent| signal(agent, Signal::CONT));
         if agents.is_empty() { Ok(()) } else { Err(agents) }
     });
     let live = database.query("SELECT count(*) FROM runners WHERE ended_at IS NULL");

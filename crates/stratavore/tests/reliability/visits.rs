@@ -26,6 +26,15 @@ impl Done {
         self.bytes += text.len() as u64;
     }
 
+    /// Attaches to look on, and detaches.
+    fn look(&mut self, world: &World, runner: &str) {
+        let look = ["--no-start", "attach", "--read-only", runner];
+        let mut terminal = world.terminal(&look, 24, 80);
+        terminal.until_title("api/cat").press(DETACH);
+        self.attaches += 1;
+        assert!(terminal.wait_exit().success(), "{}", terminal.text());
+    }
+
     /// Attaches, types a line and detaches. Answers the pid that did.
     fn attach(&mut self, world: &World, runner: &str, line: &str) -> u64 {
         let mut terminal = world.terminal(&["--no-start", "attach", runner], 24, 80);
@@ -86,6 +95,9 @@ fn visited(failpoints: &str) -> (Vec<Value>, Done, u64) {
     world.kill_daemon();
     done.send(&world, "cat", "four words");
     let pid = done.attach(&world, "cat", "words with none");
+    // Of a kind that was not there before, so that it is written at once and not only counted: there is
+    // something to read, however much the daemon has read before it was killed.
+    done.look(&world, "cat");
     for point in ["visits_read=abort", "visits_recorded=abort"] {
         world.set_env("STRATAVORE_FAILPOINTS", &format!("{failpoints};{point}"));
         // It may die before it says that it has started.

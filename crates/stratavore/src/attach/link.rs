@@ -21,7 +21,10 @@ use crate::api::Api;
 use crate::exit::{Exit, Failure, chain};
 
 /// How long an agent may take to answer a greeting or a question.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+///
+/// Longer than the ten seconds of silence after which a daemon says that another one's host cannot be
+/// reached: that says more than we could.
+pub(crate) const ANSWER: Duration = Duration::from_secs(15);
 
 /// An open conversation.
 pub(crate) enum Link {

@@ -49,6 +49,21 @@ impl Two {
         &self.hosts.worlds[0]
     }
 
+    /// Has the first host drained, whose daemon dies of it at this point.
+    fn drain_and_die_at(&mut self, point: &str) {
+        let first = &mut self.hosts.worlds[0];
+        first.set_env("STRATAVORE_FAILPOINTS", &format!("{point}=abort"));
+        first.run(["daemon", "restart"]).ok();
+        first.set_env("STRATAVORE_FAILPOINTS", "");
+        let other = &self.hosts.worlds[1];
+        let pid = self.here().daemon_pid().unwrap();
+        other.run(["nodes", "drain", &self.hosts.id(0), "--move"]).ok();
+        self.until("its daemon has died", || match self.here().daemon_pid() {
+            Some(now) if now == pid => Err(other.run(["nodes"]).everything()),
+            Some(_) | None => Ok(()),
+        });
+    }
+
     /// Launches it on a host, and answers the runner's id.
     fn launch(&self, name: &str, options: &[&str]) -> String {
         let mut words =
@@ -354,16 +369,8 @@ fn who_is_killed_while_it_leaves_does_not_come_up_elsewhere() {
     two.until_begun(&runner);
     let session = two.here().runner(&runner)["session_id"].clone();
     // Its daemon dies once the wish is written: its agent has not heard of it.
-    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "move_stopped=abort");
-    two.hosts.worlds[0].run(["daemon", "restart"]).ok();
-    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "");
+    two.drain_and_die_at("move_stopped");
     let other = &two.hosts.worlds[1];
-    let pid = two.here().daemon_pid().unwrap();
-    other.run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
-    two.until("its daemon has died", || match two.here().daemon_pid() {
-        Some(now) if now == pid => Err(other.run(["nodes"]).everything()),
-        Some(_) | None => Ok(()),
-    });
     let mut kill = other.command("stratavore").args(["kill", &runner]).spawn().unwrap();
     two.until("it is known", || {
         let shown = other.json(&["events", "--runner", &runner, "--kind", "runner.stopping"]);
@@ -393,16 +400,8 @@ fn what_a_person_went_on_with_meanwhile_is_not_taken_up_again() {
     two.until_begun(&runner);
     let session = two.here().runner(&runner)["session_id"].clone();
     // It was stopped, and nobody says that it is read to its end.
-    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "move_read=abort");
-    two.hosts.worlds[0].run(["daemon", "restart"]).ok();
-    two.hosts.worlds[0].set_env("STRATAVORE_FAILPOINTS", "");
+    two.drain_and_die_at("move_read");
     let other = &two.hosts.worlds[1];
-    let pid = two.here().daemon_pid().unwrap();
-    other.run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
-    two.until("its daemon has died", || match two.here().daemon_pid() {
-        Some(now) if now == pid => Err(other.run(["nodes"]).everything()),
-        Some(_) | None => Ok(()),
-    });
     let removed = other.run(["nodes", "remove", &two.hosts.id(0)]).everything();
     assert!(removed.contains("were stopped and run nowhere else yet"), "{removed}");
     let node = two.hosts.id(1);

@@ -34,6 +34,8 @@ pub(crate) fn facts(lab: &Lab) -> anyhow::Result<Facts> {
         built("pueue"),
         built("shpool"),
         postgres.unwrap_or_default(),
+        stratavore_testkit::rabbit::version()
+            .map_or_else(String::new, |version| format!("RabbitMQ {version}")),
     ]
     .into_iter()
     .filter(|version| !version.is_empty())

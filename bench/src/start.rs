@@ -16,8 +16,9 @@ use crate::play::words;
 use crate::report::{Row, Target};
 use crate::sample::{Samples, in_turns, ms_since};
 
-/// Runners that a new daemon adopts.
-const RUNNERS: u32 = 100;
+/// Runners that a new daemon adopts, and how many of them are launched at a time.
+const RUNNERS: u32 = 1000;
+const AT_ONCE: u32 = 100;
 
 /// Where a program says that it is ready, as to systemd.
 struct Ready {
@@ -116,8 +117,10 @@ pub(crate) fn to_ready(lab: &Lab) -> anyhow::Result<Vec<Row>> {
 fn adoption(lab: &Lab, ready: &Ready) -> anyhow::Result<Row> {
     let home = Home::new(lab)?;
     let client = home.client()?;
-    for runner in home.launch(&client, RUNNERS, &["sleep", "100000"])? {
-        home.wait(&client, &runner.id, &["running"])?;
+    for _ in 0..RUNNERS / AT_ONCE {
+        for runner in home.launch(&client, AT_ONCE, &["sleep", "100000"])? {
+            home.wait(&client, &runner.id, &["running"])?;
+        }
     }
     succeed(&mut home.cli(["daemon", "stop"]))?;
     let mut each = Samples::default();

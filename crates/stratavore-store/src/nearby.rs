@@ -12,6 +12,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::{AssertSqlSafe, PgPool};
+use stratavore_core::embedding::BUILTIN;
 
 use crate::error::doing;
 use crate::tx::Tx;
@@ -43,6 +44,8 @@ const MISSING: [&str; 1] = ["SELECT e.message_id, e.vector FROM embeddings AS e
     ORDER BY e.message_id LIMIT $2"];
 
 statements! { AVAILABLE_POSTGRES, MADE_POSTGRES }
+
+const WITHOUT_LIMIT: [&str; 1] = ["SET LOCAL statement_timeout = 0"];
 
 /// The longest vector that an index takes.
 const SIZE_MAX: usize = 2000;
@@ -89,6 +92,14 @@ async fn make(pool: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(MADE_POSTGRES).fetch_one(pool).await
 }
 
+/// An index of many takes longer than a statement may otherwise.
+async fn index(pool: &PgPool, sql: String) -> Result<(), sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    sqlx::query(WITHOUT_LIMIT[0]).execute(&mut *tx).await?;
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
 impl Store {
     /// Whether near vectors are found by an index.
     pub fn has_vector_index(&self) -> bool {
@@ -98,6 +109,9 @@ impl Store {
     /// Makes the index of a model. Without it the table is read whole, which is slower and no worse.
     pub(crate) async fn nearby_index(&self, model: &str, size: usize) {
         let Engine::Postgres { common, .. } = &self.inner.engine else { return };
+        if !is_indexed(model) {
+            return;
+        }
         let is_done = |set: &Mutex<HashSet<String>>| {
             !set.lock().unwrap_or_else(PoisonError::into_inner).insert(model.to_owned())
         };
@@ -112,7 +126,7 @@ impl Store {
                 USING hnsw ((vector::vector({size})) vector_ip_ops) WHERE model = {}",
             literal(model)
         );
-        if let Err(error) = sqlx::query(AssertSqlSafe(sql)).execute(common).await {
+        if let Err(error) = index(common, sql).await {
             tracing::warn!(%error, model, "the index of vectors could not be made");
         }
     }
@@ -147,21 +161,23 @@ impl Store {
         let missing = sqlx::query_as(MISSING[0]).bind(model).bind(i64::from(limit));
         let missing: Vec<(i64, Vec<u8>)> =
             deadline.keep(missing.fetch_all(&mut **inner)).await.map_err(doing(what))?;
-        let mut put = 0;
+        let (mut put, mut size) = (0, 0);
         for (number, bytes) in missing {
             let bytes = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             let vector: Vec<f32> = bytes.collect();
-            if put == 0 {
-                self.nearby_index(model, vector.len()).await;
-            }
-            if vector.len() > SIZE_MAX {
+            size = vector.len();
+            if size > SIZE_MAX {
                 return Ok(0);
             }
             self.nearby_keep(&mut tx, number, model, &vector).await?;
             put += 1;
         }
         tx.commit().await?;
-        if put == 0 {
+        if put < u64::from(limit) {
+            // An index of many is made much faster than one that takes them in one by one.
+            if put > 0 {
+                self.nearby_index(model, size).await;
+            }
             filled().insert(model.to_owned());
         }
         Ok(put)
@@ -180,12 +196,15 @@ impl Store {
         if !nearby.is_there || !filled || vector.len() > SIZE_MAX {
             return Ok(None);
         }
-        // Both stand in the statement itself: the index is of one model and one length.
+        // Both stand in the statement itself: the index is of one model and one length. What is not
+        // written as in the index is not answered by it.
         let (size, of) = (vector.len(), literal(model));
+        let theirs =
+            if is_indexed(model) { format!("vector::vector({size})") } else { "vector".into() };
         let sql = format!(
-            "SELECT message_id, -(vector::vector({size}) <#> $1::text::vector({size}))
+            "SELECT message_id, -({theirs} <#> $1::text::vector({size}))
             FROM _message_vectors WHERE model = {of}
-            ORDER BY vector::vector({size}) <#> $1::text::vector({size}) LIMIT $2"
+            ORDER BY {theirs} <#> $1::text::vector({size}) LIMIT $2"
         );
         let wide = format!("SET LOCAL hnsw.ef_search = {LOOKED_AT}");
         let mut tx = self.begin().await?;
@@ -199,6 +218,14 @@ impl Store {
         let found = found.into_iter().map(|(number, likeness)| (number, likeness as f32));
         Ok(Some(found.filter(|(_, likeness)| *likeness > 0.0).collect()))
     }
+}
+
+/// Whether an index finds what is near by the vectors of this model.
+///
+/// Of built-in ones it does not. Of the 50 that were nearest to two words, in 100,000 messages of random words, it
+/// found a third (`make bench` of 6ad2e9d); in 5,000 messages of ten topics 77 %.
+fn is_indexed(model: &str) -> bool {
+    model != BUILTIN
 }
 
 /// A vector as the extension reads it: `[1,0.5]`.

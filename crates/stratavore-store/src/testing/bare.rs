@@ -124,21 +124,43 @@ impl Bare {
         }
     }
 
-    /// Asks pgvector's index of a model, whose name needs no quotes, for the `nearest` so many, and for the
-    /// text of the first of them. Answers how many bytes that is.
-    pub async fn nearest(
+    /// Gives messages these vectors of a model in place of those that they have.
+    pub async fn replace_vectors(
         &mut self,
         model: &str,
-        vector: &[f32],
+        vectors: &[(i64, Vec<f32>)],
+    ) -> Result<(), sqlx::Error> {
+        const SQL: &str = "WITH given AS (
+                SELECT * FROM unnest($2::bigint[], $3::bytea[]) AS g (id, vector)
+            ), marked AS (
+                UPDATE messages SET embedded = $1 FROM given WHERE messages.id = given.id
+            )
+            UPDATE embeddings SET model = $1, vector = given.vector
+            FROM given WHERE embeddings.message_id = given.id";
+        let Bare::Postgres(conn) = self else { return Ok(()) };
+        let numbers: Vec<i64> = vectors.iter().map(|(number, _)| *number).collect();
+        let bytes = |vector: &Vec<f32>| vector.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let bytes: Vec<Vec<u8>> = vectors.iter().map(|(_, vector)| bytes(vector)).collect();
+        let replaced = sqlx::query(SQL).bind(model).bind(numbers).bind(bytes);
+        replaced.execute(&mut **conn).await.map(drop)
+    }
+
+    /// Asks pgvector for the `nearest` so many of a model, whose name needs no quotes, by its index or by
+    /// comparing all, and for the text of the first of them. Answers how many bytes that is.
+    pub async fn nearest(
+        &mut self,
+        (model, vector): (&str, &[f32]),
+        by_index: bool,
         nearest: i64,
         shown: i64,
     ) -> Result<usize, sqlx::Error> {
         let Bare::Postgres(conn) = self else { return Ok(0) };
         let size = vector.len();
+        let theirs = if by_index { format!("vector::vector({size})") } else { "vector".into() };
         let numbers: Vec<String> = vector.iter().map(ToString::to_string).collect();
         let sql = format!(
             "SELECT m.id, m.text FROM (SELECT message_id FROM _message_vectors WHERE model = '{model}'
-                ORDER BY vector::vector({size}) <#> $1::text::vector({size}) LIMIT $2) AS near
+                ORDER BY {theirs} <#> $1::text::vector({size}) LIMIT $2) AS near
             JOIN messages AS m ON m.id = near.message_id LIMIT $3"
         );
         let found: Vec<(i64, String)> = sqlx::query_as(AssertSqlSafe(sql))

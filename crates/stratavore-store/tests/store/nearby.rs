@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use stratavore_core::embedding::{BUILTIN, builtin};
 use stratavore_core::search::SearchFilter;
 use stratavore_store::testing::on_server;
 use stratavore_store::{PoolSettings, Settings, Store, Unembedded};
@@ -109,4 +110,43 @@ async fn without_the_extension_all_are_compared() {
     let db = stratavore_store::testing::TestStore::sqlite().await;
     assert!(!db.store().has_vector_index());
     assert_eq!(db.store().nearby_fill("x", 10).await.unwrap(), 0);
+}
+
+/// An index would miss some: two words have little in common with any text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn built_in_vectors_are_all_compared_by_the_server() {
+    let server = tokio::task::spawn_blocking(VectorServer::start).await.unwrap();
+    let home = server.database();
+    let pool = PoolSettings { min_connections: 0, ..PoolSettings::default() };
+    let store = Store::open(Settings { database: on_server(&home), pool }).await.unwrap();
+    let session = session(&store, "alpha").await;
+    let word = |number: usize| format!("word{}", number * number % 97);
+    let messages: Vec<_> = (0..600)
+        .map(|n| message(&format!("m{n}"), &[word(n), word(n / 7), word(n / 3 + 1)].join(" ")))
+        .collect();
+    record(&store, session, &messages).await;
+    let pending = store.embedding_pending(1000).await.unwrap().into_iter();
+    let all: Vec<_> = pending.map(|one| (one.clone(), builtin(&one.text))).collect();
+    store.embedding_keep(BUILTIN, &all).await.unwrap();
+    assert_eq!(store.nearby_fill(BUILTIN, 1000).await.unwrap(), 0);
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'";
+    assert_eq!(home.query(indexes), "0");
+
+    let one_by_one = SearchFilter { session: Some(session), ..SearchFilter::default() };
+    for text in ["word4 word9", "word16", "word25 word36 word1"] {
+        let vector = builtin(text);
+        let near = async |filter: &SearchFilter| {
+            let found = store.embedding_nearest(BUILTIN, &vector, filter, 20).await.unwrap();
+            // Of what is as near, any is as good, and the two add up in another order.
+            found.into_iter().map(|(_, near)| (near * 1000.0).round()).collect::<Vec<_>>()
+        };
+        assert_eq!(near(&SearchFilter::default()).await, near(&one_by_one).await, "{text}");
+    }
+    // The control: it is the server's table that is asked.
+    home.query("TRUNCATE _message_vectors");
+    let vector = builtin("word4");
+    let found = store.embedding_nearest(BUILTIN, &vector, &SearchFilter::default(), 20).await;
+    assert_eq!(found.unwrap(), []);
+    // Dropped before its server.
+    drop(home);
 }

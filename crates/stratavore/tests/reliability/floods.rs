@@ -21,11 +21,14 @@ const ANSWERED: Duration = Duration::from_secs(5);
 const MEMORY: u64 = 48 << 20;
 /// Whoever does not read what the daemon says is not written to for ever.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a test waits until a request is given up, on a busy machine.
+const WAITS: Duration = Duration::from_secs(20);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// `POST`, `http` and `/`, by their numbers in the static table of HPACK.
 const REQUEST: [u8; 3] = [0x83, 0x86, 0x84];
 const END_HEADERS: u8 = 0x4;
+const END_STREAM: u8 = 0x1;
 
 /// Kinds of frames.
 const DATA: u8 = 0;
@@ -182,4 +185,65 @@ fn row_69_floods_of_frames_cost_little_and_nobody_else_anything() {
     trial.control("a daemon that is too busy", answered(&world).is_err());
     signal(daemon, Signal::CONT);
     trial.end();
+}
+
+/// Asks for the list of projects, and says so much of the message. True if an answer came.
+fn is_answered(world: &World, pieces: &[Vec<u8>], gap: Duration) -> bool {
+    let mut stream = UnixStream::connect(world.path("run/d.sock")).expect("a daemon listens");
+    stream.set_read_timeout(Some(WAITS)).expect("a socket has timeouts");
+    // `POST`, `http`, the path, and what the message is, by name or by number in the static table.
+    let path = b"/stratavore.v1.Projects/List";
+    let length = [path.len() as u8];
+    let headers: [&[u8]; 5] =
+        [&[0x83, 0x86, 0x04], &length, path, &[0x0f, 0x10, 16], b"application/grpc"];
+    let hello = [PREFACE.to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&hello).expect("it is heard");
+    stream.write_all(&frame(HEADERS, END_HEADERS, 1, &headers.concat())).expect("it is heard");
+    let mut says = stream.try_clone().expect("a socket can be shared");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for piece in pieces {
+                if says.write_all(piece).is_err() {
+                    return;
+                }
+                std::thread::sleep(gap);
+            }
+        });
+        let answered = has_answer(&mut stream);
+        stream.shutdown(std::net::Shutdown::Both).ok();
+        answered
+    })
+}
+
+/// Reads until the stream has its end. True if a message came before.
+fn has_answer(stream: &mut UnixStream) -> bool {
+    let mut told = false;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("the request is not waited for");
+        let [a, b, c, kind, flags, _, _, _, id] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).expect("a whole frame");
+        told |= kind == DATA && !payload.is_empty();
+        if id == 1 && (kind == RESET || (kind == HEADERS && flags & END_STREAM != 0)) {
+            return told;
+        }
+    }
+}
+
+/// Row 70: the message of a request is waited for a while, and no longer.
+#[test]
+fn a_request_whose_message_never_comes_is_not_waited_for() {
+    let mut world = World::new();
+    world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=1h,body_idle=1s,body_whole=3s");
+    world.project("demo");
+    let nothing: [Vec<u8>; 0] = [];
+    assert!(!is_answered(&world, &nothing, Duration::ZERO));
+    // A message of a megabyte, of which a byte comes now and then.
+    let mut slow = vec![frame(DATA, 0, 1, &[0, 0, 16, 0, 0])];
+    slow.resize(1 << 20, frame(DATA, 0, 1, b"a"));
+    assert!(!is_answered(&world, &slow, Duration::from_millis(100)));
+    // The control: one that comes whole is answered.
+    let whole = [frame(DATA, END_STREAM, 1, &[0; 5])];
+    assert!(is_answered(&world, &whole, Duration::ZERO));
 }

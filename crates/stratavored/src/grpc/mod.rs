@@ -1,6 +1,7 @@
 //! The gRPC services: one file per noun; each handler translates, calls one use case, translates.
 
 mod audit;
+mod body;
 mod budget;
 mod connect;
 mod daemon;
@@ -53,6 +54,7 @@ use tokio::net::UnixListener;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
+use tower::util::MapRequestLayer;
 
 use crate::clock::entropy;
 use crate::cluster::{Cluster, Peers};
@@ -122,6 +124,7 @@ pub(crate) async fn serve(api: Api, listener: UnixListener) -> Result<(), tonic:
     Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(256))
+        .layer(MapRequestLayer::new(body::in_time))
         .layer(tonic::service::InterceptorLayer::new(move |request| let_in(&door, request)))
         .add_service(health_service)
         .add_service(ProjectsServer::new(api.clone()))
@@ -159,6 +162,7 @@ where
     Server::builder()
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
         .max_concurrent_streams(Some(1024))
+        .layer(MapRequestLayer::new(body::in_time))
         .add_service(RunnersServer::new(api.clone()))
         .add_service(RunsServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))

@@ -75,7 +75,13 @@ impl Control {
         Ok(told)
     }
 
-    fn problem(&self, problem: &str, about: &str, severity: Severity, words: String) -> Alert {
+    pub(crate) fn problem(
+        &self,
+        problem: &str,
+        about: &str,
+        severity: Severity,
+        words: String,
+    ) -> Alert {
         let scope = Scope::Host(self.inner.node.id);
         Alert { key: Key { scope, problem: problem.into(), about: about.into() }, severity, words }
     }
@@ -106,6 +112,7 @@ impl Control {
         );
         let vault = self.inner.vault.problem().map(|problem| format!("the vault: {problem}"));
         found.extend(vault.map(|words| self.problem("vault", "", Severity::Error, words)));
+        found.extend(self.refused_inside());
         found
     }
 

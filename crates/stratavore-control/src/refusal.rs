@@ -7,13 +7,16 @@
 //! Invariant: in a minute a daemon writes at most two events for each of [`DIFFERENT_MAX`] + 1
 //! different refusals, however many there are, and none goes uncounted while the daemon lives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use stratavore_core::caller::{By, Caller};
+use stratavore_core::RunnerId;
+use stratavore_core::alert::Alert;
+use stratavore_core::caller::{By, Caller, Principal};
 use stratavore_core::event::NewEvent;
+use stratavore_core::notify::Severity;
 use stratavore_store::StoreError;
 
 use crate::control::Control;
@@ -27,6 +30,8 @@ const DIFFERENT_MAX: usize = 64;
 /// The most that is kept of what somebody named.
 const NAMED_MAX: usize = 100;
 const KIND: &str = "request.refused";
+/// How long it stays a problem that a program inside a runner asked for what it may not.
+const TOLD_FOR: Duration = Duration::from_secs(600);
 
 /// What refusals are counted together: who, by which door, what they asked for, and the code.
 type Alike = (String, &'static str, &'static str);
@@ -35,6 +40,15 @@ type Alike = (String, &'static str, &'static str);
 #[derive(Default)]
 pub(crate) struct Refusals {
     alike: Mutex<HashMap<Alike, Counted>>,
+    /// By runners whose programs have asked for what they may not, lately.
+    inside: Mutex<BTreeMap<RunnerId, Asked>>,
+}
+
+/// What a program inside a runner has asked for and may not.
+struct Asked {
+    last: &'static str,
+    at: Duration,
+    times: u64,
 }
 
 struct Counted {
@@ -67,6 +81,28 @@ impl Refusals {
                 true
             }
         }
+    }
+
+    fn asked_inside(&self, runner: RunnerId, what: &'static str, now: Duration) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = inside.entry(runner).or_insert(Asked { last: what, at: now, times: 0 });
+        (asked.last, asked.at, asked.times) = (what, now, asked.times + 1);
+    }
+
+    /// Runners whose programs have asked so lately, in words.
+    fn told_of_inside(&self, now: Duration) -> Vec<(RunnerId, String)> {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.retain(|_, asked| now.saturating_sub(asked.at) < TOLD_FOR);
+        let words = |(runner, asked): (&RunnerId, &Asked)| {
+            let Asked { last, times, .. } = asked;
+            let how = match times {
+                1 => format!("was refused {last}"),
+                times => format!("was refused {times} requests, the last one {last}"),
+            };
+            let look = "stratavore audit list --refused";
+            (*runner, format!("a program inside {runner} {how}; look what it wants: {look}"))
+        };
+        inside.iter().map(words).collect()
     }
 
     /// Those that have been counted for long enough.
@@ -110,6 +146,9 @@ impl Control {
         }
         let (by, reason) = (self.by(caller, None), error.to_string());
         let since = self.inner.clock.monotonic();
+        if let (Principal::Inside(runner), Error::Forbidden { .. }) = (&caller.principal, error) {
+            self.inner.refusals.asked_inside(*runner, what, since);
+        }
         let counted =
             Counted { since, times: 0, by: by.clone(), on: on.into(), reason: reason.clone() };
         if self.inner.refusals.is_first((caller.to_string(), what, error.code()), counted) {
@@ -132,6 +171,15 @@ impl Control {
         if let Err(error) = self.write_event(&event, &by).await {
             tracing::warn!(what, code, times, error = %chain(&error), "a refusal could not be recorded");
         }
+    }
+
+    /// What is to be told of programs inside runners that ask for what they may not.
+    pub(crate) fn refused_inside(&self) -> Vec<Alert> {
+        let told = self.inner.refusals.told_of_inside(self.inner.clock.monotonic());
+        let alert = |(runner, words): (RunnerId, String)| {
+            self.problem("refused_inside", &runner.to_string(), Severity::Warning, words)
+        };
+        told.into_iter().map(alert).collect()
     }
 
     /// The periodic task: writes what was only counted.
@@ -209,6 +257,20 @@ mod tests {
 
     fn counted(since: Duration) -> Counted {
         Counted { since, times: 0, by: By::default(), on: String::new(), reason: String::new() }
+    }
+
+    #[test]
+    fn what_is_asked_for_inside_a_runner_is_told_for_a_while() {
+        let refusals = Refusals::default();
+        let runner: RunnerId = "run_gtahd3byntevc3nhsp5v".parse().unwrap();
+        assert_eq!(refusals.told_of_inside(Duration::ZERO), []);
+        refusals.asked_inside(runner, "runners.stop", Duration::ZERO);
+        refusals.asked_inside(runner, "projects.create", Duration::from_secs(9));
+        let told = refusals.told_of_inside(TOLD_FOR);
+        let [(of, words)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(*of, runner);
+        assert!(words.contains("2 requests, the last one projects.create"), "{words}");
+        assert_eq!(refusals.told_of_inside(TOLD_FOR + Duration::from_secs(9)), []);
     }
 
     #[test]

@@ -121,6 +121,10 @@ fn a_program_inside_a_runner_changes_nothing_and_learns_no_value_of_others() {
     let refusals = log.lines().filter(|line| line.contains("inside a runner was refused"));
     assert!(refusals.filter(|line| line.contains(&mine)).count() > 30, "each was told in the log");
 
+    let status = world.json(&["status"]).to_string();
+    assert!(status.contains(&format!("a program inside {mine} was refused")), "{status}");
+    assert!(!status.contains(&format!("a program inside {other}")), "{status}");
+
     // The control: the same commands are a person's to give, and a person sees every value.
     let shown = world.runner("other");
     assert_eq!(shown["env"]["MODE"], "canary-of-others");

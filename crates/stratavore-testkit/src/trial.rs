@@ -4,11 +4,13 @@
 //! With [`REPORT_VARIABLE`] set, each trial appends one line of JSON to that file when it ends,
 //! however it ends; `cargo xtask reliability` makes `RELIABILITY.md` of them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Once;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -21,6 +23,11 @@ pub const SEED_VARIABLE: &str = "STRATAVORE_TEST_SEED";
 
 /// How many broken promises are told in words; all are counted.
 const TOLD: usize = 5;
+
+thread_local! {
+    /// What the last panic of this thread has said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
 
 /// Whether the full counts were asked for.
 pub fn is_long() -> bool {
@@ -52,12 +59,15 @@ pub struct Trial {
     /// What was broken on purpose, and whether the check noticed.
     controls: Vec<(String, bool)>,
     ended: bool,
+    /// Milliseconds of the host's clock.
+    began: u64,
     /// Takes the line.
     report: Option<PathBuf>,
 }
 
 impl Trial {
     pub fn new(test: &str, promise: &str) -> Self {
+        keep_what_panics_say();
         Self {
             test: test.into(),
             promise: promise.into(),
@@ -70,6 +80,7 @@ impl Trial {
             most: BTreeMap::new(),
             controls: Vec::new(),
             ended: false,
+            began: now_ms(),
             report: std::env::var_os(REPORT_VARIABLE)
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from),
@@ -156,13 +167,10 @@ impl Trial {
             .map(|(what, all)| {
                 let mut sorted = all.clone();
                 sorted.sort_unstable();
-                // The smallest that so many percent do not exceed.
-                let at = |percent: usize| {
-                    let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
-                    sorted.get(rank).copied().unwrap_or_default()
-                };
+                let at = |percent| percentile(&sorted, percent);
                 let figures = json!({
                     "n": sorted.len(), "p50_us": at(50), "p99_us": at(99), "max_us": at(100),
+                    "all_us": sorted,
                 });
                 (what, figures)
             })
@@ -184,14 +192,44 @@ impl Trial {
             "counted": self.counted,
             "most": self.most,
             "controls": controls,
+            "began_ms": self.began,
+            "ended_ms": now_ms(),
         })
         .to_string()
     }
 }
 
+/// The smallest of these, which are in order, that so many percent of them do not exceed.
+pub fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(rank).copied().unwrap_or_default()
+}
+
+/// Has each panic leave its words to the trial that it ends, beside what is done with it otherwise.
+fn keep_what_panics_say() {
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANIC.set(Some(info.to_string()));
+            before(info);
+        }));
+    });
+}
+
+#[expect(clippy::disallowed_methods, reason = "trials of several processes are put in order")]
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Drop for Trial {
     #[expect(clippy::print_stderr, reason = "figures are for the reader of the test's output")]
     fn drop(&mut self) {
+        if !self.ended {
+            let said = PANIC.take().filter(|_| std::thread::panicking());
+            self.words.push(said.unwrap_or_else(|| "it was not ended".into()));
+        }
         let line = self.line();
         eprintln!("trial: {line}");
         let Some(path) = &self.report else { return };
@@ -293,6 +331,22 @@ mod tests {
         assert_eq!((&told["counted"]["lost"], &told["most"]["peak"]), (&5.into(), &70.into()));
         assert_eq!(trial.longest("back"), Duration::from_millis(100));
         trial.end();
+    }
+
+    #[test]
+    fn a_trial_that_a_panic_ends_tells_what_the_panic_said() {
+        let report = tempfile::NamedTempFile::new().unwrap();
+        let path = report.path().to_owned();
+        let panicked = std::panic::catch_unwind(|| {
+            let mut trial = made_up();
+            trial.report = Some(path);
+            panic!("the runner is gone");
+        });
+        panicked.unwrap_err();
+        let told: serde_json::Value = serde_json::from_reader(report.as_file()).unwrap();
+        assert_eq!(told["violations"], 1);
+        assert!(told["words"][0].as_str().unwrap().contains("the runner is gone"), "{told}");
+        assert!(told["began_ms"].as_u64() <= told["ended_ms"].as_u64(), "{told}");
     }
 
     #[test]

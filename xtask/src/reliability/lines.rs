@@ -1,9 +1,11 @@
 //! The lines that trials leave, and what becomes of several that are of one promise.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use stratavore_testkit::trial::percentile;
 
 /// One line of a trial's.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -23,6 +25,11 @@ pub(super) struct Line {
     #[serde(default)]
     pub(super) most: BTreeMap<String, u64>,
     pub(super) controls: Vec<Control>,
+    /// By the host's clock, in milliseconds.
+    #[serde(default, skip_serializing)]
+    pub(super) began_ms: u64,
+    #[serde(default, skip_serializing)]
+    pub(super) ended_ms: u64,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -31,6 +38,17 @@ pub(super) struct Measured {
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
     pub(super) max_us: u64,
+    /// Each of them, in order of size. What is kept of a full run has none.
+    #[serde(default, skip_serializing)]
+    pub(super) all_us: Vec<u64>,
+}
+
+impl Measured {
+    fn of(mut all: Vec<u64>) -> Self {
+        all.sort_unstable();
+        let [p50_us, p99_us, max_us] = [50, 99, 100].map(|percent| percentile(&all, percent));
+        Self { n: all.len() as u64, p50_us, p99_us, max_us, all_us: all }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -79,22 +97,26 @@ pub(super) fn merged(lines: &[Line]) -> Vec<Line> {
                     *most = (*most).max(*number);
                 }
                 for (what, more) in &line.measured {
-                    // Percentiles of several runs cannot be added: the worse one stands.
-                    let entry = whole.measured.entry(what.clone()).or_insert_with(|| Measured {
-                        n: 0,
-                        p50_us: 0,
-                        p99_us: 0,
-                        max_us: 0,
-                    });
-                    entry.n += more.n;
-                    entry.p50_us = entry.p50_us.max(more.p50_us);
-                    entry.p99_us = entry.p99_us.max(more.p99_us);
-                    entry.max_us = entry.max_us.max(more.max_us);
+                    let before = whole.measured.remove(what).map_or_else(Vec::new, |m| m.all_us);
+                    let all = [before, more.all_us.clone()].concat();
+                    whole.measured.insert(what.clone(), Measured::of(all));
                 }
             }
         }
     }
     all.into_values().collect()
+}
+
+/// For how long at least one of these was under way: several may be at the same time.
+pub(super) fn under_way(lines: &[Line]) -> Duration {
+    let mut spans: Vec<_> = lines.iter().map(|line| (line.began_ms, line.ended_ms)).collect();
+    spans.sort_unstable();
+    let (mut until, mut all) = (0, 0);
+    for (began, ended) in spans {
+        all += ended.saturating_sub(began.max(until));
+        until = until.max(ended);
+    }
+    Duration::from_millis(all)
 }
 
 /// What repeats the failures of both: the seeds of those that failed, or of the first one if none did.
@@ -134,6 +156,26 @@ mod tests {
         // One that failed and has no seed is not given that of another one.
         assert_eq!(seed_of(&[good(r#""1""#), bad("null")]), None);
         assert_eq!(seed_of(&[bad("null"), bad(r#""2""#)]), told("2"));
+    }
+
+    #[test]
+    fn what_was_measured_by_several_is_taken_together() {
+        let measured = |all: &str| {
+            let mut line = line("null", 0, 0, 0);
+            let text = format!(r#"{{"n":0,"p50_us":0,"p99_us":0,"max_us":0,"all_us":{all}}}"#);
+            line.measured.insert("back".into(), serde_json::from_str(&text).unwrap());
+            line
+        };
+        let whole = merged(&[measured("[1,2,9]"), measured("[3]"), measured("[4]")]).remove(0);
+        let Measured { n, p50_us, max_us, .. } = whole.measured["back"];
+        assert_eq!((n, p50_us, max_us), (5, 3, 9));
+    }
+
+    #[test]
+    fn time_in_which_several_were_under_way_counts_once() {
+        let span = |began_ms, ended_ms| Line { began_ms, ended_ms, ..line("null", 0, 0, 0) };
+        let lines = [span(5, 9), span(0, 4), span(1, 2), span(3, 6), span(20, 21)];
+        assert_eq!(under_way(&lines), Duration::from_millis(10));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::Asked;
-use super::lines::{Control, Line, merged};
+use super::lines::{Control, Line, merged, under_way};
 use crate::test::Length;
 
 pub(super) fn report(asked: &Asked, facts: &[(&str, String)], lines: &[Line]) -> String {
+    let took = under_way(lines);
     let lines = merged(lines);
     let tests: BTreeSet<&str> = lines.iter().map(|line| line.test.as_str()).collect();
     let (violations, n) =
@@ -30,6 +31,10 @@ pub(super) fn report(asked: &Asked, facts: &[(&str, String)], lines: &[Line]) ->
     );
     for (what, value) in facts {
         row(&mut text, &[what, value]);
+    }
+    // What is kept of full runs has no times.
+    if !took.is_zero() {
+        row(&mut text, &["at least one trial was under way for", &format!("{} s", took.as_secs())]);
     }
     text.push_str(
         "\nNo failure in n trials is no proof of none ever: the bound is what the rate of failures \

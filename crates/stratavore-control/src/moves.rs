@@ -382,12 +382,7 @@ impl Control {
                 store.move_forget(left.id).await?;
                 Ok(true)
             }
-            Err(
-                error @ (StoreError::Quota(_)
-                | StoreError::Budget(_)
-                | StoreError::NodeFull { .. }
-                | StoreError::ProjectArchived(_)),
-            ) => {
+            Err(error) if error.is_for_want_of_a_place() => {
                 self.refuse(left.id, self.here(), &error.to_string()).await?;
                 Ok(false)
             }

@@ -369,12 +369,7 @@ impl Control {
             }
             Ok(None) => Ok(false),
             // It waits in the queue for whatever is in the way.
-            Err(
-                error @ (StoreError::Quota(_)
-                | StoreError::Budget(_)
-                | StoreError::NodeFull { .. }
-                | StoreError::ProjectArchived(_)),
-            ) => {
+            Err(error) if error.is_for_want_of_a_place() => {
                 tracing::debug!(item = %item.id, %error, "an item has to wait");
                 Ok(false)
             }

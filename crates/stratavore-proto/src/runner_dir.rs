@@ -379,4 +379,24 @@ mod tests {
         let error = dir.exit().expect_err("it is too large");
         assert!(error.to_string().contains(&format!("the limit of {FILE_MAX} bytes")), "{error}");
     }
+
+    #[test]
+    fn a_file_that_says_a_thing_twice_or_no_record_at_all_is_refused() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = RunnerDir::at(home.path().into());
+        let exit = r#""exit":{"cause":{"exit":0},"at":"2024-01-01T00:00:00Z"}"#;
+        let read = |text: &[u8]| {
+            fs::write(home.path().join("exit.json"), text).expect("it can be written");
+            dir.exit()
+        };
+        let twice = format!(r#"{{"epoch":1,"epoch":2,{exit}}}"#);
+        let huge = format!(r#"{{"epoch":99999999999999999999999,{exit}}}"#);
+        let deep = "[".repeat(200_000);
+        for text in [&twice, &huge, &deep] {
+            read(text.as_bytes()).expect_err(text);
+        }
+        read(b"{\"epoch\":1,\"\xff\":0}").expect_err("it is no UTF-8");
+        // The control: the same without what is wrong with it.
+        read(format!(r#"{{"epoch":1,{exit}}}"#).as_bytes()).expect("a record").expect("a file");
+    }
 }

@@ -142,6 +142,15 @@ impl StoreError {
         matches!(self, Self::Busy { .. } | Self::Unavailable { .. } | Self::WrongServer { .. })
     }
 
+    /// True if a new runner has no place now, and may have one once others end, more is allowed, or the
+    /// project is taken out of the archive.
+    pub fn is_for_want_of_a_place(&self) -> bool {
+        matches!(
+            self,
+            Self::Quota(_) | Self::Budget(_) | Self::NodeFull { .. } | Self::ProjectArchived(_)
+        )
+    }
+
     pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), why: why.into() }
     }

@@ -213,8 +213,8 @@ async fn an_end_is_told_and_written_later() {
     drop(disk);
 }
 
-#[tokio::test]
-async fn an_agent_whose_words_go_nowhere_does_its_work() {
+/// One whose log is a full disk: it serves, is upgraded, and tells the end of its program.
+async fn works_without_words() -> Result<(), String> {
     let mut world = World::shell("while read x; do echo got $x; done; exit 2");
     world.words = Some("/dev/full".into());
     let mut line = world.launch().await;
@@ -229,8 +229,22 @@ async fn an_agent_whose_words_go_nowhere_does_its_work() {
     send(&world, b"two", false, true).await.unwrap();
     world.until_recorded("got two").await;
     send(&world, b"\x04", false, false).await.unwrap();
-    assert_eq!(line.exited().await, Cause::Exit(2));
-    assert_eq!(world.exit(), Some(Cause::Exit(2)));
+    match (line.exited().await, world.exit()) {
+        (Cause::Exit(2), Some(Cause::Exit(2))) => Ok(()),
+        other => Err(format!("its end is {other:?}")),
+    }
+}
+
+#[tokio::test]
+async fn t_enospc_an_agent_whose_words_go_nowhere_does_its_work() {
+    let mut trial = Trial::new(
+        "T-ENOSPC",
+        "/dev/full for the agent's log: it does all its work and tells the end",
+    );
+    for _ in 0..scale(2, 50) {
+        trial.tried(works_without_words().await);
+    }
+    trial.end();
 }
 
 /// Row 32. `exit.json` is not taken for written when `fsync` has failed on it; the end is told all

@@ -52,6 +52,10 @@ async fn the_program_gets_its_terminal_directory_and_environment() {
         (world.spec.runner.to_string(), world.spec.command.directory.as_str());
     let greeting = format!("xterm-256color {runner} given from a file inherited");
     assert_eq!(lines[..4], ["24 80", directory, &greeting, "0"], "{text}");
+    // What it has more than we have, by which the kernel takes it first where memory runs out.
+    let own: i32 =
+        std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    assert_eq!(lines[4], (own + 500).min(1000).to_string(), "{text}");
     // The terminal, and the directory that `ls` reads.
     assert_eq!(lines[5], "4", "{text}");
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use stratavore_agent::identity::start_time;
@@ -49,6 +50,8 @@ const SHAPES: [(&str, &str); 11] = [
 
 /// The shapes meet this many processes.
 const PROCESSES: u64 = 400;
+/// How long beyond its grace a stop may take.
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// A runner of that shape.
 fn shape(script: &str) -> World {
@@ -103,16 +106,20 @@ async fn t_orphan_a_stop_leaves_nothing_of_any_shape() {
                 assert!(lives(deepest, since), "{name}");
                 // In the middle of an exec a process shows no environment.
                 until("it shows its mark", || (marked(&world) > 0).then_some(()).ok_or(name)).await;
-                let began = std::time::Instant::now();
+                let began = Instant::now();
+                let grace = if force { Duration::ZERO } else { Duration::from_millis(200) };
                 if force {
                     line.kill().await
                 } else {
-                    line.stop(200).await
+                    line.stop(grace.as_millis() as u64).await
                 }
                 line.exited().await;
                 // Told only when nothing is left, so there is nothing to wait for.
-                trial.measured(if force { "kill" } else { "stop" }, began.elapsed());
+                let took = began.elapsed();
+                trial.measured(if force { "kill" } else { "stop" }, took);
                 trial.tried(left(&world, name, (deepest, since)));
+                let late = took > grace + WITHIN;
+                trial.tried(if late { Err(format!("{name}: {took:?}")) } else { Ok(()) });
                 let cgroups = world.dir.agent().unwrap().unwrap().cgroups;
                 assert!(world.agent_gone().await.success(), "{name}");
                 assert!(cgroups.iter().all(|dir| !dir.exists()), "{name}: {cgroups:?}");

@@ -14,6 +14,8 @@ use stratavore_testkit::model::{Hold, Place, Reply, StandIn};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::{World, is_zombie, of_process, parent, processes, rows};
 
+use crate::scene::executable;
+
 /// How long a machine with much else to do may take for what an assistant does at most in seconds.
 const PATIENCE: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(100);
@@ -21,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Two hosts that share the project's directory and the assistant's home, as those of a team do that moves
 /// its runners.
 struct Two {
+    program: Program,
     hosts: Hosts,
     model: StandIn,
     home: AssistantHome,
@@ -31,10 +34,15 @@ struct Two {
 
 impl Two {
     fn new(labels: &[&str; 2]) -> Self {
+        Self::of(Program::Claude, labels)
+    }
+
+    fn of(program: Program, labels: &[&str; 2]) -> Self {
         let model = StandIn::start();
-        let home = AssistantHome::new(Program::Claude, &model.url());
-        let claude = json!({ "program": Program::Claude.path(), "args": home.arguments() });
-        let settings = format!("runner:\n  grace: 5s\nassistants:\n  claude: {claude}\n");
+        let home = AssistantHome::new(program, &model.url());
+        let (name, runs) = (program.name(), executable(program, home.home()));
+        let assistant = json!({ "program": runs, "args": home.arguments() });
+        let settings = format!("runner:\n  grace: 5s\nassistants:\n  {name}: {assistant}\n");
         let hosts = Hosts::joined_with_settings(labels, &settings);
         let work = home.work().display().to_string();
         hosts.worlds[0].run(["new", "demo", "--directory", &work]).ok();
@@ -42,7 +50,7 @@ impl Two {
         fs::write(&key, KEY).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let mark = format!("MOVED_IN={}", hosts.id(0));
-        Self { hosts, model, home, key, mark }
+        Self { program, hosts, model, home, key, mark }
     }
 
     fn here(&self) -> &World {
@@ -66,8 +74,8 @@ impl Two {
 
     /// Launches it on a host, and answers the runner's id.
     fn launch(&self, name: &str, options: &[&str]) -> String {
-        let mut words =
-            vec!["launch".to_owned(), "--project=demo".into(), "--assistant=claude".into()];
+        let mut words = vec!["launch".to_owned(), "--project=demo".into()];
+        words.push(format!("--assistant={}", self.program.name()));
         words.push(format!("--name={name}"));
         words.push(format!("--env={}", self.mark));
         for (variable, value) in self.home.environment() {
@@ -119,6 +127,18 @@ impl Two {
             let said = shown["messages"]["assistant"].as_u64();
             if said.is_some_and(|said| said > 0) { Ok(()) } else { Err(shown.to_string()) }
         });
+    }
+
+    /// Has the runner say something, and looks that it has what was said to it before the move.
+    #[track_caller]
+    fn remembers_walnut(&self, runner: &str) {
+        self.here().run(["send", runner, "say the word", "--wait", "2m"]).ok();
+        let goes_on = self.until("the model is asked", || {
+            let asked = self.model.asked();
+            let last = asked.iter().find(|asked| asked.says("say the word"));
+            last.map(|asked| asked.conversation()).ok_or(asked.len().to_string())
+        });
+        assert!(goes_on.contains("walnut"), "{goes_on}");
     }
 
     /// The move of a runner as its node tells it.
@@ -255,15 +275,7 @@ fn what_rests_goes_on_on_another_node_and_what_does_not_is_waited_for_and_says_w
         assert!(by.contains(&format!("moving it for {asked}")), "{by}");
     }
 
-    // It has what it had.
-    let send = ["send", next, "say the word", "--wait", "2m"];
-    here.run(send).ok();
-    let goes_on = two.until("the model is asked", || {
-        let asked = two.model.asked();
-        let last = asked.iter().find(|asked| asked.says("say the word"));
-        last.map(|asked| asked.conversation()).ok_or(asked.len().to_string())
-    });
-    assert!(goes_on.contains("walnut"), "{goes_on}");
+    two.remembers_walnut(next);
 
     // One that somebody looks at stays, and goes once nobody does.
     let viewer = {
@@ -296,6 +308,46 @@ fn what_rests_goes_on_on_another_node_and_what_does_not_is_waited_for_and_says_w
     }
     let empty = here.run(["nodes", "drain", &far, "--move", "--wait"]).ok().everything();
     assert!(empty.contains("is empty"), "{empty}");
+}
+
+/// One that rests goes on on the other host with what it had.
+fn is_moved(program: Program) {
+    let two = Two::of(program, &["labels: []", "labels: []"]);
+    let runner = two.launch("rests", &["--prompt=the word is walnut"]);
+    two.until_activity(&runner, "idle");
+    two.until_begun(&runner);
+    two.here().run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
+    let moved = two.until_stage(0, &runner, "moved", "");
+    let next = moved["successor_id"].as_str().unwrap();
+    let shown = two.until_activity(next, "idle");
+    assert_eq!(shown["node_id"], two.hosts.id(1).as_str());
+    assert_eq!(shown["session_id"], two.here().runner(&runner)["session_id"]);
+    two.remembers_walnut(next);
+}
+
+#[test]
+fn codex_is_moved() {
+    is_moved(Program::Codex);
+}
+
+#[test]
+fn gemini_is_moved() {
+    is_moved(Program::Gemini);
+}
+
+/// Its conversations are in a database of its own, which two hosts do not share.
+#[test]
+fn opencode_is_waited_for_and_says_why() {
+    let two = Two::of(Program::Opencode, &["labels: []", "labels: []"]);
+    let runner = two.launch("rests", &["--prompt=say something"]);
+    two.until_activity(&runner, "idle");
+    two.here().run(["nodes", "drain", &two.hosts.id(0), "--move"]).ok();
+    two.until_stage(
+        0,
+        &runner,
+        "stays",
+        "opencode cannot go on with a conversation on another host",
+    );
 }
 
 #[test]
@@ -345,13 +397,7 @@ fn whichever_daemon_dies_where_a_moved_conversation_is_held_by_one_process() {
         two.here().run(["nodes", "uncordon", &two.hosts.id(at)]).ok();
         at = 1 - at;
     }
-    two.here().run(["send", &runner, "say the word", "--wait", "2m"]).ok();
-    let goes_on = two.until("the model is asked", || {
-        let asked = two.model.asked();
-        let last = asked.iter().find(|asked| asked.says("say the word"));
-        last.map(|asked| asked.conversation()).ok_or(asked.len().to_string())
-    });
-    assert!(goes_on.contains("walnut"), "{goes_on}");
+    two.remembers_walnut(&runner);
 
     // The control: a second one that is begun by hand is noticed.
     let ((), most) = two.most_holders(|| {

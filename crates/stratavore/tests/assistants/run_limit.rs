@@ -10,9 +10,7 @@ fn is_held_to_limits(program: Program) {
     let scene = Scene::new(program);
     let tools = |count| (0..count).map(|n| Reply::shell(&format!("echo {n} >> made.txt; sleep 1")));
     let ends = [(&["--max-turns", "2"], "max_turns"), (&["--max-cost", "0.000001"], "max_cost")];
-    // What the model of opencode costs nobody has said.
-    let known = if program == Program::Opencode { &ends[..1] } else { &ends };
-    for (limit, what) in known {
+    for (limit, what) in ends {
         scene.model.on_prompt(what, tools(40));
         let mut running =
             scene.run(&[&limit[..], &["--prompt", &format!("work for {what}")]].concat());
@@ -37,7 +35,7 @@ fn codex_is_held_to_limits_of_turns_and_cost() {
 }
 
 #[test]
-fn opencode_is_held_to_a_limit_of_turns() {
+fn opencode_is_held_to_limits_of_turns_and_cost() {
     is_held_to_limits(Program::Opencode);
 }
 

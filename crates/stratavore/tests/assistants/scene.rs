@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -36,10 +36,7 @@ impl Scene {
         let model = StandIn::start();
         let home = world.path("assistant");
         let home = AssistantHome::at(program, &model.url(), &home, &world.work());
-        let executable = match program {
-            Program::Claude | Program::Codex | Program::Opencode => program.path(),
-            Program::Gemini => script_of(program, &world),
-        };
+        let executable = executable(program, &world.path(""));
         // What it needs comes from its daemon as well, as an import has nothing else. But not how it logs in.
         let mut needed = home.environment();
         needed.retain(|_, value| value != KEY);
@@ -47,12 +44,16 @@ impl Scene {
             world.set_env(name, value);
         }
         let names: Vec<&String> = needed.keys().collect();
-        let config = json!({
+        let mut config = json!({
             "runner": { "grace": "5s" },
             "assistants": { program.name(): {
                 "program": executable, "args": home.arguments(), "env_pass": names,
             } },
         });
+        if program == Program::Opencode {
+            // What its model costs nobody has published.
+            config["prices"] = json!({ home.model(): { "input": 1, "output": 5 } });
+        }
         let file = world.path("stratavore.yaml");
         // JSON is YAML.
         fs::write(&file, config.to_string()).unwrap();
@@ -314,9 +315,12 @@ fn of_interest(shown: &Value) -> String {
     format!("{} {} {} {}", shown["state"], shown["activity"], shown["doing"], shown["cause"])
 }
 
-/// It is no program by itself, but a script of Node.js.
-fn script_of(program: Program, world: &World) -> PathBuf {
-    let script = world.path(program.name());
+/// What runs it. Gemini CLI is no program by itself, but a script of Node.js: one that starts it is put here.
+pub(crate) fn executable(program: Program, directory: &Path) -> PathBuf {
+    if program != Program::Gemini {
+        return program.path();
+    }
+    let script = directory.join(program.name());
     let text = format!("#!/bin/sh\nexec node '{}' \"$@\"\n", program.path().display());
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();

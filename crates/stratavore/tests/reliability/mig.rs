@@ -15,7 +15,7 @@ use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, rows, signal, until};
 
-use crate::quota::t_quota;
+use crate::quota::{QUOTA, t_quota};
 
 /// A home whose daemon has this database; none: SQLite's.
 struct Place {
@@ -329,5 +329,5 @@ fn t_mig_daemons_of_two_versions_keep_a_quota_together() {
 
     let promise = "daemons of two versions, killed again and again: no more runners than the quota";
     let every = Duration::from_millis(if scale(0, 1) == 0 { 700 } else { 2000 });
-    t_quota(Trial::new("T-MIG", promise), &worlds, scale(1, 60), Some(every));
+    t_quota(Trial::new("T-MIG", promise), QUOTA, &worlds, scale(1, 60), Some(every));
 }

@@ -153,11 +153,11 @@ fn t_pgdown(how: &str, rounds: usize, down: fn(&Durable), up: fn(&mut Durable), 
 #[test]
 fn t_pgdown_a_frozen_database_harms_no_runner() {
     let long = Duration::from_secs(if is_long() { 120 } else { 5 });
-    t_pgdown("frozen", scale(1, 10), Durable::freeze, |server| server.thaw(), long);
+    t_pgdown("frozen", scale(1, 20), Durable::freeze, |server| server.thaw(), long);
 }
 
 #[test]
 fn t_pgdown_a_stopped_database_harms_no_runner() {
     let long = Duration::from_secs(if is_long() { 600 } else { 3 });
-    t_pgdown("stopped", scale(1, 2), Durable::stop, Durable::start_again, long);
+    t_pgdown("stopped", scale(1, 20), Durable::stop, Durable::start_again, long);
 }

@@ -1,5 +1,5 @@
 //! T-QUOTA: a quota holds at every moment, and every place comes back, whatever clients do and
-//! whoever of the daemons dies.
+//! whoever of the daemons dies. So does a budget: what is reserved of it is a place as well.
 //!
 //! The observer is the kernel: it counts the runners whose assistants have a process, whatever the
 //! daemons believe. The check of what it saw also has to notice a runner too many, in a record and
@@ -19,12 +19,45 @@ use stratavore_testkit::wire::{all_runners, client, fresh_key, new_runner, on_ru
 use stratavore_testkit::world::{World, of_process, processes, until};
 use tonic::{Response, Status};
 
-const QUOTA: usize = 5;
+const PLACES: usize = 5;
 const CLIENTS: usize = 40;
 /// How often the observer looks.
 const LOOK: Duration = Duration::from_millis(2);
+/// What each runner reserves of a budget.
+const SHARE: usize = 20;
 /// The longest that a client asks again while daemons come and go.
 const INSISTS: Duration = Duration::from_secs(60);
+
+/// What holds the number of runners down, and what is said to one for whom there is no place.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    what: &'static str,
+    code: &'static str,
+    words: &'static str,
+    /// Has it give so many places.
+    set: fn(&World, usize),
+}
+
+pub(crate) const QUOTA: Limit = Limit {
+    what: "the quota",
+    code: "quota_exceeded",
+    words: "quota of runners is 5, 5 in use",
+    set: |world, places| {
+        world.run(["projects", "edit", "demo", "--quota-runners", &places.to_string()]).ok();
+    },
+};
+
+/// Runners that use nothing: what each of them reserves is all that there is of it.
+const BUDGET: Limit = Limit {
+    what: "a budget has room for",
+    code: "budget_exceeded",
+    words: "100 tokens reserved",
+    set: |world, places| {
+        let (all, each) = ((places * SHARE).to_string(), SHARE.to_string());
+        let set = ["budget", "set", "last", "--project", "demo", "--tokens", &all];
+        world.run(set.iter().chain(&["--reserve", &each])).ok();
+    },
+};
 
 /// The runners that have a process of their own at one moment, by their mark.
 type Seen = BTreeMap<String, Process>;
@@ -58,12 +91,12 @@ fn look(mark: &str) -> Seen {
     seen
 }
 
-/// Whether no moment has more runners than the quota, and the quota was reached at all.
-fn held(moments: &[usize], quota: usize) -> Result<(), String> {
+/// Whether no moment has more runners than there are places, and all places were used at all.
+fn held(moments: &[usize]) -> Result<(), String> {
     match moments.iter().copied().max() {
-        Some(most) if most > quota => Err(format!("{most} runners at once, of at most {quota}")),
-        Some(most) if most == quota => Ok(()),
-        Some(most) => Err(format!("only {most} of {quota} places were ever used")),
+        Some(most) if most > PLACES => Err(format!("{most} runners at once, of at most {PLACES}")),
+        Some(most) if most == PLACES => Ok(()),
+        Some(most) => Err(format!("only {most} of {PLACES} places were ever used")),
         None => Err("nothing was looked at".into()),
     }
 }
@@ -84,7 +117,7 @@ pub(crate) async fn insist<T>(
                 Problem { code: "gone".into(), message: error.to_string(), ..Problem::default() }
             }
         };
-        let refused = said.code == "quota_exceeded" || said.code == "invalid";
+        let refused = [QUOTA.code, BUDGET.code, "invalid"].contains(&said.code.as_str());
         if refused || began.elapsed() > INSISTS {
             return Err(said);
         }
@@ -124,7 +157,7 @@ async fn end(world: &World, runner: &str) {
 }
 
 /// One client: launches and kills, and keeps trying where it is refused.
-async fn one_client(world: &World, mark: &str, rounds: usize, refused: &AtomicU64) {
+async fn one_client(world: &World, mark: &str, limit: Limit, rounds: usize, refused: &AtomicU64) {
     for _ in 0..rounds {
         match launch(world, mark).await {
             Ok(runner) => {
@@ -133,21 +166,27 @@ async fn one_client(world: &World, mark: &str, rounds: usize, refused: &AtomicU6
                 end(world, &runner).await;
             }
             Err(problem) => {
-                assert_eq!(problem.code, "quota_exceeded", "{problem:?}");
-                assert!(problem.message.contains("quota of runners is 5, 5 in use"), "{problem:?}");
-                assert_eq!(problem.related.len(), QUOTA, "the holders are named: {problem:?}");
+                assert_eq!(problem.code, limit.code, "{problem:?}");
+                assert!(problem.message.contains(limit.words), "{problem:?}");
+                assert_eq!(problem.related.len(), PLACES, "the holders are named: {problem:?}");
                 refused.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 }
 
-/// Puts the quota under pressure by many clients of several daemons, of which one is killed now and
+/// Puts a limit under pressure by many clients of several daemons, of which one is killed now and
 /// then if `kills` says how often.
-pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: Option<Duration>) {
+pub(crate) fn t_quota(
+    mut trial: Trial,
+    limit: Limit,
+    worlds: &[World],
+    rounds: usize,
+    kills: Option<Duration>,
+) {
     let mut dice = trial.dice();
     worlds[0].project("demo");
-    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
+    (limit.set)(&worlds[0], PLACES);
     for world in worlds {
         world.run(["daemon", "start"]).ok();
     }
@@ -180,8 +219,8 @@ pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: 
                 }
             })
         });
-        let clients =
-            (0..CLIENTS).map(|n| one_client(&worlds[n % worlds.len()], &mark, rounds, &refused));
+        let clients = (0..CLIENTS)
+            .map(|n| one_client(&worlds[n % worlds.len()], &mark, limit, rounds, &refused));
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             on_runtime(join_all(clients));
         }));
@@ -196,11 +235,11 @@ pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: 
         }
     });
     let refused = refused.load(Ordering::Relaxed);
-    assert!(refused > 0, "the quota was pressed against");
-    let kept = match held(&moments, QUOTA) {
+    assert!(refused > 0, "the limit was pressed against");
+    let kept = match held(&moments) {
         // While daemons are away all places may never be used at a moment that is looked at. That
         // they were is known from the refusals, each of which names five holders.
-        Err(_) if kills.is_some() && moments.iter().all(|seen| *seen <= QUOTA) => Ok(()),
+        Err(_) if kills.is_some() && moments.iter().all(|seen| *seen <= PLACES) => Ok(()),
         held => held,
     };
     trial.tried_times(CLIENTS * rounds, kept);
@@ -236,38 +275,48 @@ pub(crate) fn t_quota(mut trial: Trial, worlds: &[World], rounds: usize, kills: 
         trial.tried(five.map(drop).map_err(|status| format!("places that leaked: {status:?}")));
         let sixth = launch(&worlds[0], &mark).await;
         trial.tried(match sixth.map_err(|problem| problem.code) {
-            Err(code) if code == "quota_exceeded" => Ok(()),
+            Err(code) if code == limit.code => Ok(()),
             other => Err(format!("a sixth: {other:?}")),
         });
     });
     // The control: one more is let in, and the observer's look says so.
-    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "6"]).ok();
+    (limit.set)(&worlds[0], PLACES + 1);
     on_runtime(launch(&worlds[0], &mark)).expect("a sixth place is there");
     let six = until("all six run", || match look(&mark).len() {
         6 => Ok([6]),
         other => Err(other),
     });
-    trial.control("a sixth runner for a moment", held(&six, QUOTA).is_err());
+    trial.control("a sixth runner for a moment", held(&six).is_err());
     trial.end();
 }
 
 #[test]
 fn t_quota_never_more_runners_than_the_quota_whatever_the_clients_do() {
     let promise = format!("1 daemon, {CLIENTS} clients: no more runners than the quota");
-    t_quota(Trial::new("T-QUOTA", &promise), &[World::new()], scale(4, 50), None);
+    t_quota(Trial::new("T-QUOTA", &promise), QUOTA, &[World::new()], scale(4, 50), None);
 }
 
 #[test]
 fn t_quota_holds_over_three_daemons_of_which_one_dies_now_and_then() {
+    three_daemons_hold(QUOTA);
+}
+
+#[test]
+fn t_quota_of_a_budget_whose_last_three_daemons_would_spend() {
+    three_daemons_hold(BUDGET);
+}
+
+fn three_daemons_hold(limit: Limit) {
     let database = database();
     let worlds: [World; 3] =
         std::array::from_fn(|_| World::with_config(&database.settings(&database.socket_dir)));
     let every = Duration::from_millis(if scale(0, 1) == 0 { 700 } else { 2000 });
     let promise = format!(
         "3 daemons on PostgreSQL, killed again and again, {CLIENTS} clients: no more runners than \
-         the quota"
+         {}",
+        limit.what
     );
-    t_quota(Trial::new("T-QUOTA", &promise), &worlds, scale(2, 50), Some(every));
+    t_quota(Trial::new("T-QUOTA", &promise), limit, &worlds, scale(2, 50), Some(every));
 }
 
 /// The control: daemons whose admissions to a project do not wait for each other let in too many at once.
@@ -281,7 +330,7 @@ fn t_quota_without_the_lock_there_are_too_many() {
         world
     });
     worlds[0].project("demo");
-    worlds[0].run(["projects", "edit", "demo", "--quota-runners", "5"]).ok();
+    (QUOTA.set)(&worlds[0], PLACES);
     for world in &worlds {
         world.run(["daemon", "start"]).ok();
     }
@@ -306,7 +355,7 @@ fn t_quota_without_the_lock_there_are_too_many() {
     });
     let most = look(&mark).len();
     trial.most("most at once", most as u64);
-    trial.control("admissions without the lock", most > QUOTA && held(&[most], QUOTA).is_err());
+    trial.control("admissions without the lock", most > PLACES && held(&[most]).is_err());
     trial.end();
 }
 
@@ -314,11 +363,11 @@ fn t_quota_without_the_lock_there_are_too_many() {
 /// show nothing.
 #[test]
 fn the_check_of_the_observer_notices_one_runner_too_many() {
-    held(&[0, 5, 3], QUOTA).unwrap();
-    let found = held(&[0, 5, 6, 2], QUOTA).unwrap_err();
+    held(&[0, 5, 3]).unwrap();
+    let found = held(&[0, 5, 6, 2]).unwrap_err();
     assert!(found.contains("6 runners at once"), "{found}");
-    held(&[1, 4], QUOTA).unwrap_err();
-    held(&[], QUOTA).unwrap_err();
+    held(&[1, 4]).unwrap_err();
+    held(&[]).unwrap_err();
 }
 
 /// The observer sees runners at all: the control of the other half.

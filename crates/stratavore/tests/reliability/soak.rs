@@ -1,5 +1,6 @@
-//! The soak: launches, kills and restarts of daemons, for a while or for half a day, in which
-//! nothing may grow: on the embedded database, and on PostgreSQL with a broker.
+//! The soak: launches over a quota, kills of daemons while runners live and resets of the broker's line, for a
+//! while or for half a day, in which nothing is lost, no place too many is given, and nothing may grow: on the
+//! embedded database, and on PostgreSQL with a broker.
 //!
 //! `STRATAVORE_TEST_SOAK_SECONDS` says for how long; without it, for some rounds. What is sampled
 //! after each round, and over the whole run after each daemon's life, is judged by its slope, not by a
@@ -11,8 +12,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use stratavore_store::testing::sqlite_texts;
+use stratavore_testkit::proxy::{Ambush, Strike, Way};
 use stratavore_testkit::rabbit::vhost;
-use stratavore_testkit::trial::{Trial, scale};
+use stratavore_testkit::trial::{Dice, Trial, scale};
+use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{World, is_zombie, processes, until};
 
 use crate::outbox::Outlet;
@@ -20,6 +24,10 @@ use crate::printing::Printing;
 
 /// Runners that come and go in each round.
 const EACH_ROUND: &str = "3";
+/// As many as there are then, with the one that prints all the while.
+const PLACES: &str = "4";
+/// More bytes than go to the broker until it has confirmed what a round tells of.
+const TOLD: usize = 8000;
 /// After so many rounds a daemon is replaced; what it has grown to is judged before.
 const LIFE: usize = 12;
 /// Before it, so many rounds are not looked at.
@@ -89,10 +97,12 @@ fn parent(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Some runners come and go.
-fn round(world: &World) {
+/// Some runners come and go, and there is no place for another one beside them.
+fn round(world: &World, meanwhile: impl FnOnce()) -> Result<(), String> {
     let launch = ["launch", "--project", "demo", "--count", EACH_ROUND, "--", "sleep", "1000"];
     world.run(launch).ok();
+    let another = world.run(["launch", "--project", "demo", "--", "sleep", "1000"]);
+    meanwhile();
     let live = world.json(&["runners"]);
     let live = live.as_array().expect("a list").iter();
     let ids = live.filter(|runner| runner["name"] != "printing");
@@ -102,6 +112,20 @@ fn round(world: &World) {
         agents if agents.len() == 1 => Ok(()),
         agents => Err(agents),
     });
+    match (another.code(), ids.len().to_string() == EACH_ROUND) {
+        (4, true) => Ok(()),
+        _ => Err(format!("{} live of {EACH_ROUND}; another: {}", ids.len(), another.everything())),
+    }
+}
+
+/// A daemon that dies while runners live, and a broker's connection that breaks while events go out.
+fn faults(world: &World, outlet: Option<&Outlet>, dice: &mut Dice) {
+    if let Some(outlet) = outlet {
+        let (after, bytes) = (Vec::new(), dice.below(TOLD));
+        outlet.wire.lay(Ambush { after, way: Way::Up, bytes, then: Strike::Reset });
+    }
+    world.kill_daemon();
+    world.run(["daemon", "start"]).ok();
 }
 
 /// The bytes of all files below.
@@ -116,20 +140,31 @@ fn bytes(below: &Path) -> f64 {
 }
 
 /// The rows of each table.
-fn rows(outlet: &Outlet) -> BTreeMap<String, f64> {
-    let tables = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
-        AND relnamespace = current_schema()::regnamespace AND relname <> '_sqlx_migrations'";
-    let tables = outlet.database.query(tables);
-    let counts: Vec<String> = tables
-        .lines()
-        .map(|table| format!("SELECT '{table}', count(*) FROM \"{table}\""))
-        .collect();
-    let counted = outlet.database.query(&counts.join(" UNION ALL "));
+fn rows(world: &World, outlet: Option<&Outlet>) -> BTreeMap<String, f64> {
+    let ask = |sql: &str| match outlet {
+        Some(outlet) => outlet.database.query(sql),
+        None => {
+            let file = world.path("state/stratavore.db");
+            on_runtime(sqlite_texts(&file, sql)).join("\n")
+        }
+    };
+    let tables = match outlet {
+        Some(_) => {
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
+            AND relnamespace = current_schema()::regnamespace AND relname <> '_sqlx_migrations'"
+        }
+        None => {
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
+            AND sql NOT LIKE 'CREATE VIRTUAL%' AND name <> '_sqlx_migrations'"
+        }
+    };
+    let count = |table: &str| format!("SELECT '{table}|' || count(*) FROM \"{table}\"");
+    let counts: Vec<String> = ask(tables).lines().map(count).collect();
     let read = |line: &str| {
         let (table, count) = line.split_once('|')?;
         Some((table.to_owned(), count.parse().ok()?))
     };
-    counted.lines().filter_map(read).collect()
+    ask(&counts.join(" UNION ALL ")).lines().filter_map(read).collect()
 }
 
 /// What is sampled after each life, over the whole run.
@@ -158,7 +193,7 @@ impl Whole {
             self.push(format!("{what}, over the run"), last);
         }
         self.grown("bytes of the home", bytes(&world.path("")));
-        for (table, count) in outlet.map(rows).unwrap_or_default() {
+        for (table, count) in rows(world, outlet) {
             match table.as_str() {
                 // What passes through, and what there is one of.
                 "outbox" | "leases" | "nodes" => self.push(format!("rows of {table}"), count),
@@ -171,19 +206,22 @@ impl Whole {
 fn t_soak(mut trial: Trial, world: &World, outlet: Option<&Outlet>) {
     let asked = std::env::var("STRATAVORE_TEST_SOAK_SECONDS").ok();
     let lasts = asked.map(|seconds| Duration::from_secs(seconds.parse().expect("seconds")));
+    let mut dice = trial.dice();
     world.project("demo");
+    world.run(["projects", "edit", "demo", "--quota-runners", PLACES]).ok();
     let printing = Printing::launch(world, "printing", &["--every", "20"]);
     let [agent] = world.agents_of(&printing.runner)[..] else { panic!("it has one agent") };
     let began = Instant::now();
     let (mut lives, mut whole) = (0, Whole::default());
     while lasts.map_or(lives < scale(1, 20), |lasts| began.elapsed() < lasts) {
         let mut samples = Samples::new();
+        trial.tried(round(world, || faults(world, outlet, &mut dice)));
         // What a daemon makes once, it has made by then.
-        for _ in 0..WARM {
-            round(world);
+        for _ in 1..WARM {
+            trial.tried(round(world, || {}));
         }
         for _ in 0..LIFE {
-            round(world);
+            trial.tried(round(world, || {}));
             sample(world, agent, &mut samples);
         }
         trial.tried_times(LIFE, held(&samples));

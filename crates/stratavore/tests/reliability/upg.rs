@@ -69,8 +69,8 @@ fn upgraded(world: &World, of: &Printing, agent: Option<Process>) -> Result<(), 
     of.held(world)
 }
 
-/// There is no program of an earlier version yet: each is replaced by the same one, and daemons as
-/// well in between.
+/// Each is replaced by the same program, and daemons as well in between: many times, which needs no
+/// program of an earlier version. Those take turns with ours in `before.rs`.
 #[test]
 fn t_upg_agents_are_replaced_again_and_again_and_no_session_is_lost() {
     let mut trial = Trial::new("T-UPG", "agents and daemons are replaced, and no session is lost");

@@ -143,11 +143,15 @@ fn tell(context: &Context, report: &Report) -> Result<(), Failure> {
         keys_of_elsewhere: report.keys_were_given,
     };
     context.ui.show(&view, || {
-        let (records, covered) = (report.records, report.covered);
-        context.ui.line(format!(
-            "{records} records stand, up to {covered} by {} signed checkpoints",
-            report.checkpoints
-        ))?;
+        let stand = match report.records {
+            1 => "1 record stands".into(),
+            records => format!("{records} records stand"),
+        };
+        let checkpoints = match report.checkpoints {
+            1 => "1 signed checkpoint".into(),
+            checkpoints => format!("{checkpoints} signed checkpoints"),
+        };
+        context.ui.line(format!("{stand}, up to {} by {checkpoints}", report.covered))?;
         if report.trimmed > 0 {
             let trimmed = report.trimmed;
             context.ui.note(format!(

@@ -4,8 +4,10 @@
 use stratavore_testkit::rabbit::{self, BROKER_VARIABLE, ROOT_VARIABLE};
 use stratavore_testkit::trial::LONG_VARIABLE;
 
+use crate::machine;
 use crate::step::{self, Steps};
-use crate::workspace::cargo;
+use crate::test::build;
+use crate::workspace::{TESTED, cargo};
 
 /// The releases of Debian that have them, and what their step is called.
 const STEPS: [(&str, &str); 2] = [("trixie", "rabbitmq 4.0"), ("forky", "rabbitmq 4.3")];
@@ -22,6 +24,15 @@ const TESTS: [&str; 8] = [
     "what_is_published_fits_its_schema",
 ];
 
+/// The verb: builds the programs before.
+pub(crate) fn brokers() -> anyhow::Result<()> {
+    let mut steps = Steps::default();
+    if steps.take("machine", machine::prepare) && steps.take("build", build) {
+        test(&mut steps);
+    }
+    steps.finish()
+}
+
 /// Runs those tests with each of them. The programs are built.
 pub(crate) fn test(steps: &mut Steps) {
     for (release, name) in STEPS {
@@ -33,13 +44,16 @@ pub(crate) fn test(steps: &mut Steps) {
                 // Small counts: the full ones are tried with this machine's.
                 tests.env_remove(LONG_VARIABLE);
             };
-            let mut bus = cargo();
-            bus.args(["test", "--no-fail-fast", "-p", "stratavore-bus", "--test", "bus"]);
-            with(&mut bus);
-            let mut promises = cargo();
-            promises.args(["test", "--no-fail-fast", "-p", "stratavore", "--test", "reliability"]);
+            // As they were built for all tests.
+            let tests = |name: &str| {
+                let mut tests = cargo();
+                tests.args(["test", "--no-fail-fast", "--workspace", "--features", TESTED]);
+                tests.args(["--test", name]);
+                with(&mut tests);
+                tests
+            };
+            let (mut bus, mut promises) = (tests("bus"), tests("reliability"));
             promises.arg("--").args(TESTS);
-            with(&mut promises);
             // Both, so that one run tells everything that is wrong.
             let (bus, promises) = (step::run(name, &mut bus), step::run(name, &mut promises));
             bus.and(promises)

@@ -28,6 +28,7 @@ usage: cargo xtask VERB [ARGUMENTS]
                          --fast leaves out formatting and clippy; ARGS go to cargo test
   test-long [ARGS]       the same with the long counts, and the version before beside this one,
                          which it builds from the history
+  brokers                what goes to RabbitMQ, with 4.0 and 4.3: a part of test-long
   lint                   formatting, clippy, documentation and arrows
   arrows                 check who may depend on whom
   reliability [--tier commit|full] [--only T-NAME] [--soak DURATION]
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         "run" => none_left(&arguments).and_then(|()| run::run()),
         "test" => test::test(&arguments, test::Length::Short),
         "test-long" => test::test(&arguments, test::Length::Long),
+        "brokers" => none_left(&arguments).and_then(|()| brokers::brokers()),
         "lint" => none_left(&arguments).and_then(|()| lint::lint()),
         "arrows" => none_left(&arguments).and_then(|()| arrows::arrows()),
         "reliability" => reliability::reliability(&arguments),

@@ -40,6 +40,12 @@ pub(crate) fn test(arguments: &[String], length: Length) -> anyhow::Result<()> {
     steps.finish()
 }
 
+/// End-to-end tests run the programs from the target directory, next to each other.
+pub(crate) fn build() -> anyhow::Result<()> {
+    let all = ["build", "--workspace", "--exclude", "xtask", "--bins"];
+    step::run("build", cargo().args(all).args(["--features", FEATURES]))
+}
+
 /// Builds the programs, starts a database server for as long as it is needed, and runs the tests.
 pub(crate) fn tests(
     steps: &mut Steps,
@@ -47,12 +53,7 @@ pub(crate) fn tests(
     length: Length,
     environment: &[(&str, String)],
 ) {
-    // End-to-end tests run the programs from the target directory, next to each other.
-    let built = steps.take("build", || {
-        let all = ["build", "--workspace", "--exclude", "xtask", "--bins"];
-        step::run("build", cargo().args(all).args(["--features", FEATURES]))
-    });
-    if !built {
+    if !steps.take("build", build) {
         return;
     }
     let mut before = None;

@@ -1,6 +1,7 @@
 //! The record, for who reads it: as an export that anybody verifies.
 
 use stratavore_audit::{KeyChange, Line};
+use stratavore_core::NodeId;
 use stratavore_core::caller::Caller;
 use stratavore_core::event::NewEvent;
 use stratavore_runtime::failpoint;
@@ -8,6 +9,7 @@ use stratavore_store::AuditKey;
 
 use crate::control::Control;
 use crate::error::Error;
+use crate::seal::SEALER;
 
 const PAGE: u32 = 1000;
 
@@ -49,6 +51,21 @@ impl Control {
         Ok(Some(RecordExport { control: self.clone(), head: Some(head), after, until }))
     }
 
+    /// The node that seals the record, or that has the key if none does now; this one, if there is no
+    /// key yet.
+    pub async fn record_keeper(&self) -> Result<NodeId, Error> {
+        let store = &self.inner.store;
+        if let Some(lease) = store.lease_get(SEALER).await?
+            && lease.expires_at > self.now()
+            && let Some(daemon) =
+                store.daemon_list().await?.into_iter().find(|daemon| daemon.id == lease.holder)
+        {
+            return Ok(daemon.node);
+        }
+        let active = store.audit_keys().await?.into_iter().rev().find(|key| key.state == "active");
+        Ok(active.map_or_else(|| self.here(), |key| key.node))
+    }
+
     /// Signs with another key from now on. The key before it introduces it.
     pub async fn audit_rotate(&self, caller: &Caller) -> Result<Vec<AuditKey>, Error> {
         self.may_change(caller, "change the key of the record")?;
@@ -56,6 +73,12 @@ impl Control {
         let mut held = self.inner.sealing.lock().await;
         // Taken: after a failure in between it is begun anew, with the key that the database names.
         let Some(mut sealing) = held.take() else {
+            if self.has_key().await? {
+                return Err(Error::invalid(
+                    "the duty to seal the record is another daemon's, or was the one's that ran here before",
+                    "try again in half a minute",
+                ));
+            }
             return Err(Error::invalid(
                 "this host does not have the key of the record",
                 "ask where it is: stratavore audit keys",
@@ -66,11 +89,14 @@ impl Control {
             KeyChange { size: sealing.chain.size(), new: key.public().clone(), replaces: true };
         let note = change.signed(&sealing.key);
         let public = self.public_key(key.public(), change.size, Some(note.clone()));
-        self.inner.store.audit_key_add(&sealing.lease, &public).await?;
-        failpoint("key_added");
         let data = serde_json::json!({
             "old": sealing.key.public().id(), "new": public.id, "size": change.size, "change": note,
         });
+        let event = NewEvent::new("node.record_key_changed", data);
+        let by = self.by(caller, None);
+        self.inner.store.audit_key_add(&sealing.lease, &public, &event, &by).await?;
+        self.inner.relay_wake.notify_one();
+        failpoint("key_added");
         self.on_files(move |files| {
             files.add_key(&Line::KeyChange(note))?;
             std::fs::rename(files.path("key.next"), files.path("key"))
@@ -79,10 +105,6 @@ impl Control {
         sealing.key = key;
         *held = Some(sealing);
         drop(held);
-        let event = NewEvent::new("node.record_key_changed", data);
-        let by = self.by(caller, None);
-        self.inner.store.node_event(self.inner.node.id, &event, &by, self.now()).await?;
-        self.inner.relay_wake.notify_one();
         Ok(self.inner.store.audit_keys().await?)
     }
 }

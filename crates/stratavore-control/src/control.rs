@@ -102,6 +102,8 @@ pub struct Settings {
     pub server_every: Duration,
     /// How often it is looked whether something is wrong that is to be told.
     pub alerts_every: Duration,
+    /// How long what is sealed may wait for a checkpoint, and a checkpoint to be told of.
+    pub checkpoint_every: Duration,
     /// Where events go besides, if anywhere.
     pub rabbit: Option<RabbitSettings>,
     pub notify: NotifySettings,
@@ -184,6 +186,8 @@ pub(crate) struct Inner {
     pub(crate) audit: Arc<AuditFiles>,
     pub(crate) audit_wake: Arc<Notify>,
     pub(crate) sealing: tokio::sync::Mutex<Option<Sealing>>,
+    /// When this daemon told of a checkpoint last, or was built, by the monotonic clock.
+    pub(crate) checkpoint_told: Mutex<Duration>,
     pub(crate) verified: LastVerified,
     pub(crate) following: Following,
     pub(crate) documents: Documents,
@@ -240,6 +244,7 @@ impl Control {
             audit: Arc::new(AuditFiles::new(audit)),
             audit_wake: Arc::new(Notify::new()),
             sealing: tokio::sync::Mutex::new(None),
+            checkpoint_told: Mutex::new(began.1),
             verified: LastVerified::default(),
             following: Following::default(),
             documents: Documents::default(),

@@ -3,10 +3,9 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use serde_json::json;
 use stratavore_core::NodeId;
 use stratavore_core::caller::Caller;
-use stratavore_core::join::{JoinToken, Redeemed, TTL_DEFAULT, TTL_MAX, TokenRecord};
+use stratavore_core::join::{JoinToken, Redeemed, TTL_MAX, TokenRecord};
 use stratavore_core::node::{NodeView, Scheduling, Wish, place};
 
 use crate::control::Control;
@@ -182,10 +181,9 @@ impl Control {
     /// Makes the certificate that of the cluster's CA. False: the cluster has one.
     pub async fn found_cluster(&self, caller: &Caller, pem: &str) -> Result<bool, Error> {
         self.may_change(caller, "make the cluster's CA")?;
-        let founded = self.inner.store.cluster_found(pem, self.now()).await?;
-        if founded {
-            self.record(caller, "node.ca_made", json!({})).await?;
-        }
+        let by = self.by(caller, None);
+        let founded = self.inner.store.cluster_found(pem, self.here(), &by, self.now()).await?;
+        self.inner.relay_wake.notify_one();
         Ok(founded)
     }
 
@@ -197,7 +195,7 @@ impl Control {
         pin: &str,
     ) -> Result<(JoinToken, TokenRecord), Error> {
         self.may_change(caller, "make join tokens")?;
-        let ttl = ttl.unwrap_or(TTL_DEFAULT);
+        let ttl = ttl.unwrap_or(TTL_MAX);
         if ttl > TTL_MAX {
             return Err(Error::invalid(
                 format!("a join token of {} s would live too long", ttl.as_secs()),
@@ -211,10 +209,10 @@ impl Control {
         secret[16..].copy_from_slice(&self.entropy());
         let token = JoinToken::new(accessor, secret, pin);
         let digest = sha256(token.secret.as_bytes());
-        let by = caller.to_string();
-        let record = self.inner.store.join_token_add(&token.accessor, &digest, &by, ttl).await?;
-        let about = json!({ "token": token.accessor, "expires_at": record.expires_at });
-        self.record(caller, "node.token_made", about).await?;
+        let (store, by) = (&self.inner.store, self.by(caller, None));
+        let (accessor, here) = (&token.accessor, self.here());
+        let record = store.join_token_add(accessor, &digest, ttl, here, &by, self.now()).await?;
+        self.inner.relay_wake.notify_one();
         Ok((token, record))
     }
 
@@ -225,26 +223,24 @@ impl Control {
 
     pub async fn revoke_join_token(&self, caller: &Caller, accessor: &str) -> Result<bool, Error> {
         self.may_change(caller, "revoke join tokens")?;
-        let revoked = self.inner.store.join_token_revoke(accessor, self.now()).await?;
-        if revoked {
-            self.record(caller, "node.token_revoked", json!({ "token": accessor })).await?;
-        }
+        let (here, by) = (self.here(), self.by(caller, None));
+        let revoked = self.inner.store.join_token_revoke(accessor, here, &by, self.now()).await?;
+        self.inner.relay_wake.notify_one();
         Ok(revoked)
     }
 
     /// Uses a token for a node and its key; the node is bound to the key if this answers.
     pub async fn redeem_join_token(
         &self,
+        caller: &Caller,
         token: &JoinToken,
         node: NodeId,
         key_digest: &str,
     ) -> Result<(), Error> {
-        let secret = sha256(token.secret.as_bytes());
-        let redeemed = self
-            .inner
-            .store
-            .node_join(&token.accessor, &secret, node, key_digest, self.now())
-            .await?;
+        let (secret, by) = (sha256(token.secret.as_bytes()), self.by(caller, None));
+        let (store, accessor) = (&self.inner.store, &token.accessor);
+        let redeemed =
+            store.node_join(accessor, &secret, node, key_digest, &by, self.now()).await?;
         self.inner.relay_wake.notify_one();
         let refused = match redeemed {
             Redeemed::Bound | Redeemed::Again => return Ok(()),
@@ -261,8 +257,12 @@ impl Control {
     }
 
     /// Binds this node to its key without a token: it holds the CA's key.
-    pub async fn bind_own_key(&self, key_digest: &str) -> Result<(), Error> {
-        Ok(self.inner.store.node_bind(self.here(), key_digest).await?)
+    pub async fn bind_own_key(&self, caller: &Caller, key_digest: &str) -> Result<(), Error> {
+        self.may_change(caller, "make this node join")?;
+        let by = self.by(caller, None);
+        self.inner.store.node_bind(self.here(), key_digest, &by, self.now()).await?;
+        self.inner.relay_wake.notify_one();
+        Ok(())
     }
 
     /// Whether a node is bound to the key of this digest.

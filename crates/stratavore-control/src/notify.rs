@@ -140,7 +140,7 @@ impl Control {
         self.may_change(caller, "remove destinations")?;
         self.notify_get(name).await?;
         let by = self.by(caller, None);
-        self.inner.store.destination_forget(name, self.here(), &by, self.now()).await?;
+        self.inner.store.destination_forget(name, None, self.here(), &by, self.now()).await?;
         self.destinations_changed();
         Ok(())
     }
@@ -211,13 +211,8 @@ impl Control {
     ) -> Result<u64, Error> {
         self.may_change(caller, "have messages sent again")?;
         self.notify_get(name).await?;
-        let about = json!({ "destination": name, "message": id });
-        self.record(caller, "request.notify_retry", about).await?;
-        let asked = self.inner.store.notification_again(name, id, self.now()).await?;
-        if let Some(id) = id.filter(|_| asked == 0) {
-            let noun = "message that was given up";
-            return Err(StoreError::NotFound { noun, wanted: id.to_string() }.into());
-        }
+        let (here, by) = (self.here(), self.by(caller, None));
+        let asked = self.inner.store.notification_again(name, id, here, &by, self.now()).await?;
         self.destinations_changed();
         Ok(asked)
     }

@@ -9,19 +9,17 @@ mod window;
 
 use std::time::Duration;
 
-use serde_json::json;
-use stratavore_core::DeadLetterId;
 use stratavore_core::alert::Alert;
 use stratavore_core::caller::Caller;
-use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
+use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health, Retry};
 use stratavore_core::event::Event;
 use stratavore_core::notify::{Channel, Severity};
-use stratavore_store::StoreError;
 
 use crate::alert::of_cluster;
 use crate::control::Control;
 use crate::error::Error;
 use crate::notify;
+use crate::project::nearest;
 
 pub use rabbit::RabbitSettings;
 
@@ -106,41 +104,41 @@ impl Control {
     /// Has dead letters tried again: one, or all of a destination. Answers how many.
     pub async fn dead_letter_retry(&self, caller: &Caller, which: Retry) -> Result<u64, Error> {
         self.may_change(caller, "have events delivered again")?;
-        let about = match &which {
-            Retry::One(id) => json!({ "dead_letter": id }),
-            Retry::All(destination) => json!({ "destination": destination }),
-        };
-        self.record(caller, "request.retry", about).await?;
-        let now = self.now();
-        let asked = match which {
-            Retry::One(id) => {
-                self.inner.store.dead_letter_retry(id, now).await?;
-                1
-            }
-            Retry::All(destination) => {
-                let known = self.inner.store.destination_list().await?;
-                let mut asked = 0;
-                for (found, _) in &known {
-                    if destination.is_empty() || found.name == destination {
-                        asked += self.inner.store.dead_letter_retry_all(&found.name, now).await?;
-                    }
-                }
-                if !destination.is_empty() && !known.iter().any(|(d, _)| d.name == destination) {
-                    let missing = StoreError::NotFound { noun: "destination", wanted: destination };
-                    return Err(missing.into());
-                }
-                asked
-            }
-        };
+        let (here, by) = (self.here(), self.by(caller, None));
+        let asked = self.inner.store.dead_letter_retry(&which, here, &by, self.now()).await?;
+        self.inner.relay_wake.notify_one();
         self.inner.outbox_wake.notify_one();
         Ok(asked)
     }
-}
 
-/// What is to be tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Retry {
-    One(DeadLetterId),
-    /// Of this destination, or of every one if the name is empty.
-    All(String),
+    /// Forgets a destination that no daemon delivers to, with what was set aside for it. Answers what it
+    /// has not got.
+    pub async fn destination_forget(&self, caller: &Caller, name: &str) -> Result<Backlog, Error> {
+        self.may_change(caller, "forget destinations")?;
+        let known = self.destinations_as_they_are().await?;
+        let Some((found, _)) = known.iter().find(|(found, _)| found.name == name) else {
+            let names = known.into_iter().map(|(found, _)| found.name).collect();
+            let nearest = nearest(name, names);
+            return Err(Error::NotFound { noun: "destination", wanted: name.into(), nearest });
+        };
+        if Channel::KINDS.contains(&found.kind.as_str()) {
+            return Err(Error::invalid(
+                format!("{name} was defined by people"),
+                format!("remove it as it was added: stratavore notify remove {name}"),
+            ));
+        }
+        // Not the seat, by which this daemon delivers: what it has itself it does not get here.
+        let (store, me) = (&self.inner.store, self.inner.daemon.id);
+        let Some(lease) = store.lease_acquire(&duty(name), me, rabbit::TERM.ttl).await? else {
+            return Err(Error::invalid(
+                format!("a daemon delivers to {name}, or did some seconds ago"),
+                "take `bus.url` out of the configuration of every daemon, restart them, and try again",
+            ));
+        };
+        let by = self.by(caller, None);
+        let left = store.destination_forget(name, Some(&lease), self.here(), &by, self.now()).await;
+        store.lease_release(&lease).await?;
+        self.inner.relay_wake.notify_one();
+        Ok(left?)
+    }
 }

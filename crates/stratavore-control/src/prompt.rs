@@ -166,14 +166,11 @@ impl Control {
                 return Err(error);
             }
         };
-        let about = serde_json::json!({
-            "runner": prompt.runner, "prompt": prompt.id, "bytes": prompt.text.len(),
-        });
-        self.record(caller, "request.sent", about).await?;
-        let written = PromptState::Written { at: self.now(), epoch: runner.epoch };
-        if !self.inner.store.prompt_leave_queue(prompt.id, written).await? {
+        let (here, by, now) = (self.here(), self.by(caller, None), self.now());
+        if !self.inner.store.prompt_send(prompt.id, runner.epoch, here, &by, now).await? {
             return Ok(());
         }
+        self.inner.relay_wake.notify_one();
         failpoint("prompt_written");
         Ok(self.inner.runtime.prompt(prompt.runner, prompt.id, &prompt.text, false).await?)
     }

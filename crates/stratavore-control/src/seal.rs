@@ -15,16 +15,17 @@ use stratavore_core::lease::{Lease, Trust as Held};
 use stratavore_runtime::failpoint;
 use stratavore_store::{AuditCheckpoint, AuditKey};
 
+use crate::checkpoint::Telling;
 use crate::control::Control;
 use crate::error::Error;
 
 /// The duty of sealing.
-const SEALER: &str = "audit";
+pub(crate) const SEALER: &str = "audit";
 const TTL: Duration = Duration::from_secs(30);
 const BATCH: u32 = 500;
 /// How much is sealed, and how long, before it is signed.
 const CHECKPOINT_RECORDS: u64 = 1000;
-pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// What is published meanwhile is sealed at once: on SQLite each sealing is a sync of the disk.
 const COALESCE: Duration = Duration::from_secs(1);
 /// When a daemon that may not seal says that nobody does.
@@ -41,6 +42,7 @@ pub(crate) struct Sealing {
     pub(crate) origin: String,
     /// The size that was signed last, and when, by the monotonic clock.
     signed: (u64, Duration),
+    telling: Telling,
 }
 
 /// Why the record is not sealed: it does not fit what this host has seen of it.
@@ -84,6 +86,7 @@ impl Control {
         // What is quiet costs one look.
         if let Some(sealing) = sealing
             && sealing.chain.size() == sealing.signed.0
+            && !self.is_to_tell(sealing.telling)
             && self.inner.store.event_last_position().await?.unsigned_abs() == sealing.signed.0
         {
             return Ok(format!("0 sealed, {} in all", sealing.chain.size()));
@@ -112,6 +115,7 @@ impl Control {
             let rows = self.inner.store.audit_unsealed(sealing.chain.size(), BATCH).await?;
             let last = rows.len() < BATCH as usize;
             let (after, mut chain) = (sealing.chain.size(), sealing.chain.clone());
+            let mut telling = sealing.telling;
             let mut hashes = Vec::with_capacity(rows.len());
             for row in &rows {
                 if row.position != chain.size() + 1 {
@@ -130,11 +134,13 @@ impl Control {
                         "the event of position {position} was changed before it was sealed"
                     ));
                 }
+                telling.sealed(row.kind.as_deref());
                 hashes.push(chain.append(content, mac.as_bytes()));
             }
             let (signed, at) = sealing.signed;
             let waits = chain.size() - signed;
-            let due = self.inner.clock.monotonic().saturating_sub(at) >= CHECKPOINT_EVERY;
+            let due = self.inner.clock.monotonic().saturating_sub(at)
+                >= self.inner.settings.checkpoint_every;
             let checkpoint = (waits >= CHECKPOINT_RECORDS || (waits > 0 && last && (due || signs)))
                 .then(|| self.checkpoint(sealing, &chain));
             if !hashes.is_empty() || checkpoint.is_some() {
@@ -144,12 +150,14 @@ impl Control {
                 failpoint("seal_committed");
             }
             sealed += hashes.len();
-            sealing.chain = chain;
+            (sealing.chain, sealing.telling) = (chain, telling);
             if let Some(checkpoint) = checkpoint {
                 self.keep_checkpoint(checkpoint.note).await?;
                 sealing.signed = (checkpoint.size, self.inner.clock.monotonic());
+                sealing.telling.signed();
             }
             if last {
+                self.tell_checkpoint(&sealing.lease, &mut sealing.telling).await?;
                 return Ok(format!("{sealed} sealed, {} in all", sealing.chain.size()));
             }
         }
@@ -181,7 +189,7 @@ impl Control {
     }
 
     /// False: the key that signs is on another host.
-    async fn has_key(&self) -> Result<bool, Error> {
+    pub(crate) async fn has_key(&self) -> Result<bool, Error> {
         let keys = self.inner.store.audit_keys().await?;
         let Some(active) = keys.into_iter().rev().find(|key| key.state == "active") else {
             return Ok(true);
@@ -222,7 +230,8 @@ impl Control {
         let origin = active.origin.clone();
         let chain = self.chain(&origin, &trust).await?;
         let signed = (self.known_size().await?, self.inner.clock.monotonic());
-        Ok(Some(Sealing { lease, held, chain, key, origin, signed }))
+        let telling = Telling::unknown();
+        Ok(Some(Sealing { lease, held, chain, key, origin, signed, telling }))
     }
 
     /// The keys that this host trusts. The first that it meets is believed, and written down.
@@ -267,10 +276,10 @@ impl Control {
         };
         let origin = key.public().name().to_owned();
         let public = self.public_key(key.public(), 0, None);
-        self.inner.store.audit_key_add(&lease, &public).await?;
+        self.inner.store.audit_key_begin(&lease, &public).await?;
         self.trust(&[public]).await?;
         let (chain, signed) = (Chain::new(&origin), (0, Duration::ZERO));
-        Ok(Sealing { lease, held, chain, key, origin, signed })
+        Ok(Sealing { lease, held, chain, key, origin, signed, telling: Telling::default() })
     }
 
     pub(crate) async fn make_key(

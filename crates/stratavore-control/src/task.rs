@@ -56,7 +56,7 @@ impl Control {
         let budgets = if shared { budget::EVERY_SHARED } else { budget::EVERY };
         let budgets = every(budgets).or_when(&inner.budget_wake);
         self.spawn_task("budgets", budgets, |c| async move { c.enforce_budgets().await });
-        let audit = if shared { seal::LOOK_SHARED } else { seal::CHECKPOINT_EVERY };
+        let audit = if shared { seal::LOOK_SHARED } else { settings.checkpoint_every };
         let audit = every(audit).or_when(&inner.audit_wake);
         self.spawn_task("audit", audit, |c| async move { c.seal().await });
         inner.supervisor.spawn(self.clone().hear_of_files());

@@ -88,3 +88,11 @@ pub struct DeadLetter {
     /// When it was delivered after all.
     pub replayed_at: Option<Timestamp>,
 }
+
+/// Which dead letters are to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retry {
+    One(DeadLetterId),
+    /// Of this destination, or of every one if the name is empty.
+    All(String),
+}

@@ -14,9 +14,8 @@ use crate::NodeId;
 
 /// What every token begins with, so that it is recognised where it leaks.
 pub const PREFIX: &str = "svj";
-/// How long a token may be used unless said otherwise, and at most.
-pub const TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
-pub const TTL_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long a token may be used at most, and unless less is asked for.
+pub const TTL_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long after its first use a token answers the same key once more: the reply may be lost.
 pub const AGAIN: Duration = Duration::from_secs(60);
 

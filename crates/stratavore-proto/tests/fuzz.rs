@@ -98,7 +98,8 @@ messages! {
     BudgetHistory BudgetHistoryOf BudgetList BudgetPeriod BudgetShare BudgetStep Ca ChangeItem
     ConnectFrame CreateProject DaemonStatus DeadLetter DeadLetterList DeleteProject Destination
     Doing Done EditProject Ended EnvVariable Event EventFilter EventList Exit ExplainUsage
-    Explanation ExportFile ExportPart ExportRecord ExportSessionRequest FindRequest FoundMessage
+    Explanation ExportFile ExportPart ExportRecord ExportSessionRequest FindRequest ForgetDestination
+    ForgottenDestination FoundMessage
     FoundMessages FromAgent FromAgentSocket GetCaRequest GetItem GetNode GetProject GetRunner
     GetSession Go Hook HookAnswer ImportManifest ImportPart ImportRequest ImportStep
     ImportedFile ImportedSession InboxList InitCaRequest JoinRequest JoinTokenInfo JoinTokenList

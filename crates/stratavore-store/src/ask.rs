@@ -230,14 +230,34 @@ impl Store {
     ) -> Result<bool, StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            let mut prompt = locked_prompt(&mut tx, id).await?;
-            let is_queued = prompt.state == PromptState::Queued;
-            if is_queued {
-                prompt.state = state.clone();
-                set_prompt(&mut tx, &prompt).await?;
-            }
+            let was_queued = leave_queue(&mut tx, id, &state).await?.is_some();
             tx.commit().await?;
-            Ok(is_queued)
+            Ok(was_queued)
+        })
+    }
+
+    /// The same of one that is typed next, with who has it typed on the record.
+    pub async fn prompt_send(
+        &self,
+        id: PromptId,
+        epoch: i64,
+        here: NodeId,
+        by: &By,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let by = self.author(by)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            let held = node::hold(&mut tx, here).await?;
+            let written = PromptState::Written { at, epoch };
+            let Some(prompt) = leave_queue(&mut tx, id, &written).await? else {
+                return Ok(false);
+            };
+            let data = json!({ "runner": prompt.runner, "prompt": id, "bytes": prompt.text.len() });
+            let event = NewEvent::new("request.sent", data);
+            node::append(&mut tx, &held, &event, &by, at).await?;
+            tx.commit().await?;
+            Ok(true)
         })
     }
 
@@ -272,6 +292,21 @@ impl Store {
             Ok(found)
         })
     }
+}
+
+/// `None`: it has left it before.
+async fn leave_queue(
+    tx: &mut Tx,
+    id: PromptId,
+    state: &PromptState,
+) -> Result<Option<Prompt>, StoreError> {
+    let mut prompt = locked_prompt(tx, id).await?;
+    if prompt.state != PromptState::Queued {
+        return Ok(None);
+    }
+    prompt.state = state.clone();
+    set_prompt(tx, &prompt).await?;
+    Ok(Some(prompt))
 }
 
 fn absent(id: AskId) -> StoreError {

@@ -5,14 +5,16 @@
 //! sealer's lease adds any.
 
 use stratavore_audit::{Content, HASH_LEN, Hash, Line, Record, line, record_line};
-use stratavore_core::Timestamp;
+use stratavore_core::caller::By;
+use stratavore_core::event::NewEvent;
 use stratavore_core::lease::Lease;
+use stratavore_core::{NodeId, Timestamp};
 
 use crate::error::doing;
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::DbTime;
-use crate::{Store, StoreError, lease};
+use crate::{Store, StoreError, lease, node};
 
 const UNSEALED: &str =
     "SELECT id, position, entity, entity_id, name, project_id, seq, kind, at, caused_by, data,
@@ -52,6 +54,8 @@ statements! { UNSEALED, RECORDS, HEAD, HASHES, SEAL, SEAL_POSTGRES, CHECKPOINT, 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRecord {
     pub position: u64,
+    /// Of the event, if it is there.
+    pub kind: Option<String>,
     /// Its canonical text; `None` if the event is not there, or is none that can have one.
     pub content: Option<Vec<u8>>,
     /// The code of the daemon that wrote it.
@@ -134,7 +138,8 @@ impl RecordRow {
     fn into_record(self) -> Result<AuditRecord, StoreError> {
         let content = self.canonical();
         let hash = self.hash.map(|hash| read_hash(&hash)).transpose()?;
-        Ok(AuditRecord { position: self.position.unsigned_abs(), content, mac: self.mac, hash })
+        let position = self.position.unsigned_abs();
+        Ok(AuditRecord { position, kind: self.kind, content, mac: self.mac, hash })
     }
 }
 
@@ -246,6 +251,25 @@ impl Store {
                     .map(drop))
                 .map_err(doing("keeping a checkpoint"))?;
             }
+            tx.commit().await
+        })
+    }
+
+    /// Tells of the record as whoever seals it: appends an event about its node.
+    pub async fn audit_tell(
+        &self,
+        lease: &Lease,
+        here: NodeId,
+        event: &NewEvent,
+        by: &By,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let by = self.author(by)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            lease::check(&mut tx, lease).await?;
+            let held = node::hold(&mut tx, here).await?;
+            node::append(&mut tx, &held, event, &by, at).await?;
             tx.commit().await
         })
     }

@@ -1,15 +1,17 @@
 //! The public keys of the record. Their private halves are on the hosts.
 
 use sqlx::types::Text;
+use stratavore_core::caller::By;
+use stratavore_core::event::NewEvent;
 use stratavore_core::lease::Lease;
 use stratavore_core::{NodeId, Timestamp};
 
 use crate::audit::place;
 use crate::error::doing;
 use crate::retry::retried;
-use crate::tx::on;
+use crate::tx::{Tx, on};
 use crate::value::DbTime;
-use crate::{Store, StoreError, lease};
+use crate::{Store, StoreError, lease, node};
 
 const KEYS: &str = "SELECT id, origin, public, state, node_id, since_size, change, created_at
     FROM audit_keys ORDER BY since_size, created_at, id";
@@ -75,27 +77,51 @@ impl Store {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
-    /// Keeps a key that signs from now on; those before it are retired.
-    pub async fn audit_key_add(&self, lease: &Lease, key: &AuditKey) -> Result<(), StoreError> {
+    /// Keeps the first key.
+    pub async fn audit_key_begin(&self, lease: &Lease, key: &AuditKey) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
             lease::check(&mut tx, lease).await?;
-            on!(tx, |conn| sqlx::query(KEYS_RETIRE).execute(conn).await.map(drop))
-                .map_err(doing("retiring a key of the record"))?;
-            on!(tx, |conn| sqlx::query(KEY_INSERT)
-                .bind(&key.id)
-                .bind(&key.origin)
-                .bind(&key.public)
-                .bind(&key.state)
-                .bind(Text(key.node))
-                .bind(place(key.since_size))
-                .bind(&key.change)
-                .bind(DbTime(key.created_at))
-                .execute(conn)
-                .await
-                .map(drop))
-            .map_err(doing("keeping a key of the record"))?;
+            insert(&mut tx, key).await?;
             tx.commit().await
         })
     }
+
+    /// Keeps a key that signs from now on, with what is to be told of it on the record of its node; those
+    /// before it are retired.
+    pub async fn audit_key_add(
+        &self,
+        lease: &Lease,
+        key: &AuditKey,
+        event: &NewEvent,
+        by: &By,
+    ) -> Result<(), StoreError> {
+        let by = self.author(by)?;
+        retried!({
+            let mut tx = self.begin().await?;
+            lease::check(&mut tx, lease).await?;
+            let held = node::hold(&mut tx, key.node).await?;
+            on!(tx, |conn| sqlx::query(KEYS_RETIRE).execute(conn).await.map(drop))
+                .map_err(doing("retiring a key of the record"))?;
+            insert(&mut tx, key).await?;
+            node::append(&mut tx, &held, event, &by, key.created_at).await?;
+            tx.commit().await
+        })
+    }
+}
+
+async fn insert(tx: &mut Tx, key: &AuditKey) -> Result<(), StoreError> {
+    on!(tx, |conn| sqlx::query(KEY_INSERT)
+        .bind(&key.id)
+        .bind(&key.origin)
+        .bind(&key.public)
+        .bind(&key.state)
+        .bind(Text(key.node))
+        .bind(place(key.since_size))
+        .bind(&key.change)
+        .bind(DbTime(key.created_at))
+        .execute(conn)
+        .await
+        .map(drop))
+    .map_err(doing("keeping a key of the record"))
 }

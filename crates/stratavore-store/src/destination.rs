@@ -7,18 +7,22 @@
 //! over is refused.
 //! Invariant: a destination's position never goes back.
 
+use serde_json::json;
 use sqlx::types::Text;
-use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
-use stratavore_core::event::Event;
+use stratavore_core::caller::By;
+use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health, Retry};
+use stratavore_core::event::{Event, NewEvent};
 use stratavore_core::lease::Lease;
-use stratavore_core::{DeadLetterId, EventId, Timestamp};
+use stratavore_core::{DeadLetterId, EventId, NodeId, Timestamp};
 
 use crate::error::doing;
 use crate::event::EventRow;
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, random, without_nul};
-use crate::{Store, StoreError, lease};
+use crate::{Store, StoreError, lease, node};
+
+const NOUN: &str = "destination";
 
 /// A new one begins with what happens from now on.
 const ENSURE: &str = "INSERT INTO destinations
@@ -51,8 +55,10 @@ const REPLAYED: &str = "UPDATE dead_letters SET replayed_at = $2 WHERE id = $1";
 
 const RETRY: &str = "UPDATE dead_letters SET retry_at = $2 WHERE id = $1 AND replayed_at IS NULL";
 
-const RETRY_ALL: &str =
-    "UPDATE dead_letters SET retry_at = $2 WHERE destination = $1 AND replayed_at IS NULL";
+const RETRY_ALL: &str = "UPDATE dead_letters SET retry_at = $2
+    WHERE ($1 = '' OR destination = $1) AND replayed_at IS NULL";
+
+const IS_THERE: &str = "SELECT name FROM destinations WHERE name = $1";
 
 const DEAD: &str = "SELECT dead_letters.id AS letter, destination, event_id,
         dead_letters.position AS place, dead_letters.reason AS why, attempts, died_at, retry_at, replayed_at,
@@ -74,7 +80,8 @@ const DEAD_POSITIONS: &str =
     "SELECT position FROM dead_letters WHERE destination = $1 AND position > $2 ORDER BY position";
 
 statements! {
-    ENSURE, LIST, ADVANCE, TELL, BURY, REPLAYED, RETRY, RETRY_ALL, DEAD, WANTED, DEAD_POSITIONS,
+    ENSURE, LIST, ADVANCE, TELL, BURY, REPLAYED, RETRY, RETRY_ALL, IS_THERE, DEAD, WANTED,
+    DEAD_POSITIONS,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -278,31 +285,42 @@ impl Store {
         })
     }
 
-    /// Asks that one dead letter be tried again. It is no news if it was asked before.
+    /// Asks that dead letters be tried again, with who asks on the record. It is no news if it was asked
+    /// before. Answers how many.
     pub async fn dead_letter_retry(
         &self,
-        id: DeadLetterId,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        retried!({
-            let mut tx = self.begin().await?;
-            if set_time(&mut tx, RETRY, &id.to_string(), now).await? == 0 {
-                return Err(StoreError::NotFound { noun: "dead letter", wanted: id.to_string() });
-            }
-            tx.commit().await
-        })
-    }
-
-    /// The same of all that a destination has; answers how many.
-    pub async fn dead_letter_retry_all(
-        &self,
-        destination: &str,
+        which: &Retry,
+        here: NodeId,
+        by: &By,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        without_nul("the name of a destination", destination)?;
+        if let Retry::All(destination) = which {
+            without_nul("the name of a destination", destination)?;
+        }
+        let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
-            let asked = set_time(&mut tx, RETRY_ALL, destination, now).await?;
+            let held = node::hold(&mut tx, here).await?;
+            let (asked, mut data) = match which {
+                Retry::One(id) => {
+                    let wanted = id.to_string();
+                    let asked = set_time(&mut tx, RETRY, &wanted, now).await?;
+                    if asked == 0 {
+                        return Err(StoreError::NotFound { noun: "dead letter", wanted });
+                    }
+                    (asked, json!({ "dead_letter": id }))
+                }
+                Retry::All(destination) => {
+                    if !destination.is_empty() && !is_there(&mut tx, destination).await? {
+                        let wanted = destination.clone();
+                        return Err(StoreError::NotFound { noun: NOUN, wanted });
+                    }
+                    let asked = set_time(&mut tx, RETRY_ALL, destination, now).await?;
+                    (asked, json!({ "destination": destination }))
+                }
+            };
+            data["count"] = json!(asked);
+            node::append(&mut tx, &held, &NewEvent::new("request.retry", data), &by, now).await?;
             tx.commit().await?;
             Ok(asked)
         })
@@ -358,6 +376,13 @@ impl Store {
             .await)
         .map_err(doing("listing dead letters"))
     }
+}
+
+async fn is_there(tx: &mut Tx, name: &str) -> Result<bool, StoreError> {
+    let found: Option<String> =
+        on!(tx, |conn| sqlx::query_scalar(IS_THERE).bind(name).fetch_optional(conn).await)
+            .map_err(doing("looking for a destination"))?;
+    Ok(found.is_some())
 }
 
 /// How many rows it was.

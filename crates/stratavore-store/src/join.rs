@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::types::Text;
+use stratavore_core::caller::By;
+use stratavore_core::event::NewEvent;
 use stratavore_core::join::{Redeemed, TokenRecord, Used};
 use stratavore_core::{NodeId, Timestamp};
 
 use crate::error::doing;
+use crate::hook::is_left_out;
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, without_nul};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, node};
 
 const ADD_POSTGRES: &str = "INSERT INTO join_tokens
         (accessor, secret_digest, created_by, created_at, expires_at)
@@ -96,7 +100,11 @@ pub(crate) async fn redeem(
     .map_err(doing("reading a join token"))?;
     let Some(row) = row else { return Ok(Redeemed::Refused("it is not known")) };
     let now = row.now;
-    let redeemed = row.into_record().redeem(node, key_digest, now.0);
+    let mut record = row.into_record();
+    if is_left_out("token_once") {
+        (record.used, record.revoked_at) = (None, None);
+    }
+    let redeemed = record.redeem(node, key_digest, now.0);
     match &redeemed {
         Redeemed::Bound => on!(tx, |conn| sqlx::query(USE)
             .bind(now)
@@ -119,31 +127,37 @@ pub(crate) async fn redeem(
 }
 
 impl Store {
-    /// Keeps a new token, of which it learns a digest only.
+    /// Keeps a new token, of which it learns a digest only, with who made it on the record.
     pub async fn join_token_add(
         &self,
         accessor: &str,
         secret_digest: &str,
-        by: &str,
         ttl: Duration,
+        here: NodeId,
+        by: &By,
+        at: Timestamp,
     ) -> Result<TokenRecord, StoreError> {
-        without_nul("the name of who asked", by)?;
+        let by = self.author(by)?;
         let micros = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
         retried!({
             let mut tx = self.begin().await?;
+            let held = node::hold(&mut tx, here).await?;
             let sql = tx.either(ADD_POSTGRES, ADD_SQLITE);
             let (created_at, expires_at): (DbTime, DbTime) = on!(tx, |conn| sqlx::query_as(sql)
                 .bind(accessor)
                 .bind(secret_digest)
-                .bind(by)
+                .bind(&by.name)
                 .bind(micros)
                 .fetch_one(conn)
                 .await)
             .map_err(doing("keeping a join token"))?;
+            let data = json!({ "token": accessor, "expires_at": expires_at.0 });
+            let event = NewEvent::new("node.token_made", data);
+            node::append(&mut tx, &held, &event, &by, at).await?;
             tx.commit().await?;
             Ok(TokenRecord {
                 accessor: accessor.into(),
-                created_by: by.into(),
+                created_by: by.name.clone(),
                 created_at: created_at.0,
                 expires_at: expires_at.0,
                 used: None,
@@ -160,23 +174,33 @@ impl Store {
         Ok(rows.into_iter().map(TokenRow::into_record).collect())
     }
 
-    /// Makes a token worth nothing. False: there is none of this accessor that was worth anything.
+    /// Makes a token worth nothing, with who did on the record. False: there is none of this accessor
+    /// that was worth anything.
     pub async fn join_token_revoke(
         &self,
         accessor: &str,
+        here: NodeId,
+        by: &By,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
         without_nul("the name of a token", accessor)?;
+        let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
+            let held = node::hold(&mut tx, here).await?;
             let revoked: Option<String> = on!(tx, |conn| sqlx::query_scalar(REVOKE)
                 .bind(DbTime(at))
                 .bind(accessor)
                 .fetch_optional(conn)
                 .await)
             .map_err(doing("revoking a join token"))?;
+            if revoked.is_none() {
+                return Ok(false);
+            }
+            let event = NewEvent::new("node.token_revoked", json!({ "token": accessor }));
+            node::append(&mut tx, &held, &event, &by, at).await?;
             tx.commit().await?;
-            Ok(revoked.is_some())
+            Ok(true)
         })
     }
 

@@ -33,6 +33,7 @@ mod audit;
 mod audit_key;
 mod budget;
 mod budget_hold;
+mod cluster;
 mod daemon;
 mod deadline;
 mod destination;

@@ -9,6 +9,7 @@ use stratavore_core::{NodeId, Timestamp};
 
 use crate::error::doing;
 use crate::event::{About, Author};
+use crate::hook::passing;
 use crate::retry::retried;
 use crate::tx::{Tx, on};
 use crate::value::{DbTime, count, from_json, to_json, without_nul};
@@ -62,15 +63,9 @@ const KEY: &str = "SELECT key_digest FROM nodes WHERE id = $1";
 const CAPACITY_POSTGRES: &str = "SELECT capacity FROM nodes WHERE id = $1 FOR NO KEY UPDATE";
 const CAPACITY_SQLITE: &str = "SELECT capacity FROM nodes WHERE id = $1";
 
-const CERTIFICATE: &str = "SELECT certificate FROM clusters WHERE name = 'cluster'";
-
-const FOUND: &str =
-    "INSERT INTO clusters (name, certificate, created_at) VALUES ('cluster', $1, $2)
-    ON CONFLICT (name) DO NOTHING";
-
 statements! {
     PROFILE, LIST_POSTGRES, LIST_SQLITE, HOLD, NEXT, SCHEDULE, LIVE, BIND_KEY, KEY, CAPACITY_POSTGRES,
-    CAPACITY_SQLITE, CERTIFICATE, FOUND,
+    CAPACITY_SQLITE,
 }
 
 /// How a removed node stands in its row; no list has it.
@@ -237,12 +232,29 @@ impl Store {
         Ok(key.flatten())
     }
 
-    /// Binds a node to a key without a token: the node that makes the CA.
-    pub async fn node_bind(&self, id: NodeId, key_digest: &str) -> Result<(), StoreError> {
+    /// Binds a node to a key without a token: a node that keeps the CA. False: it was bound to it.
+    pub async fn node_bind(
+        &self,
+        id: NodeId,
+        key_digest: &str,
+        by: &By,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
+            let held = hold(&mut tx, id).await?;
+            let bound: Option<String> =
+                on!(tx, |conn| sqlx::query_scalar(KEY).bind(Text(id)).fetch_one(conn).await)
+                    .map_err(doing("reading the key of a node"))?;
+            if bound.as_deref() == Some(key_digest) {
+                return Ok(false);
+            }
             bind_key(&mut tx, id, Some(key_digest)).await?;
-            tx.commit().await
+            let joined = NewEvent::new("node.joined", serde_json::json!({ "keeps_ca": true }));
+            append(&mut tx, &held, &joined, &by, at).await?;
+            tx.commit().await?;
+            Ok(true)
         })
     }
 
@@ -254,8 +266,10 @@ impl Store {
         secret_digest: &str,
         node: NodeId,
         key_digest: &str,
+        by: &By,
         at: Timestamp,
     ) -> Result<Redeemed, StoreError> {
+        let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
             let held = hold(&mut tx, node).await?;
@@ -273,35 +287,10 @@ impl Store {
                 Redeemed::Again | Redeemed::Refused(_) => None,
             };
             if let Some(event) = event {
-                let by = self.author(format!("node {}", held.hostname).as_str())?;
                 append(&mut tx, &held, &event, &by, at).await?;
             }
             tx.commit().await?;
             Ok(redeemed)
-        })
-    }
-
-    /// The certificate of the cluster's CA, as PEM, if there is one.
-    pub async fn cluster_certificate(&self) -> Result<Option<String>, StoreError> {
-        let mut reader = self.read().await?;
-        on!(reader, |conn| sqlx::query_scalar(CERTIFICATE).fetch_optional(conn).await)
-            .map_err(doing("reading the cluster's certificate"))
-    }
-
-    /// Founds the cluster. False: it was before, by another certificate or this one.
-    pub async fn cluster_found(&self, pem: &str, at: Timestamp) -> Result<bool, StoreError> {
-        without_nul("a certificate", pem)?;
-        retried!({
-            let mut tx = self.begin().await?;
-            let made = on!(tx, |conn| sqlx::query(FOUND)
-                .bind(pem)
-                .bind(DbTime(at))
-                .execute(conn)
-                .await
-                .map(|done| done.rows_affected()))
-            .map_err(doing("founding the cluster"))?;
-            tx.commit().await?;
-            Ok(made == 1)
         })
     }
 }
@@ -334,6 +323,7 @@ pub(crate) async fn append(
     let seq: i64 =
         on!(tx, |conn| sqlx::query_scalar(NEXT).bind(Text(held.id)).fetch_one(conn).await)
             .map_err(doing("counting the events of a node"))?;
+    passing("node_event");
     let about = About {
         entity: Entity::Node,
         entity_id: held.id.to_string(),

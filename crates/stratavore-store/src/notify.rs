@@ -6,6 +6,7 @@
 
 use sqlx::types::Text;
 use stratavore_core::caller::By;
+use stratavore_core::destination::Backlog;
 use stratavore_core::event::NewEvent;
 use stratavore_core::lease::Lease;
 use stratavore_core::notify::{Attempt, Notification, State};
@@ -27,6 +28,14 @@ const DEFINE: &str = "INSERT INTO destinations
     ON CONFLICT (name) DO NOTHING";
 
 const SETTINGS: &str = "SELECT settings FROM destinations WHERE name = $1";
+
+/// How many events it has not got, and how much was given up.
+const LEFT: &str = "SELECT (SELECT last FROM event_positions WHERE name = 'events') - position,
+        (SELECT count(*) FROM dead_letters
+            WHERE destination = destinations.name AND replayed_at IS NULL)
+        + (SELECT count(*) FROM notifications
+            WHERE destination = destinations.name AND state = 'dead')
+    FROM destinations WHERE name = $1";
 
 const FORGET_MESSAGES: &str = "DELETE FROM notifications WHERE destination = $1";
 const FORGET_LETTERS: &str = "DELETE FROM dead_letters WHERE destination = $1";
@@ -64,7 +73,7 @@ const PURGE: &str = "DELETE FROM notifications WHERE settled_at IS NOT NULL AND 
         AND newer.created_at > notifications.created_at) >= $2)";
 
 statements! {
-    DEFINE, SETTINGS, FORGET_MESSAGES, FORGET_LETTERS, FORGET, SWITCH, PASS, ADD, WAITING, PAGE, SINCE, TRIED,
+    DEFINE, SETTINGS, LEFT, FORGET_MESSAGES, FORGET_LETTERS, FORGET, SWITCH, PASS, ADD, WAITING, PAGE, SINCE, TRIED,
     AGAIN, PURGE,
 }
 
@@ -147,29 +156,39 @@ impl Store {
         })
     }
 
-    /// Forgets a destination with all that was sent to it.
+    /// Forgets a destination with all that was sent to it and set aside for it; where somebody has the
+    /// duty of delivering to it, under that. Answers what it has not got.
     pub async fn destination_forget(
         &self,
         name: &str,
+        duty: Option<&Lease>,
         here: NodeId,
         by: &By,
         at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Backlog, StoreError> {
         without_nul("the name of a destination", name)?;
         let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
+            if let Some(duty) = duty {
+                lease::check(&mut tx, duty).await?;
+            }
             let held = node::hold(&mut tx, here).await?;
-            for sql in [FORGET_MESSAGES, FORGET_LETTERS] {
+            let left: Option<(i64, i64)> =
+                on!(tx, |conn| sqlx::query_as(LEFT).bind(name).fetch_optional(conn).await)
+                    .map_err(doing("counting what a destination has not got"))?;
+            let Some((pending, dead)) = left else {
+                return Err(StoreError::NotFound { noun: NOUN, wanted: name.into() });
+            };
+            for sql in [FORGET_MESSAGES, FORGET_LETTERS, FORGET] {
                 named(&mut tx, sql, name).await?;
             }
-            if named(&mut tx, FORGET, name).await? == 0 {
-                return Err(StoreError::NotFound { noun: NOUN, wanted: name.into() });
-            }
-            let data = serde_json::json!({ "destination": name });
+            let data = serde_json::json!({ "destination": name, "pending": pending, "dead": dead });
             let event = NewEvent::new("node.destination_removed", data);
             node::append(&mut tx, &held, &event, &by, at).await?;
-            tx.commit().await
+            tx.commit().await?;
+            let (pending, dead) = (pending.unsigned_abs(), dead.unsigned_abs());
+            Ok(Backlog { pending, oldest: None, dead })
         })
     }
 
@@ -330,25 +349,37 @@ impl Store {
         })
     }
 
-    /// Has messages that were given up sent again: one, or with `None` all. Answers how many.
+    /// Has messages that were given up sent again, with who asks on the record: one, or with `None` all.
+    /// Answers how many.
     pub async fn notification_again(
         &self,
         name: &str,
         id: Option<NotificationId>,
+        here: NodeId,
+        by: &By,
         at: Timestamp,
     ) -> Result<u64, StoreError> {
         without_nul("the name of a destination", name)?;
-        let id = id.map_or_else(String::new, |id| id.to_string());
+        let by = self.author(by)?;
+        let which = id.map_or_else(String::new, |id| id.to_string());
         retried!({
             let mut tx = self.begin().await?;
+            let held = node::hold(&mut tx, here).await?;
             let asked = on!(tx, |conn| sqlx::query(AGAIN)
                 .bind(name)
                 .bind(DbTime(at))
-                .bind(&id)
+                .bind(&which)
                 .execute(conn)
                 .await
                 .map(|done| done.rows_affected()))
             .map_err(doing("sending messages again"))?;
+            if asked == 0 && id.is_some() {
+                let (noun, wanted) = ("message that was given up", which.clone());
+                return Err(StoreError::NotFound { noun, wanted });
+            }
+            let data = serde_json::json!({ "destination": name, "message": id, "count": asked });
+            let event = NewEvent::new("request.notify_retry", data);
+            node::append(&mut tx, &held, &event, &by, at).await?;
             tx.commit().await?;
             Ok(asked)
         })

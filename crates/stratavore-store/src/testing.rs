@@ -163,6 +163,7 @@ pub fn statements() -> Vec<(&'static str, &'static str, &'static str)> {
         audit_key,
         budget,
         budget_hold,
+        cluster,
         daemon,
         destination,
         embedding,

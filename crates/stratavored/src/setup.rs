@@ -14,8 +14,8 @@ use jiff::tz::TimeZone;
 use stratavore_bus::Bus;
 use stratavore_config as config;
 use stratavore_control::{
-    ALERTS_EVERY, AssistantSettings, Control, JournalFile, OUTPUT_EVERY, Parts, SERVER_LOOK_EVERY,
-    Settings, VaultSettings, chain,
+    ALERTS_EVERY, AssistantSettings, CHECKPOINT_EVERY, Control, JournalFile, OUTPUT_EVERY, Parts,
+    SERVER_LOOK_EVERY, Settings, VaultSettings, chain,
 };
 use stratavore_core::DaemonId;
 use stratavore_core::clock::Clock;
@@ -260,6 +260,7 @@ impl Setup {
             look_every: Some(or_as_tested("look_every", Duration::ZERO)).filter(|t| !t.is_zero()),
             server_every: or_as_tested("server_every", SERVER_LOOK_EVERY),
             alerts_every: or_as_tested("alerts_every", ALERTS_EVERY),
+            checkpoint_every: or_as_tested("checkpoint_every", CHECKPOINT_EVERY),
             rabbit: bus::rabbit(&self.config.bus),
             notify: self.notify()?,
             profile,

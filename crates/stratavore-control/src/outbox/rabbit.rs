@@ -27,7 +27,8 @@ use crate::supervisor::chain;
 
 /// The destination's name, and its kind.
 pub(super) const NAME: &str = "rabbitmq";
-const TERM: duty::Term = duty::Term { ttl: Duration::from_secs(10), renew: Duration::from_secs(2) };
+pub(super) const TERM: duty::Term =
+    duty::Term { ttl: Duration::from_secs(10), renew: Duration::from_secs(2) };
 /// How often a daemon without the duty asks for it.
 const STANDBY: Duration = Duration::from_secs(1);
 /// The first wait before a connection is tried again, and the longest.

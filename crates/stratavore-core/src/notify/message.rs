@@ -218,6 +218,9 @@ fn title_of(event: &Event) -> String {
             let why = event.reason.as_deref().map(shown).unwrap_or_default();
             format!("{} was refused {}{}", shown(&event.by), data("what"), because(why))
         }
+        "system.checkpoint" => {
+            format!("The record was signed by {name}, up to position {}", event.data["size"])
+        }
         "node.token_stolen" => format!("A join token was used by two hosts; {name} is one of them"),
         "node.destination_disabled" => {
             format!("Destination {} is off{}", data("destination"), because(data("why")))

@@ -1,4 +1,4 @@
-use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health};
+use stratavore_core::destination::{Backlog, DeadLetter, Destination, Health, Retry};
 use stratavore_core::event::Event;
 use stratavore_core::lease::Lease;
 use stratavore_core::{DeadLetterId, EventId};
@@ -110,9 +110,12 @@ on_both_databases! {
 
         assert!(store.dead_letter_wanted("mq", 10).await.unwrap().is_empty());
         let first = letters[0].0.id;
-        store.dead_letter_retry(first, at(3)).await.unwrap();
+        let (here, ada) = (given::node(store).await, "ada".into());
+        let retry = async |which, now| store.dead_letter_retry(&which, here, &ada, now).await;
+        assert_eq!(retry(Retry::One(first), at(3)).await.unwrap(), 1);
         assert_eq!(ids(&store.dead_letter_wanted("mq", 10).await.unwrap()), [events[0].id]);
-        assert_eq!(store.dead_letter_retry_all("mq", at(4)).await.unwrap(), 2);
+        assert_eq!(retry(Retry::All("mq".into()), at(4)).await.unwrap(), 2);
+        assert_eq!(retry(Retry::All(String::new()), at(4)).await.unwrap(), 2);
         assert_eq!(store.dead_letter_wanted("mq", 10).await.unwrap().len(), 2);
 
         // One gets there, and the other does not.
@@ -121,8 +124,12 @@ on_both_databases! {
         assert!(store.dead_letter_wanted("mq", 10).await.unwrap().is_empty());
         assert_eq!(ids(&store.dead_letter_list("mq", 0, 10).await.unwrap()), [events[1].id]);
         assert_eq!(only(store).await.1.dead, 1);
-        let gone = store.dead_letter_retry(first, at(6)).await;
+        let gone = retry(Retry::One(first), at(6)).await;
         assert!(matches!(gone, Err(StoreError::NotFound { noun: "dead letter", .. })), "{gone:?}");
+        let none = retry(Retry::All("other".into()), at(6)).await;
+        assert!(matches!(none, Err(StoreError::NotFound { noun: "destination", .. })), "{none:?}");
+        let asked = "SELECT count(*) FROM events WHERE kind = 'request.retry'";
+        assert_eq!(raw::number(&db, asked).await, 3, "what was not there is not on the record");
     }
 
     /// While a destination is away nothing is written for it, however much happens.

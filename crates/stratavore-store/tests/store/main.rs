@@ -30,6 +30,7 @@ mod outbox;
 mod project;
 mod queue;
 mod raw;
+mod record;
 mod rights;
 mod runner;
 mod schema;

@@ -97,9 +97,9 @@ on_both_databases! {
         let store = db.store();
         let (first, second) = (given::node(store).await, given::node(store).await);
         let minute = Duration::from_secs(60);
-        store.join_token_add("aaaa", "digest", "ada", minute).await.unwrap();
+        store.join_token_add("aaaa", "digest", minute, first, &"ada".into(), at(2)).await.unwrap();
         let join = async |secret: &str, node, key: &str| {
-            store.node_join("aaaa", secret, node, key, at(3)).await.unwrap()
+            store.node_join("aaaa", secret, node, key, &"host".into(), at(3)).await.unwrap()
         };
         assert!(matches!(join("guess", first, "key-1").await, Redeemed::Refused(_)));
         assert_eq!(join("digest", first, "key-1").await, Redeemed::Bound);
@@ -109,7 +109,7 @@ on_both_databases! {
         assert_eq!(store.node_key(first).await.unwrap(), None, "nobody knows which was meant");
         assert_eq!(store.node_key(second).await.unwrap(), None);
         assert!(matches!(join("digest", first, "key-1").await, Redeemed::Refused(_)));
-        assert_eq!(told(store).await, ["node.joined", "node.token_stolen"]);
+        assert_eq!(told(store).await, ["node.token_made", "node.joined", "node.token_stolen"]);
     }
 
     async fn of_many_hosts_with_one_token_one_is_first(db: TestStore) {
@@ -118,12 +118,14 @@ on_both_databases! {
         for _ in 0..16 {
             hosts.push(given::node(store).await);
         }
-        store.join_token_add("aaaa", "digest", "ada", Duration::from_secs(60)).await.unwrap();
+        let (ada, minute) = ("ada".into(), Duration::from_secs(60));
+        store.join_token_add("aaaa", "digest", minute, hosts[0], &ada, at(2)).await.unwrap();
         let mut racers = tokio::task::JoinSet::new();
         for host in hosts.clone() {
             let store = store.clone();
             racers.spawn(async move {
-                store.node_join("aaaa", "digest", host, &host.to_string(), at(3)).await.unwrap()
+                let (key, by) = (host.to_string(), "host".into());
+                store.node_join("aaaa", "digest", host, &key, &by, at(3)).await.unwrap()
             });
         }
         let answers = racers.join_all().await;
@@ -137,12 +139,14 @@ on_both_databases! {
     async fn a_token_ends_by_itself_or_by_hand(db: TestStore) {
         let store = db.store();
         let node = given::node(store).await;
-        store.join_token_add("aaaa", "one", "ada", Duration::ZERO).await.unwrap();
-        store.join_token_add("bbbb", "two", "ada", Duration::from_secs(60)).await.unwrap();
-        assert!(store.join_token_revoke("bbbb", at(3)).await.unwrap());
-        assert!(!store.join_token_revoke("bbbb", at(3)).await.unwrap());
+        let (ada, minute) = ("ada".into(), Duration::from_secs(60));
+        store.join_token_add("aaaa", "one", Duration::ZERO, node, &ada, at(2)).await.unwrap();
+        store.join_token_add("bbbb", "two", minute, node, &ada, at(2)).await.unwrap();
+        assert!(store.join_token_revoke("bbbb", node, &ada, at(3)).await.unwrap());
+        assert!(!store.join_token_revoke("bbbb", node, &ada, at(3)).await.unwrap());
+        assert_eq!(told(store).await, ["node.token_made", "node.token_made", "node.token_revoked"]);
         for (accessor, secret) in [("aaaa", "one"), ("bbbb", "two")] {
-            let refused = store.node_join(accessor, secret, node, "key", at(3)).await.unwrap();
+            let refused = store.node_join(accessor, secret, node, "key", &ada, at(3)).await.unwrap();
             assert!(matches!(refused, Redeemed::Refused(_)), "{refused:?}");
         }
         assert_eq!(store.join_token_list().await.unwrap().len(), 2);
@@ -153,7 +157,9 @@ on_both_databases! {
     async fn a_removed_node_is_bound_to_nothing(db: TestStore) {
         let store = db.store();
         let node = given::node(store).await;
-        store.node_bind(node, "key").await.unwrap();
+        assert!(store.node_bind(node, "key", &"ada".into(), at(2)).await.unwrap());
+        assert!(!store.node_bind(node, "key", &"ada".into(), at(2)).await.unwrap());
+        assert_eq!(told(store).await, ["node.joined"]);
         let project = given::project(store, "api").await;
         let runner = given::runner(store, &project, node, "one").await;
         let refused = store.node_remove(node, &"ada".into(), at(3)).await.unwrap_err().to_string();
@@ -164,15 +170,17 @@ on_both_databases! {
         assert!(store.node_list().await.unwrap().is_empty());
         assert_eq!(store.node_get(node).await.unwrap(), None);
         // A new token lets it in again.
-        store.node_bind(node, "another").await.unwrap();
+        assert!(store.node_bind(node, "another", &"ada".into(), at(4)).await.unwrap());
         assert_eq!(store.node_list().await.unwrap().len(), 1);
     }
 
     async fn a_cluster_is_founded_once(db: TestStore) {
         let store = db.store();
         assert_eq!(store.cluster_certificate().await.unwrap(), None);
-        assert!(store.cluster_found("one", at(1)).await.unwrap());
-        assert!(!store.cluster_found("two", at(2)).await.unwrap());
+        let (here, ada) = (given::node(store).await, "ada".into());
+        assert!(store.cluster_found("one", here, &ada, at(1)).await.unwrap());
+        assert!(!store.cluster_found("two", here, &ada, at(2)).await.unwrap());
+        assert_eq!(told(store).await, ["node.ca_made"]);
         assert_eq!(store.cluster_certificate().await.unwrap().as_deref(), Some("one"));
     }
 }

@@ -77,8 +77,8 @@ on_both_databases! {
         assert_eq!((found.enabled, found.problem.as_str(), found.health), (false, "410", Health::Stopped));
         assert!(store.destination_switch("hook", true, "", here, &by(), at(4)).await.unwrap());
         store.notification_note(&message(at(4))).await.unwrap();
-        store.destination_forget("hook", here, &by(), at(5)).await.unwrap();
-        let gone = store.destination_forget("hook", here, &by(), at(5)).await;
+        store.destination_forget("hook", None, here, &by(), at(5)).await.unwrap();
+        let gone = store.destination_forget("hook", None, here, &by(), at(5)).await;
         assert!(matches!(gone, Err(StoreError::NotFound { noun: "destination", .. })), "{gone:?}");
         assert!(store.destination_list().await.unwrap().is_empty());
         assert!(store.notification_list("hook", 9).await.unwrap().is_empty());
@@ -128,7 +128,8 @@ on_both_databases! {
 
     async fn attempts_are_kept_and_what_was_given_up_goes_again(db: TestStore) {
         let store = db.store();
-        hook(store).await;
+        let here = hook(store).await;
+        let again = async |id, now| store.notification_again("hook", id, here, &by(), now).await;
         let lease = duty(store).await;
         let mut one = message(at(1));
         store.notification_add(&lease, "hook", at(0), 7, &[one.clone()]).await.unwrap();
@@ -137,15 +138,19 @@ on_both_databases! {
         one.history.push(attempt(false));
         store.notification_tried(&lease, &one, at(5)).await.unwrap();
         assert_eq!(store.notification_waiting("hook", 9).await.unwrap(), [one.clone()]);
-        assert_eq!(store.notification_again("hook", None, at(6)).await.unwrap(), 0, "it waits still");
+        assert_eq!(again(None, at(6)).await.unwrap(), 0, "it waits still");
 
         one.state = State::Dead;
         store.notification_tried(&lease, &one, at(10)).await.unwrap();
         assert!(store.notification_waiting("hook", 9).await.unwrap().is_empty());
         assert_eq!(store.destination_list().await.unwrap()[0].1.dead, 1);
         let other = NotificationId::from_entropy(given::entropy());
-        assert_eq!(store.notification_again("hook", Some(other), at(11)).await.unwrap(), 0);
-        assert_eq!(store.notification_again("hook", Some(one.id), at(11)).await.unwrap(), 1);
+        let gone = again(Some(other), at(11)).await;
+        assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
+        assert_eq!(again(Some(one.id), at(11)).await.unwrap(), 1);
+        let kinds = published(store, 0).await;
+        let asked = kinds.iter().filter(|kind| **kind == "request.notify_retry").count();
+        assert_eq!(asked, 2, "what was not there is not on the record");
         let waiting = store.notification_waiting("hook", 9).await.unwrap();
         assert_eq!((waiting[0].attempts, waiting[0].due_at, waiting[0].id), (0, at(11), one.id));
         assert_eq!(waiting[0].history, one.history);

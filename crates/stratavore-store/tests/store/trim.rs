@@ -15,7 +15,7 @@ use crate::lease::{LONG, daemon};
 use crate::raw;
 use crate::tamper::{ORIGIN, given_record, key};
 
-const EVENTS: u64 = 45;
+const EVENTS: u64 = 47;
 const OLD: i64 = 100_000;
 
 /// The key that has signed at the end of [`given_record`].

@@ -71,7 +71,7 @@ enum NodesCommand {
     Remove(Which),
     /// Make a token that lets one host join; it is printed once and kept nowhere
     Token {
-        /// How long it may be used [default: 5m]
+        /// How long it may be used, at most 5m [default: 5m]
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         ttl: Option<Duration>,
     },

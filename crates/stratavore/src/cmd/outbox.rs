@@ -3,11 +3,13 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 use stratavore_core::clock::Clock;
+use stratavore_core::terminal::Untrusted;
 use stratavore_proto::v1::{
-    DeadLetter, Destination, ListDeadLetters, OutboxStatusRequest, RetryDeadLetters,
+    DeadLetter, Destination, ForgetDestination, ListDeadLetters, OutboxStatusRequest,
+    RetryDeadLetters,
 };
 
-use crate::api::Api;
+use crate::api::{Api, failure};
 use crate::clock::ago;
 use crate::context::Context;
 use crate::exit::{Exit, Failure};
@@ -24,7 +26,8 @@ Examples:
   stratavore outbox
   stratavore outbox dead
   stratavore outbox retry dead_7k3m9x2q4v8w1t6y0z5n
-  stratavore outbox retry --all")]
+  stratavore outbox retry --all
+  stratavore outbox forget rabbitmq")]
 pub(crate) struct Outbox {
     #[command(subcommand)]
     command: Option<OutboxCommand>,
@@ -58,6 +61,12 @@ enum OutboxCommand {
         #[arg(long, short, value_name = "NAME", requires = "all")]
         destination: Option<String>,
     },
+    /// Forget a destination that no daemon delivers to any more, with what was set aside for it
+    Forget {
+        /// As `outbox status` shows it
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
 }
 
 pub(crate) fn run(context: &Context, args: Outbox) -> Result<Exit, Failure> {
@@ -90,6 +99,19 @@ pub(crate) fn run(context: &Context, args: Outbox) -> Result<Exit, Failure> {
                     0 => context.ui.line("nothing was set aside"),
                     1 => context.ui.line("1 event goes out again"),
                     count => context.ui.line(format!("{count} events go out again")),
+                })?;
+            }
+            OutboxCommand::Forget { name } => {
+                // Not asked again where the answer was lost: then it may be gone already.
+                let forget = ForgetDestination { name: name.clone() };
+                let answer = api.client().outbox().forget(forget).await;
+                let left = answer.map_err(|status| failure(&status))?.into_inner();
+                let shown = json!({ "forgotten": name, "pending": left.pending, "dead": left.dead });
+                context.ui.show(&shown, || {
+                    let (name, pending, dead) = (Untrusted(&name), left.pending, left.dead);
+                    context.ui.line(format!(
+                        "{name} is forgotten: it has not got {pending} events, and {dead} were set aside"
+                    ))
                 })?;
             }
         }

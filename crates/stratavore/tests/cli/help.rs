@@ -3,7 +3,7 @@
 use crate::Home;
 
 /// Every command, with the path that leads to it.
-const COMMANDS: [&str; 106] = [
+const COMMANDS: [&str; 107] = [
     "",
     "new",
     "projects",
@@ -60,6 +60,7 @@ const COMMANDS: [&str; 106] = [
     "outbox status",
     "outbox dead",
     "outbox retry",
+    "outbox forget",
     "notify",
     "notify list",
     "notify show",

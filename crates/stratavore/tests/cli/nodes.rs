@@ -189,6 +189,78 @@ fn a_ca_is_made_once_and_one_that_is_there_is_never_touched() {
 }
 
 #[test]
+fn the_key_of_the_record_is_changed_by_whichever_daemon_is_asked() {
+    let hosts = Hosts::joined(&["labels: []", "labels: []"]);
+    let keys = || hosts.worlds[0].json(&["audit", "keys"]);
+    let active = until("one of them seals", || {
+        let keys = keys();
+        let active = rows(&keys).iter().find(|key| key["state"] == "active").cloned();
+        active.ok_or(keys)
+    });
+    let keeper = active["node_id"].as_str().unwrap();
+    let sealer = (0..2).find(|which| hosts.id(*which) == keeper).unwrap();
+    let (keeper, other) = (&hosts.worlds[sealer], &hosts.worlds[1 - sealer]);
+    let changed = rows(&other.json(&["audit", "keys", "rotate"])).to_vec();
+    assert_eq!(changed.len(), 2, "{changed:?}");
+    let now = changed.iter().find(|key| key["state"] == "active").unwrap();
+    assert_ne!(now["id"], active["id"]);
+    assert_eq!(now["node_id"], active["node_id"], "it stays where it was");
+    let told = until("it is on the record, with who asked and by whom", || {
+        let told = other.json(&["audit", "list", "--kind", "node.record_key_changed"]);
+        rows(&told).first().cloned().ok_or(told)
+    });
+    let by = told["by"].as_str().unwrap();
+    assert!(by.contains(&format!("by {}", hosts.id(1 - sealer))), "{told}");
+    assert_eq!(told["origin"]["door"], "node", "{told}");
+    other.run(["audit", "verify"]).ok();
+    // The control: asked where it is, it needs nobody.
+    assert_eq!(rows(&keeper.json(&["audit", "keys", "rotate"])).len(), 3);
+    keeper.kill_daemon();
+    let refused =
+        until("its host is known to be away", || match other.run(["audit", "keys", "rotate"]) {
+            ran if ran.code() == 6 => Ok(ran.everything()),
+            ran => Err(ran.everything()),
+        });
+    assert!(refused.contains("cannot be reached"), "{refused}");
+    assert_eq!(rows(&other.json(&["audit", "keys"])).len(), 3);
+}
+
+#[test]
+fn a_host_that_is_refused_at_the_door_is_on_the_record() {
+    let hosts = Hosts::apart(&["labels: []", "labels: []"]);
+    let token = hosts.token();
+    let accessor = token.split('_').nth(1).unwrap().to_owned();
+    hosts.worlds[0].run(["nodes", "revoke", &accessor]).ok();
+    hosts.join(&hosts.worlds[1], &token).fails(8);
+    let refused = until("who was refused is told by the host that refused", || {
+        let told = hosts.worlds[0].json(&["audit", "list", "--refused", "--limit", "100"]);
+        let of = rows(&told).iter().find(|one| one["data"]["what"] == "joining.sign").cloned();
+        of.ok_or(told)
+    });
+    assert_eq!(refused["data"]["on"], accessor.as_str(), "{refused}");
+    assert_eq!(refused["origin"]["door"], "node", "{refused}");
+    assert!(refused["by"].as_str().unwrap().contains(&hosts.id(1)), "{refused}");
+    assert!(refused["reason"].as_str().unwrap().contains("revoked"), "{refused}");
+    // Nothing has proved that it is that host.
+    assert_eq!(refused["origin"]["auth"], Value::Null, "{refused}");
+    let joined =
+        "SELECT count(*) FROM events WHERE kind = 'node.joined' AND data LIKE '%keeps_ca%'";
+    assert_eq!(hosts.database.query(joined), "1", "the host that keeps the CA is in by the record");
+}
+
+#[test]
+fn a_join_token_is_short_lived() {
+    let hosts = Hosts::apart(&["labels: []"]);
+    let refused = hosts.worlds[0].run(["nodes", "token", "--ttl", "6m"]).fails(2).stderr();
+    assert!(refused.contains("at most 5 minutes"), "{refused}");
+    hosts.worlds[0].run(["nodes", "token", "--ttl", "5m"]).ok();
+    hosts.token();
+    let long =
+        "SELECT count(*) FROM join_tokens WHERE expires_at > created_at + interval '5 minutes'";
+    assert_eq!(hosts.database.query(long), "0");
+}
+
+#[test]
 fn a_removed_host_is_served_no_more() {
     let hosts = Hosts::joined(&["labels: []", "labels: []"]);
     let (here, there) = (&hosts.worlds[0], &hosts.worlds[1]);

@@ -5,6 +5,7 @@
 
 mod agentkill;
 mod auditcov;
+mod auditkill;
 mod before;
 mod bloat;
 mod cancel;
@@ -14,6 +15,7 @@ mod dupe_hosts;
 mod everything;
 mod fence;
 mod floods;
+mod forgotten;
 mod idem;
 mod jam;
 mod launch;

@@ -6,8 +6,11 @@ use std::fs;
 use serde_json::Value;
 use stratavore_store::testing::{sqlite_execute, sqlite_number};
 use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::rabbit::vhost;
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::{Ran, World, until};
+
+use crate::outbox::Outlet;
 
 const DATABASE: &str = "state/stratavore.db";
 const CHECKPOINTS: &str = "state/audit/checkpoints";
@@ -281,6 +284,67 @@ fn t_tamper_what_is_deleted_before_it_is_sealed_is_noticed_in_strict_mode() {
         let status = removed_unsealed(&new("events:\n  strict: off\n"));
         assert_eq!(status["problems"], serde_json::json!([]));
     });
+}
+
+/// What the `audit` task of the daemon has run so often.
+fn looks(world: &World) -> u64 {
+    let status = world.json(&["daemon", "status"]);
+    let tasks = status["tasks"].as_array().unwrap().iter();
+    let mut audit = tasks.filter(|task| task["name"] == "audit");
+    audit.next().unwrap()["runs"].as_u64().unwrap()
+}
+
+#[test]
+fn t_tamper_a_checkpoint_that_the_broker_was_given_tells_that_the_end_was_cut() {
+    let outlet = Outlet::bound(vhost(), &["system.checkpoint.*"]);
+    let mut world = outlet.world(&[]);
+    world.set_env("STRATAVORE_TEST_TIMES", "alerts_every=1h,checkpoint_every=1s");
+    let world = world;
+    world.project("demo");
+    sealed(&world, 1);
+    let early = text(&world, "early.jsonl");
+    world.run(["audit", "export", &early]).ok();
+    fs::copy(world.path(CHECKPOINTS), world.path("kept-early")).unwrap();
+    let last =
+        || -> u64 { outlet.database.query("SELECT last FROM event_positions").parse().unwrap() };
+    let before = last();
+    change(&world, "what is to be cut off");
+    let notes = until("the broker has a checkpoint of it", || {
+        let received = outlet.consumer.received();
+        let of = received.iter().map(|one| one.envelope()["data"].clone());
+        let of: Vec<Value> = of.collect();
+        match of.iter().any(|data| data["size"].as_u64() > Some(before)) {
+            true => Ok(of),
+            false => Err(of),
+        }
+    });
+    let lines = notes.iter().map(|data| serde_json::json!({ "checkpoint": data["note"] }));
+    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+    fs::write(world.path("kept-by-broker"), lines).unwrap();
+    let whole = text(&world, "whole.jsonl");
+    world.run(["audit", "export", &whole]).ok();
+    verify_offline(&world, &whole, "kept-by-broker").ok();
+    let told = verify_offline(&world, &early, "kept-by-broker").fails(1).stderr();
+    assert!(told.contains("the record ends before here"), "{told}");
+    // The control: by what was kept before nobody can tell.
+    verify_offline(&world, &early, "kept-early").ok();
+
+    // That a checkpoint was told is no reason to tell of another one.
+    let at_rest = until("all of it is signed, and told", || {
+        let sql = "SELECT (SELECT max(size) FROM audit_checkpoints) = last
+            AND (SELECT kind FROM events WHERE position = last) = 'system.checkpoint'
+            FROM event_positions";
+        match outlet.database.query(sql).as_str() {
+            "t" => Ok(last()),
+            other => Err(other.to_owned()),
+        }
+    });
+    let looked = looks(&world);
+    until("it was looked some more times", || match looks(&world) {
+        now if now >= looked + 4 => Ok(()),
+        now => Err(now),
+    });
+    assert_eq!(last(), at_rest, "nothing has happened");
 }
 
 #[test]

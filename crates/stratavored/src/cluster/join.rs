@@ -109,17 +109,18 @@ impl Cluster {
     /// Where the CA is: signs for a node that shows a good token and holds its key.
     pub(super) async fn sign_for_token(
         &self,
+        caller: &Caller,
+        node: NodeId,
         request: &v1::SignRequest,
     ) -> Result<v1::SignedCertificate, Error> {
         let refused = |message: &str| Error::Forbidden { message: message.into() };
         let token: JoinToken =
             request.token.parse().map_err(|_| refused("the join token is not good"))?;
-        let node: NodeId = request.node_id.parse().map_err(|_| refused("no node has that id"))?;
         let (key, what) = (&request.public_key, &token.accessor);
         let public = Public::proven(key, &request.proof, what)
             .map_err(|error| refused(&error.to_string()))?;
         self.must_sign()?;
-        self.control().redeem_join_token(&token, node, &public.digest()).await?;
+        self.control().redeem_join_token(caller, &token, node, &public.digest()).await?;
         self.sign(node, key, &request.proof, what)
     }
 

@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use stratavore_core::NodeId;
-use stratavore_core::caller::{Caller, Principal};
+use stratavore_control::Error;
+use stratavore_core::caller::{Caller, Origin, Principal};
+use stratavore_core::join::JoinToken;
+use stratavore_core::{NodeId, RequestId};
 use stratavore_proto::v1;
 use stratavore_proto::v1::joining_server::{Joining, JoiningServer};
 use stratavore_proto::v1::peers_server::Peers;
@@ -20,7 +22,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status};
 
 use super::{Cluster, certificate};
-use crate::grpc::{Api, problem, serve_nodes};
+use crate::clock::entropy;
+use crate::grpc::{Api, caller, problem, serve_nodes};
 use crate::peer::Visitor;
 use crate::times::or_as_tested;
 
@@ -213,6 +216,21 @@ struct Door {
     cluster: Cluster,
 }
 
+/// Whoever says that it is this node: nothing has proved it, so its origin names no proof.
+fn stranger(node: NodeId) -> Caller {
+    let origin = Origin {
+        door: stratavore_core::caller::Door::Node,
+        request: Some(RequestId::from_entropy(entropy())),
+        ..Origin::default()
+    };
+    Caller { principal: Principal::Node(node), origin }
+}
+
+/// What of a token may stand on the record.
+fn named(token: &str) -> String {
+    token.parse::<JoinToken>().map_or_else(|_| String::new(), |token| token.accessor)
+}
+
 #[tonic::async_trait]
 impl Joining for Door {
     async fn sign(
@@ -220,9 +238,14 @@ impl Joining for Door {
         request: Request<v1::SignRequest>,
     ) -> Result<Response<v1::SignedCertificate>, Status> {
         let (cluster, request) = (self.cluster.clone(), request.into_inner());
-        let signed = async move { cluster.sign_for_token(&request).await };
-        let supervisor = self.cluster.control().supervisor();
-        supervisor.detached(signed).await.map(Response::new).map_err(problem::status)
+        let node: NodeId = request.node_id.parse().map_err(|_| {
+            problem::status(Error::Forbidden { message: "no node has that id".into() })
+        })?;
+        let (by, on) = (stranger(node), named(&request.token));
+        let caller = by.clone();
+        let signed = async move { cluster.sign_for_token(&caller, node, &request).await };
+        let signed = self.cluster.control().decided(&by, "joining.sign", &on, signed).await;
+        signed.map(Response::new).map_err(problem::status)
     }
 }
 
@@ -232,10 +255,10 @@ impl Peers for Api {
         &self,
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::SignedCertificate>, Status> {
-        let node = crate::grpc::peer_node(&request)?;
+        let (node, by) = (crate::grpc::peer_node(&request)?, caller(&request)?);
         let (cluster, request) = (self.cluster().clone(), request.into_inner());
         let signed = async move { cluster.sign_for_peer(node, &request).await };
-        let supervisor = self.cluster().control().supervisor();
-        supervisor.detached(signed).await.map(Response::new).map_err(problem::status)
+        let signed = self.cluster().control().decided(&by, "peers.renew", "", signed).await;
+        signed.map(Response::new).map_err(problem::status)
     }
 }

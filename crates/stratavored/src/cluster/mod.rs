@@ -155,7 +155,7 @@ impl Cluster {
         }
         self.state().authority = Some(authority);
         let key_digest = self.state().identity.key_digest();
-        self.control().bind_own_key(&key_digest).await?;
+        self.control().bind_own_key(caller, &key_digest).await?;
         self.sign_own().map_err(Error::internal)?;
         self.look().await?;
         Ok((pem, pin))

@@ -5,6 +5,7 @@ use stratavore_proto::v1;
 use stratavore_proto::v1::audit_server::Audit;
 use tonic::{Request, Response, Status};
 
+use super::forward::elsewhere;
 use super::problem::status;
 use super::{Api, Streaming, caller, view};
 
@@ -50,6 +51,8 @@ impl Audit for Api {
         request: Request<v1::RotateRecordKey>,
     ) -> Result<Response<v1::RecordKeys>, Status> {
         let caller = caller(&request)?;
+        let keeper = self.control.record_keeper().await.map_err(status)?;
+        elsewhere!(self, keeper, request, &caller, audit.rotate);
         let (control, by) = (self.control.clone(), caller.clone());
         let rotated = async move { control.audit_rotate(&by).await };
         let keys =

@@ -24,8 +24,9 @@ const NAME_MAX: usize = 200;
 
 /// Whoever asked the node; the node itself if it says nothing of anybody.
 pub(super) fn on_behalf_of(node: NodeId, headers: &MetadataMap) -> Result<Caller, Status> {
+    let origin = Origin { door: Door::Node, auth: Some(Auth::Certificate), ..Origin::default() };
     let Some(value) = headers.get_bin(HEADER) else {
-        return Ok(Caller::from(Principal::Node(node)));
+        return Ok(Caller { principal: Principal::Node(node), origin });
     };
     let unreadable = || Status::invalid_argument("whom the node asks for cannot be read");
     let bytes = value.to_bytes().map_err(|_| unreadable())?;
@@ -38,8 +39,7 @@ pub(super) fn on_behalf_of(node: NodeId, headers: &MetadataMap) -> Result<Caller
         None => return Err(unreadable()),
     };
     let uid = if let Principal::User { uid, .. } = &principal { Some(*uid) } else { None };
-    let (door, auth) = (Door::Node, Some(Auth::Certificate));
-    Ok(Caller { principal, origin: Origin { door, auth, uid, ..Origin::default() } })
+    Ok(Caller { principal, origin: Origin { uid, ..origin } })
 }
 
 /// True if another node has passed the request on.

@@ -166,6 +166,7 @@ where
         .add_service(RunnersServer::new(api.clone()))
         .add_service(RunsServer::new(api.clone()))
         .add_service(InboxServer::new(api.clone()))
+        .add_service(AuditServer::new(api.clone()))
         .add_service(PeersServer::new(api))
         .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
         .await
@@ -183,7 +184,7 @@ fn let_in(control: &Control, request: Request<()>) -> Result<Request<()>, Status
 }
 
 /// Who sent the request; of one that a node passed on, whoever asked there.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+pub(crate) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let visitor = request.extensions().get::<Visitor>();
     let visitor = visitor.ok_or_else(|| Status::unauthenticated("the caller is not known"))?;
     let mut caller = match &visitor.caller.principal {

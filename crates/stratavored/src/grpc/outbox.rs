@@ -1,6 +1,7 @@
 //! Destinations of events.
 
-use stratavore_control::{Error, Retry};
+use stratavore_control::Error;
+use stratavore_core::destination::Retry;
 use stratavore_proto::v1;
 use stratavore_proto::v1::outbox_server::Outbox;
 use tonic::{Request, Response, Status};
@@ -49,5 +50,18 @@ impl Outbox for Api {
         let count =
             self.control.decided(&caller, "outbox.retry", "", retry).await.map_err(status)?;
         Ok(Response::new(v1::RetryReply { count }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetDestination>,
+    ) -> Result<Response<v1::ForgottenDestination>, Status> {
+        let caller = caller(&request)?;
+        let v1::ForgetDestination { name } = request.into_inner();
+        let (control, by, on) = (self.control.clone(), caller.clone(), name.clone());
+        let forgotten = async move { control.destination_forget(&by, &name).await };
+        let left =
+            self.control.decided(&caller, "outbox.forget", &on, forgotten).await.map_err(status)?;
+        Ok(Response::new(v1::ForgottenDestination { pending: left.pending, dead: left.dead }))
     }
 }

@@ -1,13 +1,36 @@
 //! When a limit ends, as it is told in a sentence for people.
 
+use std::time::Duration;
+
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-/// The time after "resets": `3pm`, `3:30pm`, `Nov 30, 3pm`, each with `(Europe/Berlin)` or not; or
-/// seconds since 1970 after a bar, as older versions had it.
+/// The longest that somebody is taken to have been told to wait: no limit lasts longer than some months.
+const WAIT_MAX: f64 = 366.0 * 86_400.0;
+
+/// The time after "resets": `3pm`, `3:30pm`, `Nov 30, 3pm`, each with `(Europe/Berlin)` or not; seconds
+/// since 1970 after a bar, as older versions had it; or how long to wait from now on, as Google says it.
 pub fn reset_time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    after_bar(text).or_else(|| after_word(text, now))
+    after_bar(text).or_else(|| after_word(text, now)).or_else(|| after_wait(text, now))
+}
+
+/// `"retryDelay": "3600s"`, `Suggested retry after 3600s.`, `Please retry in 34.07s.`, `retry in 250ms`.
+fn after_wait(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let lower = text.to_ascii_lowercase();
+    let after = |word: &str| Some(&lower[lower.find(word)? + word.len()..]);
+    let wait = ["retrydelay", "retry after ", "retry in "].into_iter().find_map(|word| {
+        let told = after(word)?.trim_start_matches(['\\', '"', ':', ' ']);
+        let end = told.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = told[..end].parse().ok()?;
+        match &told[end..] {
+            unit if unit.starts_with("ms") => Some(number / 1000.0),
+            unit if unit.starts_with('s') => Some(number),
+            _ => None,
+        }
+    })?;
+    let wait = Duration::try_from_secs_f64(wait.min(WAIT_MAX)).ok()?;
+    now.checked_add(wait).ok()
 }
 
 fn after_bar(text: &str) -> Option<Timestamp> {
@@ -94,6 +117,11 @@ mod tests {
             ("limit · resets Jan 2, 2027, 9am (UTC)", "2027-01-02T09:00:00Z"),
             ("limit · resets Jan 2, 9am (UTC)", "2027-01-02T09:00:00Z"),
             ("Claude AI usage limit reached|1795957200", "2026-11-29T13:00:00Z"),
+            (r#"{"details":[{"retryDelay":"3600s"}]}"#, "2026-11-29T14:00:00Z"),
+            (r#"{\"retryDelay\": \"90s\"}"#, "2026-11-29T13:01:30Z"),
+            ("quota exceeded\nSuggested retry after 60s.", "2026-11-29T13:01:00Z"),
+            ("quota exceeded. Please retry in 34.5s.", "2026-11-29T13:00:34.5Z"),
+            ("Please retry in 250ms", "2026-11-29T13:00:00.25Z"),
         ] {
             assert_eq!(told(text).as_deref(), Some(time), "{text}");
         }
@@ -101,9 +129,21 @@ mod tests {
 
     #[test]
     fn what_tells_no_time_is_none() {
-        for text in
-            ["", "limit", "resets soon", "resets 25pm", "resets Foo 3, 3pm", "a|b", "resets "]
-        {
+        for text in [
+            "",
+            "limit",
+            "resets soon",
+            "resets 25pm",
+            "resets Foo 3, 3pm",
+            "a|b",
+            "resets ",
+            "retry in ",
+            "retry in 5",
+            "retry in 5 minutes",
+            "retryDelay: soon",
+            "retry after 1.2.3s",
+            "retry in .s",
+        ] {
             assert_eq!(told(text), None, "{text}");
         }
     }

@@ -119,7 +119,7 @@ impl Control {
             Cause::WallTime => return Ok(RunOutcome::TimedOut),
             Cause::StoppedBy(by) => {
                 return Ok(match RunLimit::of_stopper(by) {
-                    Some(limit) => RunOutcome::LimitReached { what: limit.as_str().into() },
+                    Some(limit) => RunOutcome::LimitReached { what: limit.told().into() },
                     None => RunOutcome::Stopped { why: cause.to_string() },
                 });
             }

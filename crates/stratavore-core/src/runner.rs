@@ -1,6 +1,7 @@
 //! A runner: what it is made of. The rules of its life are in `life.rs`.
 
 mod env;
+mod headless;
 mod idle;
 mod life;
 mod state;
@@ -17,10 +18,11 @@ use crate::name::Name;
 use crate::node::Label;
 use crate::restart::{RestartPolicy, Restarts};
 use crate::window::AfterLimit;
-use crate::{ItemId, NodeId, ProjectId, RunnerId, SessionId};
+use crate::{NodeId, ProjectId, RunnerId, SessionId};
 
 pub use crate::activity::{Activity, Doing};
 pub use env::{EnvError, EnvValue, parse_env};
+pub use headless::{Headless, RunLimit};
 pub use idle::IDLE_STOPPER;
 pub use life::{Input, Note, Outcome, Refusal};
 
@@ -308,59 +310,6 @@ pub struct Command {
 
 fn is_zero(n: &usize) -> bool {
     *n == 0
-}
-
-/// The limits of a run without a screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Headless {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_turns: Option<u32>,
-    /// In millionths of a US dollar.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_cost: Option<i64>,
-    /// It is an attempt of this item of a queue, which decides whether there is another one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub item: Option<ItemId>,
-}
-
-/// A limit of a run without a screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunLimit {
-    Turns,
-    Cost,
-}
-
-impl RunLimit {
-    /// By whom a run was stopped that met it.
-    pub fn stopper(self) -> &'static str {
-        match self {
-            Self::Turns => "its --max-turns",
-            Self::Cost => "its --max-cost",
-        }
-    }
-
-    /// The limit that a run was stopped by, if it was one.
-    pub fn of_stopper(by: &str) -> Option<Self> {
-        [Self::Turns, Self::Cost].into_iter().find(|limit| limit.stopper() == by)
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Turns => "max_turns",
-            Self::Cost => "max_cost",
-        }
-    }
-}
-
-impl Headless {
-    /// The limit that this is over. The answer that reaches a limit of turns may be the last one, so only the
-    /// next is over; the one that reaches a limit of money is.
-    pub fn over(&self, turns: u64, cost: i64) -> Option<RunLimit> {
-        if self.max_cost.is_some_and(|max| cost >= max) {
-            return Some(RunLimit::Cost);
-        }
-        self.max_turns.is_some_and(|max| turns > u64::from(max)).then_some(RunLimit::Turns)
-    }
 }
 
 /// One supervised run of an assistant in a project.

@@ -122,6 +122,9 @@ const EVENTS: [&str; 9] = [
 /// Responses with their tokens have the first, the beginnings of threads the second. There is a record for
 /// each piece of a response besides.
 const TELEMETRY: [&str; 2] = ["input_token_count", "sandbox_policy"];
+/// Where most of a window is used it offers another model, with the cursor on that: a prompt that is typed then is
+/// lost, and the enter key after it takes the offer.
+const NO_OFFER: &str = "notice.hide_rate_limit_model_nudge=true";
 /// The end of a session is given no more than three seconds.
 const HOOK_SECONDS: u32 = 10;
 
@@ -192,6 +195,9 @@ pub(super) fn start(start: &Start<'_>) -> Started {
         && !home::has_own_telemetry(start.env);
     if tells {
         observed.extend(["-c".to_owned(), telemetry()]);
+    }
+    if start.observed.is_some() && !headless {
+        observed.extend(["-c", NO_OFFER].map(String::from));
     }
     let mut rest = Vec::new();
     for (place, arg) in given.iter().enumerate() {

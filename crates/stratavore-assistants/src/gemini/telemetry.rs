@@ -11,6 +11,7 @@ use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
 use super::hook::{HOOKS, TITLE_AT};
 use crate::adapter::Memory;
+use crate::reset::reset_time;
 use crate::told::{count, is_rate_limit, text, time};
 
 /// The last answer that the transcript has, unless it is thrown away: as a record.
@@ -152,6 +153,7 @@ fn failed(
             return None;
         }
         let mut doing = Doing::told(Activity::RateLimited, at, "api_error").asking(why);
+        doing.resets_at = reset_time(why, at);
         if is_interactive(told) && !memory.more.contains_key(HOOKS) {
             // The title must be able to say that it is over.
             doing.source = Source::Screen;

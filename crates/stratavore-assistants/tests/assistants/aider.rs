@@ -19,6 +19,7 @@ fn the_log_says_what_was_used() {
     for (name, file, quality, input, output) in [
         ("aider/aider_an1.jsonl", EXACT, Quality::Exact, 1070, 530),
         ("aider/aider_an2.jsonl", ESTIMATED, Quality::Estimated, 613, 10),
+        ("aider/aider_an3.jsonl", EXACT, Quality::Exact, 1070, 530),
     ] {
         let mut memory = Memory::default();
         let log = sample(name);

@@ -1,5 +1,7 @@
 //! Google's Gemini API.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::asked::{Read, text_of};
@@ -124,6 +126,23 @@ pub(super) fn answer(asked: &Asked, id: &str, spoken: &[Spoken], cost: &Usage) -
     }
     events.push(piece(vec![json!({ "text": "" })], true));
     Answer::events(&events, middle)
+}
+
+/// When to come back is told in no header, but in the details of the refusal.
+pub(super) fn retry_after(refusal: &mut Value, after: Duration) {
+    refusal["error"]["details"] = json!([
+        {
+            "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [{
+                "quotaMetric": "generativelanguage.googleapis.com/generate_requests_per_model",
+                "quotaId": "GenerateRequestsPerMinutePerProjectPerModel",
+            }],
+        },
+        {
+            "@type": "type.googleapis.com/google.rpc.RetryInfo",
+            "retryDelay": format!("{}s", after.as_secs()),
+        },
+    ]);
 }
 
 pub(super) fn refusal(status: u16, message: &str) -> Value {

@@ -171,19 +171,23 @@ fn respond(shared: &Shared, asked: &Asked, reply: Reply) -> Response {
                 responses::limited(&mut body, resets_at);
                 headers.extend(responses::windows(resets_at));
             }
-            Err((status, body, retry_after))
+            match (retry_after, asked.protocol) {
+                (Some(after), Protocol::Gemini) => gemini::retry_after(&mut body, after),
+                (Some(after), Protocol::Messages | Protocol::Responses | Protocol::Chat) => {
+                    headers.insert("retry-after", after.as_secs().to_string());
+                }
+                (None, _) => {}
+            }
+            Err((status, body))
         }
         (Err(fault), End::Whole | End::Cut) => {
             locked(&shared.faults).push(format!("request {}: {fault}", asked.number));
-            Err((400, refusal(asked.protocol, 400, &fault), None))
+            Err((400, refusal(asked.protocol, 400, &fault)))
         }
     };
     let (spoken, cut) = match refused {
         Ok(answered) => answered,
-        Err((status, body, retry_after)) => {
-            if let Some(after) = retry_after {
-                headers.insert("retry-after", after.as_secs().to_string());
-            }
+        Err((status, body)) => {
             let answer = Answer::whole(body);
             return Response { status, headers, answer, delay, hold, cut: false, entry: None };
         }

@@ -63,10 +63,10 @@ fn opencode_s_limit_is_told_with_its_end() {
     is_limited_for_an_hour(Program::Opencode, true);
 }
 
-/// It does not say when it may again.
+/// It says for how long, which its own server tells it in the refusal and in no header.
 #[test]
-fn gemini_s_limit_is_told() {
-    is_limited_for_an_hour(Program::Gemini, false);
+fn gemini_s_limit_is_told_with_its_end() {
+    is_limited_for_an_hour(Program::Gemini, true);
 }
 
 fn is_limited_for_an_hour(program: Program, tells_when: bool) {
@@ -84,7 +84,30 @@ fn is_limited_for_an_hour(program: Program, tells_when: bool) {
     let wait = told.map(|told| told.as_second() - since.as_second());
     assert_eq!(wait.is_some(), tells_when, "{shown}");
     assert!(wait.is_none_or(|wait| (wait - 3600).abs() <= 60), "{shown}");
+    // What Gemini tells of it, its title must be able to take back.
+    let known = match program {
+        Program::Gemini => ["screen", "certain", "api_error"],
+        Program::Claude | Program::Codex | Program::Opencode => {
+            ["events", "certain", "session.status retry"]
+        }
+    };
+    is_known_by(&scene, &runner, "rate_limited", known);
     scene.until_ledger_is_the_bill();
+}
+
+/// Why it is said to do this: by which source, how surely, and by which signal; and since when, which is after
+/// it was launched and not after now.
+pub(crate) fn is_known_by(scene: &Scene, runner: &str, activity: &str, known: [&str; 3]) {
+    let explained = scene.world.json(&["explain", runner]);
+    let told = &explained["runner"];
+    assert_eq!(told["activity"], activity, "{explained}");
+    let by = ["source", "confidence", "signal"].map(|name| told["doing"][name].as_str().unwrap());
+    assert_eq!(by, known, "{explained}");
+    let time = |value: &Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
+    let since = time(&told["doing"]["since"]);
+    #[expect(clippy::disallowed_methods, reason = "the assistant's clock is the system's")]
+    let now = Timestamp::try_from(std::time::SystemTime::now()).unwrap();
+    assert!(time(&told["started_at"]) <= since && since <= now, "{explained}");
 }
 
 #[test]

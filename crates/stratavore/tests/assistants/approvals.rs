@@ -5,6 +5,7 @@ use stratavore_testkit::model::{Reply, Said, Tool};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::rows;
 
+use crate::activity::is_known_by;
 use crate::scene::{Scene, refusal};
 
 /// That it works before and after may be read together with its question and its end, and is no event of its
@@ -29,6 +30,12 @@ fn is_asked_and_answered(program: Program) {
     assert_eq!(ask["answerable"], true, "{ask}");
     assert!(ask["text"].as_str().unwrap().contains("first.txt"), "{ask}");
     scene.until_activity(&runner, "needs_permission");
+    let known = match program {
+        Program::Claude | Program::Codex => ["events", "certain", "PermissionRequest"],
+        Program::Opencode => ["events", "certain", "permission.asked"],
+        Program::Gemini => ["screen", "likely", "title"],
+    };
+    is_known_by(&scene, &runner, "needs_permission", known);
     assert_eq!(scene.made("first.txt"), None, "nobody has allowed it");
 
     // The daemon that took the question in is not the one that takes the answer.

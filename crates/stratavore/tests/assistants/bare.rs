@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::of_process;
 
@@ -110,20 +111,31 @@ fn files(home: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// How a file that the user has written is left.
+#[derive(Clone, Copy)]
+enum Left {
+    /// Byte for byte.
+    AsItWas,
+    /// With what the program has found out of itself behind it, as whether a screen reader is there.
+    Longer,
+}
+
 /// An observed turn leaves what the user has written as it was, and nothing of ours in the home.
-fn leaves_the_home_alone(program: Program, written: &[&str]) {
-    let scene = Scene::new(program);
+fn leaves_the_home_alone(scene: &Scene, written: &[(&str, Left)]) {
     let before = files(scene.home.home());
     let runner = scene.launch("one", &["--prompt", "say something"]);
     scene.until_activity(&runner, "idle");
     scene.world.run(["stop", &runner]).ok();
     let after = files(scene.home.home());
-    for name in written {
+    for (name, left) in written {
         let name = Path::new(name);
         let text =
             |files: &BTreeMap<PathBuf, Vec<u8>>| String::from_utf8_lossy(&files[name]).into_owned();
-        // It may add what it has found out of itself, as whether a screen reader is there.
-        assert!(text(&after).starts_with(&text(&before)), "{name:?}: {}", text(&after));
+        let (before, after) = (text(&before), text(&after));
+        match left {
+            Left::AsItWas => assert_eq!(after, before, "{name:?}"),
+            Left::Longer => assert!(after.starts_with(&before), "{name:?}: {after}"),
+        }
     }
     let mark = scene.world.path("state/runners").display().to_string();
     for (path, bytes) in &after {
@@ -132,22 +144,39 @@ fn leaves_the_home_alone(program: Program, written: &[&str]) {
     }
 }
 
+/// And what they say is done: the user's own hook runs beside ours, and the status line is the user's.
 #[test]
 fn claude_s_home_is_left_alone() {
-    leaves_the_home_alone(Program::Claude, &[]);
+    const SETTINGS: &str = ".claude/settings.json";
+    let scene = Scene::new(Program::Claude);
+    let (hooked, shown) = (scene.world.path("hooked"), scene.world.path("shown"));
+    let touch = |file: &Path| json!({ "type": "command", "command": format!("touch '{}'", file.display()) });
+    let settings = json!({
+        "hooks": { "Stop": [{ "hooks": [touch(&hooked)] }] },
+        "statusLine": touch(&shown),
+    });
+    let file = scene.home.home().join(SETTINGS);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, serde_json::to_string_pretty(&settings).unwrap()).unwrap();
+    leaves_the_home_alone(&scene, &[(SETTINGS, Left::AsItWas)]);
+    assert!(hooked.exists(), "the user's own hook has run");
+    assert!(shown.exists(), "the user's own status line was asked");
 }
 
 #[test]
 fn codex_s_home_is_left_alone() {
-    leaves_the_home_alone(Program::Codex, &[".codex/config.toml"]);
+    let written = [(".codex/config.toml", Left::Longer)];
+    leaves_the_home_alone(&Scene::new(Program::Codex), &written);
 }
 
 #[test]
 fn opencode_s_home_is_left_alone() {
-    leaves_the_home_alone(Program::Opencode, &[".config/opencode/package-lock.json"]);
+    let written = [(".config/opencode/package-lock.json", Left::AsItWas)];
+    leaves_the_home_alone(&Scene::new(Program::Opencode), &written);
 }
 
 #[test]
 fn gemini_s_home_is_left_alone() {
-    leaves_the_home_alone(Program::Gemini, &[".gemini/settings.json"]);
+    let written = [(".gemini/settings.json", Left::AsItWas)];
+    leaves_the_home_alone(&Scene::new(Program::Gemini), &written);
 }

@@ -7,23 +7,91 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use stratavore_core::Timestamp;
 use stratavore_core::budget::Action;
-use stratavore_testkit::model::{Outcome, Place, Purpose, Reply, Usage};
+use stratavore_core::price::Prices;
+use stratavore_core::usage::Tokens;
+use stratavore_testkit::model::{Bill, Entry, Outcome, Place, Purpose, Reply, Usage};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{World, rows, until_within};
 
 use crate::scene::Scene;
 
-/// What each answer costs, and how many there are of a turn that comes to its end.
-const RESPONSE: u64 = 10_000;
+/// What each answer costs in tokens, and how many there are of a turn that comes to its end.
+const RESPONSE: Usage = Usage {
+    input: 9_900,
+    output: 100,
+    cache_read: 0,
+    cache_write_5m: 0,
+    cache_write_1h: 0,
+    reasoning: 0,
+};
 const ROUNDS: usize = 4;
 /// How long one takes. One of a real model takes some seconds as well.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Where the step is: the sixth answer reaches it.
-const AMOUNT: u64 = 5 * RESPONSE + RESPONSE / 2;
+/// The longest that they may be held after, on a machine that has much else to do: a step is looked for every five
+/// seconds, and who is stopped has its grace.
+const HELD_WITHIN: Duration = Duration::from_secs(15);
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Tokens,
+    Money,
+}
+
+impl Unit {
+    /// What an answer of this model comes to, in tokens or in millionths of a dollar.
+    fn of(self, model: &str, used: &Usage) -> u64 {
+        let tokens = Tokens {
+            input: used.input,
+            output: used.output,
+            cache_read: used.cache_read,
+            cache_write: used.cache_write_5m,
+            cache_write_1h: used.cache_write_1h,
+            reasoning: used.reasoning,
+        };
+        match self {
+            Self::Tokens => tokens.total(),
+            Self::Money => {
+                Prices::default().cost(model, &tokens).expect("it has a price").unsigned_abs()
+            }
+        }
+    }
+
+    fn response(self, scene: &Scene) -> u64 {
+        self.of(scene.home.model(), &RESPONSE)
+    }
+
+    /// Where the step is: the sixth answer reaches it.
+    fn amount(self, scene: &Scene) -> u64 {
+        self.response(scene) * 11 / 2
+    }
+
+    /// The option of a budget of so much.
+    fn option(self, amount: u64) -> [String; 2] {
+        match self {
+            Self::Tokens => ["--tokens".into(), amount.to_string()],
+            Self::Money => {
+                ["--money".into(), format!("{}.{:06}", amount / 1_000_000, amount % 1_000_000)]
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Money => "millionths of a dollar",
+        }
+    }
+
+    fn billed(self, bill: &Bill) -> u64 {
+        let each = |entry: &Entry| self.of(&entry.model, &entry.usage);
+        bill.entries.iter().map(each).sum()
+    }
+}
 
 /// Assistants that use a tool again and again, each answer taking so long.
-fn loops(action: Action, live: usize, answer: Duration) -> (Scene, Vec<String>) {
+fn loops(unit: Unit, action: Action, live: usize, answer: Duration) -> (Scene, Vec<String>) {
     let scene = Scene::new(Program::Claude);
     scene.model.answers(move |asked| {
         if asked.purpose != Purpose::Main {
@@ -31,27 +99,19 @@ fn loops(action: Action, live: usize, answer: Duration) -> (Scene, Vec<String>) 
         }
         let ends = action == Action::StopAtTurnEnd && asked.rounds + 1 >= ROUNDS;
         let reply = if ends { Reply::text("done") } else { Reply::shell("true") };
-        let usage = Usage { input: RESPONSE - 100, output: 100, ..Usage::default() };
-        Some(reply.costing(usage).after(Place::Start, answer))
+        Some(reply.costing(RESPONSE).after(Place::Start, answer))
     });
-    let (tokens, step) = (AMOUNT.to_string(), format!("100={}", action.as_str()));
-    let set = ["budget", "set", "tight", "--project", "demo", "--reserve", "1"];
-    scene.world.run(set.iter().chain(&["--tokens", &tokens, "--step", &step])).ok();
+    let ([option, amount], step) =
+        (unit.option(unit.amount(&scene)), format!("100={}", action.as_str()));
+    let [_, least] = unit.option(1);
+    let set = ["budget", "set", "tight", "--project", "demo", "--reserve", &least];
+    scene.world.run(set.iter().chain(&[&*option, &amount, "--step", &step])).ok();
     let runners = (0..live).map(|number| {
         let options = ["--prompt", "go on until you are held", "--", "--allowedTools=Bash"];
         scene.launch(&format!("r{number}"), &options)
     });
     let runners = runners.collect();
     (scene, runners)
-}
-
-fn used(scene: &Scene) -> u64 {
-    scene.model.bill().usage().total()
-}
-
-/// What was answered to its end.
-fn reached(scene: &Scene) -> bool {
-    scene.model.bill().complete().usage().total() >= AMOUNT
 }
 
 fn is_held(shown: &Value, action: Action) -> bool {
@@ -63,21 +123,36 @@ fn is_held(shown: &Value, action: Action) -> bool {
 }
 
 /// The most that may be used beyond the step by so many, of which each is answered so often before it is held.
-fn bound(action: Action, live: usize, answers: u64) -> u64 {
-    let turn = RESPONSE * ROUNDS as u64;
-    action.overshoot(live as u64 * answers, RESPONSE, turn).expect("this step has a bound")
+fn bound(action: Action, live: usize, answers: u64, response: u64) -> u64 {
+    let turn = response * ROUNDS as u64;
+    action.overshoot(live as u64 * answers, response, turn).expect("this step has a bound")
 }
 
 fn within(beyond: u64, bound: u64) -> Result<(), String> {
-    if beyond <= bound { Ok(()) } else { Err(format!("{beyond} tokens beyond, of {bound}")) }
+    if beyond <= bound { Ok(()) } else { Err(format!("{beyond} beyond, of {bound}")) }
 }
 
-fn overshoots_at_most(action: Action) {
+/// That they are held late is no reason to let them use more without end.
+fn in_time(took: Duration, longest: Duration) -> Result<(), String> {
+    if took <= longest { Ok(()) } else { Err(format!("held after {took:?}, of {longest:?}")) }
+}
+
+fn overshoots_at_most(unit: Unit, action: Action) {
     let live = scale(3, 6);
-    let promise = format!("{}: claude goes no further beyond it than is said", action.as_str());
-    let mut trial = Trial::new("T-OVERSHOOT", &promise);
-    let (scene, runners) = loops(action, live, ANSWER);
-    scene.until("the step is reached", || if reached(&scene) { Ok(()) } else { Err(used(&scene)) });
+    let what = match unit {
+        Unit::Tokens => action.as_str().to_owned(),
+        Unit::Money => format!("money, {}", action.as_str()),
+    };
+    let mut trial = Trial::new(
+        "T-OVERSHOOT",
+        &format!("{what}: claude goes no further beyond it than is said"),
+    );
+    let (scene, runners) = loops(unit, action, live, ANSWER);
+    let (amount, response) = (unit.amount(&scene), unit.response(&scene));
+    scene.until("the step is reached", || match unit.billed(&scene.model.bill().complete()) {
+        used if used >= amount => Ok(()),
+        used => Err(used),
+    });
     let began = Instant::now();
     scene.until("all are held", || {
         let shown: Vec<Value> = runners.iter().map(|runner| scene.world.runner(runner)).collect();
@@ -90,25 +165,25 @@ fn overshoots_at_most(action: Action) {
         let open = scene.model.bill().only(|entry| entry.outcome == Outcome::Open);
         if open.entries.is_empty() { Ok(()) } else { Err(open.entries.len()) }
     });
-    let beyond = used(&scene) - AMOUNT;
-    trial.counted("tokens beyond the step", beyond);
+    let beyond = unit.billed(&scene.model.bill()) - amount;
+    trial.counted(&format!("{} beyond the step", unit.name()), beyond);
     // On a machine that has too much to do for it they are held later, and answered more than once until then.
-    let answers = match action {
-        Action::StopAtTurnEnd => 1,
+    let (answers, longest) = match action {
+        Action::StopAtTurnEnd => (1, HELD_WITHIN + ANSWER * ROUNDS as u32),
         Action::Notify | Action::Ask | Action::Pause | Action::StopNow => {
-            1 + took.as_secs() / ANSWER.as_secs()
+            (1 + took.as_secs() / ANSWER.as_secs(), HELD_WITHIN)
         }
     };
-    let most = bound(action, live, answers);
-    trial.counted("tokens that may be", most);
-    trial.tried_times(live, within(beyond, most));
+    let most = bound(action, live, answers, response);
+    trial.counted(&format!("{} that may be", unit.name()), most);
+    trial.tried_times(live, in_time(took, longest).and_then(|()| within(beyond, most)));
     let told = scene.world.json(&["events", "list", "--kind", "budget.exhausted"]);
     assert_eq!(rows(&told).len(), 1, "{told}");
 
     // The control: with a budget that holds nobody the same look sees more than that.
-    let (scene, _) = loops(Action::Notify, live, Duration::from_millis(20));
+    let (scene, _) = loops(unit, Action::Notify, live, Duration::from_millis(20));
     scene.until("more is used", || {
-        let beyond = used(&scene).saturating_sub(AMOUNT);
+        let beyond = unit.billed(&scene.model.bill()).saturating_sub(amount);
         if within(beyond, most).is_err() { Ok(()) } else { Err(beyond) }
     });
     trial.control("a budget that holds nobody", true);
@@ -117,22 +192,27 @@ fn overshoots_at_most(action: Action) {
 
 #[test]
 fn t_overshoot_of_ask() {
-    overshoots_at_most(Action::Ask);
+    overshoots_at_most(Unit::Tokens, Action::Ask);
 }
 
 #[test]
 fn t_overshoot_of_pause() {
-    overshoots_at_most(Action::Pause);
+    overshoots_at_most(Unit::Tokens, Action::Pause);
 }
 
 #[test]
 fn t_overshoot_of_stop_at_turn_end() {
-    overshoots_at_most(Action::StopAtTurnEnd);
+    overshoots_at_most(Unit::Tokens, Action::StopAtTurnEnd);
 }
 
 #[test]
 fn t_overshoot_of_stop_now() {
-    overshoots_at_most(Action::StopNow);
+    overshoots_at_most(Unit::Tokens, Action::StopNow);
+}
+
+#[test]
+fn t_overshoot_of_money() {
+    overshoots_at_most(Unit::Money, Action::Pause);
 }
 
 /// How often running time is counted.

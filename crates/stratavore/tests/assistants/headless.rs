@@ -85,6 +85,28 @@ fn gemini_runs_without_a_screen() {
     runs_without_a_screen(Program::Gemini);
 }
 
+/// What nobody knows the cost of is not let run on as if it cost nothing.
+#[test]
+fn codex_is_not_run_on_at_a_cost_that_nobody_knows() {
+    let scene = Scene::new(Program::Codex);
+    let tools = (0..20).map(|n| Reply::shell(&format!("echo {n} >> made.txt; sleep 1")));
+    scene.model.on_prompt("go on and on", tools);
+    let may = ["-s", "danger-full-access", "-m", "model-without-a-price"];
+    let words = ["--max-cost", "100", "--prompt", "go on and on"];
+    let mut running = scene.run_that_may(&words, &may);
+    let result = running.until("result");
+    let (code, said) = running.end();
+    assert_eq!((&result["outcome"], code), (&"limit_reached".into(), 4), "{result}\n{said}");
+    let why = result["why"].as_str().unwrap();
+    assert!(why.contains("no price") && why.contains("under `prices`"), "{result}");
+    let asked = scene.model.asked().iter().filter(|asked| asked.says("go on and on")).count();
+    assert!(asked < 10, "{asked} of 20 answers were asked for");
+    // The control: without that limit it may.
+    let mut running = scene.run_that_may(&["--prompt", "a short one"], &may);
+    let result = running.until("result");
+    assert_eq!((&result["outcome"], running.end().0), (&"done".into(), 0), "{result}");
+}
+
 /// What nobody has allowed is refused there and then: these ask nobody without a screen, and say so as data.
 fn is_refused_what_it_would_have_to_ask_for(program: Program, may: &[&str]) -> Value {
     let scene = Scene::new(program);

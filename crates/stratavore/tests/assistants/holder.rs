@@ -3,6 +3,7 @@
 use std::process::{Output, Stdio};
 
 use stratavore_testkit::programs::Program;
+use stratavore_testkit::terminal::Terminal;
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{Ran, of_process, parent, processes, rows};
 
@@ -95,22 +96,28 @@ fn of_many_one_holds_it(program: Program, control: impl FnOnce(&Scene, &str, &mu
 
 #[test]
 fn t_dupe_of_many_that_resume_a_conversation_of_claude_one_does() {
-    of_many_one_holds_it(Program::Claude, |scene, conversation, trial| {
-        // Two that were started behind Stratavore's back are seen as two.
-        let started: Vec<_> = (0..2)
-            .map(|_| {
-                let mut command = scene.home.interactive("nothing");
-                command.args(["--resume", conversation]);
-                stratavore_testkit::terminal::Terminal::spawn(command, 24, 80)
-            })
-            .collect();
-        let seen = scene.until("both are there", || match holders(scene, conversation).len() {
-            2 => Ok(2),
-            other => Err(other),
-        });
-        trial.control("two processes with one conversation", seen != 1);
-        drop(started);
+    of_many_one_holds_it(Program::Claude, two_are_seen);
+}
+
+/// The control: two that were started behind Stratavore's back are seen as two.
+fn two_are_seen(scene: &Scene, conversation: &str, trial: &mut Trial) {
+    let started: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = scene.home.command();
+            match scene.program {
+                Program::Claude | Program::Gemini => command.args(["--resume", conversation]),
+                Program::Codex => command.args(["--no-daemon", "resume", conversation]),
+                Program::Opencode => command.args(["--session", conversation]),
+            };
+            Terminal::spawn(command, 24, 80)
+        })
+        .collect();
+    let seen = scene.until("both are there", || match holders(scene, conversation).len() {
+        2 => Ok(2),
+        other => Err(other),
     });
+    trial.control("two processes with one conversation", seen != 1);
+    drop(started);
 }
 
 /// Two of it cannot be had: it refuses the second one itself.
@@ -121,12 +128,12 @@ fn t_dupe_of_many_that_resume_a_conversation_of_codex_one_does() {
 
 #[test]
 fn t_dupe_of_many_that_resume_a_conversation_of_opencode_one_does() {
-    of_many_one_holds_it(Program::Opencode, |_, _, _| {});
+    of_many_one_holds_it(Program::Opencode, two_are_seen);
 }
 
 #[test]
 fn t_dupe_of_many_that_resume_a_conversation_of_gemini_one_does() {
-    of_many_one_holds_it(Program::Gemini, |_, _, _| {});
+    of_many_one_holds_it(Program::Gemini, two_are_seen);
 }
 
 fn refused_by(ran: &Ran) -> String {

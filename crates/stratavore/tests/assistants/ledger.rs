@@ -4,10 +4,12 @@ use stratavore_testkit::model::{Hold, Outcome, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::trial::Trial;
 
-use crate::scene::{Scene, billed, counted};
+use crate::again::read_again;
+use crate::booked::{Row, is_the_bill};
+use crate::scene::Scene;
 
 /// Waits until the model was asked so many things for this purpose, and has answered all.
-fn until_billed(scene: &Scene, purpose: Purpose, times: usize) {
+pub(crate) fn until_billed(scene: &Scene, purpose: Purpose, times: usize) {
     scene.until(&format!("{times} requests for {purpose:?}"), || {
         let bill = scene.model.bill();
         let open = bill.only(|entry| entry.outcome == Outcome::Open).entries.len();
@@ -75,48 +77,58 @@ fn everything_is_booked(program: Program) {
     until_billed(&scene, Purpose::Compaction, 1);
     scene.until_ledger_is_the_bill();
 
-    // Nothing is counted again when all is read again.
+    // Nothing is counted again when all is read again, whoever tells more meanwhile.
     let (before, turns) =
         (scene.ledger().len(), scene.model.bill().of(Purpose::Main).entries.len());
-    scene.world.kill_daemon();
-    scene.world.run(["daemon", "start"]).ok();
+    read_again(&scene, None);
+    assert_eq!(is_the_bill(&scene.ledger(), &scene.model.bill()), Ok(()));
     scene.send(&two, "one thing more [[text:yes]]", &["--wait", "2m"]);
     until_billed(&scene, Purpose::Main, turns + 1);
     scene.until_activity(&two, "idle");
     scene.until_ledger_is_the_bill();
     assert!(scene.ledger().len() > before);
-    booked_to_their_runners(&scene, [&one, &two]);
+    let owners: Owners = [
+        (&one, &["ask another", "count the files", "and once more"]),
+        (&two, &["say it in short", "one thing more"]),
+    ];
+    scene.until_booked_to(&owners);
+    scene.each_row_is_where_it_says();
 
     let promise = format!("{}: what the model has billed is in the ledger, once", program.name());
     let mut trial = Trial::new("T-LEDGER", &promise);
     trial.tried_times(scene.model.bill().entries.len(), Ok(()));
-    the_check_notices(&scene, &mut trial);
+    the_check_notices(&scene, owners, &mut trial);
     trial.end();
 }
 
-/// Each row is of the runner whose conversation it was.
-fn booked_to_their_runners(scene: &Scene, runners: [&String; 2]) {
-    let rows = scene.ledger();
-    for row in &rows {
-        let known = runners.iter().any(|id| row.0["runner"] == **id);
-        assert!(known && row.0["session"].is_string(), "{row:?}");
-    }
-    let of_two = rows.iter().filter(|row| row.0["runner"] == *runners[1]).count();
-    let asked = scene.model.asked();
-    let was_two = asked.iter().filter(|asked| asked.says("say it in short"));
-    assert!(of_two >= was_two.count(), "{rows:?}");
-}
+/// Two runners, and words that were said to each of them alone.
+type Owners<'a> = [(&'a str, &'a [&'a str]); 2];
 
-/// The controls: a message that is missing, one that is there twice, and one that nobody was billed.
-fn the_check_notices(scene: &Scene, trial: &mut Trial) {
+/// The controls: a message that is missing, one that is there twice, one that nobody was billed, one whose figures
+/// nobody has counted, and one that another runner has.
+fn the_check_notices(scene: &Scene, owners: Owners<'_>, trial: &mut Trial) {
     let (mut rows, bill) = (scene.ledger(), scene.model.bill());
-    assert_eq!(counted(&rows), billed(&bill));
+    let notices = |rows: &[Row]| is_the_bill(rows, &bill).is_err();
+    assert!(!notices(&rows));
     let later = bill.only(|entry| entry.number > 1);
-    trial.control("a message that nobody was billed", counted(&rows) != billed(&later));
+    trial.control("a message that nobody was billed", is_the_bill(&rows, &later).is_err());
     let last = rows.pop().unwrap();
-    trial.control("a message that is missing", counted(&rows) != billed(&bill));
-    rows.extend([last.clone(), last]);
-    trial.control("a message that counts twice", counted(&rows) != billed(&bill));
+    trial.control("a message that is missing", notices(&rows));
+    let mut guessed = last.clone();
+    guessed.0["quality"] = "estimated".into();
+    rows.extend([last.clone(), guessed]);
+    trial.control("a guess beside what was counted", notices(&rows));
+    rows.pop();
+    assert_eq!(scene.is_booked_to(&owners, rows.clone()), Ok(()));
+    let [(one, _), (two, _)] = owners;
+    // Of the main conversation, since what is said on the side may be about another one.
+    let main = rows.iter_mut().find(|row| row.0["purpose"] == "main").unwrap();
+    let whose = &mut main.0["runner"];
+    *whose = if *whose == one { two } else { one }.into();
+    let others = scene.is_booked_to(&owners, rows.clone()).is_err();
+    trial.control("a message that another runner has", others);
+    rows.push(last);
+    trial.control("a message that counts twice", notices(&rows));
 }
 
 #[test]

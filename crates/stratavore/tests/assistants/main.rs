@@ -9,6 +9,7 @@ mod aider;
 mod approvals;
 mod bare;
 mod behind;
+mod booked;
 mod budget;
 mod exports;
 mod headless;

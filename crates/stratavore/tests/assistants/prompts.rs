@@ -90,6 +90,16 @@ fn codex_is_sent_prompts_between_its_turns() {
     is_delivered_between_turns(Program::Codex);
 }
 
+#[test]
+fn opencode_is_sent_prompts_between_its_turns() {
+    is_delivered_between_turns(Program::Opencode);
+}
+
+#[test]
+fn gemini_is_sent_prompts_between_its_turns() {
+    is_delivered_between_turns(Program::Gemini);
+}
+
 /// A daemon that dies after it has said that it will type, and before it types, loses nothing.
 fn is_typed_by_the_next_daemon(program: Program) {
     let scene = Scene::new(program);

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use stratavore_store::testing::{sqlite_number, sqlite_texts};
 use stratavore_testkit::model::Reply;
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::rows;
 
-use crate::scene::Scene;
+use crate::resume::told_with;
+use crate::scene::{Scene, refusal};
 
 fn transcript(scene: &Scene, session: &str) -> PathBuf {
     let file = scene.world.path("state/stratavore.db");
@@ -47,15 +47,23 @@ fn given(scene: &Scene, runner: &str, what: &str) -> Vec<String> {
     bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
+/// Where the runner's process is.
+fn works_in(scene: &Scene, runner: &str) -> PathBuf {
+    let shown = scene.world.runner(runner);
+    fs::read_link(format!("/proc/{}/cwd", shown["pid"])).unwrap()
+}
+
 fn is_resumed_as_it_was(program: Program, flag: [&str; 2]) {
     let scene = Scene::new(program);
     scene.model.on_prompt("the word is walnut", [Reply::text("I shall keep it")]);
     let secret = scene.world.path("token");
     fs::write(&secret, "a secret").unwrap();
+    let below = scene.world.work().join("below");
+    fs::create_dir(&below).unwrap();
     let token = format!("MY_TOKEN=file:{}", secret.display());
-    let options =
-        ["--prompt", "the word is walnut", "--env", "MY_MARK=kept", "--env", &token, "--"];
-    let first = scene.launch("one", &[&options[..], &flag].concat());
+    let options = ["--prompt", "the word is walnut", "--directory", "below"];
+    let variables = ["--env", "MY_MARK=kept", "--env", &token, "--"];
+    let first = scene.launch("one", &[&options[..], &variables, &flag].concat());
     scene.until_activity(&first, "idle");
     let session = scene.world.runner(&first)["session_id"].as_str().unwrap().to_owned();
     let variables = given(&scene, &first, "environ");
@@ -89,8 +97,7 @@ fn is_resumed_as_it_was(program: Program, flag: [&str; 2]) {
     assert!(variables.contains(&"MY_MARK=kept".into()) && !is_set("MY_TOKEN="), "{variables:?}");
     let line = given(&scene, &second, "cmdline");
     assert!(line.windows(2).any(|pair| pair == flag), "{line:?}");
-    let of = |shown: Value| shown["directory"].clone();
-    assert_eq!(of(scene.world.runner(&second)), of(scene.world.runner(&first)));
+    assert_eq!(works_in(&scene, &second), below.canonicalize().unwrap());
 
     // It has the conversation, and none of it is counted twice.
     scene.until_activity(&second, "idle");
@@ -106,6 +113,28 @@ fn is_resumed_as_it_was(program: Program, flag: [&str; 2]) {
     assert!(format!("{:?}", asked.said).contains("walnut"), "{:?}", asked.said);
     scene.until_activity(&second, "idle");
     scene.until_ledger_is_the_bill();
+    scene.kill_assistant(&second);
+    its_directory_is_gone(&scene, &session, &below);
+}
+
+/// Who finds its conversations from anywhere is resumed in the project's directory, and that is said. For all
+/// others there is none to go on with.
+fn its_directory_is_gone(scene: &Scene, session: &str, directory: &Path) {
+    fs::remove_dir_all(directory).unwrap();
+    let resumed = scene.world.run(["sessions", "resume", session, "--format", "json"]);
+    if scene.program != Program::Codex {
+        let told = refusal(&resumed);
+        let why = told["message"].as_str().unwrap();
+        assert!(why.contains(directory.to_str().unwrap()), "{told}");
+        return;
+    }
+    let third = rows(&resumed.json())[0]["id"].as_str().unwrap().to_owned();
+    let told = resumed.stderr();
+    let gone = format!("its directory {} is gone: it is resumed in", directory.display());
+    assert!(told.contains(&gone), "{told}");
+    assert_eq!(works_in(scene, &third), scene.world.work().canonicalize().unwrap());
+    let told = told_with(scene, &third, "and say it once more");
+    assert!(told.contains("walnut"), "{told}");
 }
 
 #[test]

@@ -1,11 +1,16 @@
 //! A conversation goes on after its runner: by a restart, by a launch that names it, or in a fork.
 
-use serde_json::Value;
-use stratavore_testkit::model::{Hold, Outcome, Place, Reply};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use stratavore_testkit::model::{Asked, Hold, Outcome, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::reboot::{host_dies, of_another_boot};
 use stratavore_testkit::world::rows;
 
+use crate::again::read_again;
+use crate::booked::{Row, is_the_bill};
+use crate::ledger::until_billed;
 use crate::scene::Scene;
 
 /// The assistant's own id of the runner's conversation, by the database.
@@ -43,6 +48,10 @@ fn goes_on(program: Program) {
     let first = scene.launch("one", &["--prompt", "the word is walnut"]);
     scene.until_activity(&first, "idle");
     let conversation = session(&scene, &first);
+    if program == Program::Codex {
+        // It asks for one at the end of its first turn.
+        until_billed(&scene, Purpose::Title, 1);
+    }
     // What is killed in the second after an answer takes the answer's figures with it.
     scene.until_ledger_is_the_bill();
     scene.until_begun(&first);
@@ -53,8 +62,11 @@ fn goes_on(program: Program) {
     let told = told_with(&scene, &second, "say the word");
     assert!(told.contains("walnut") && told.contains("I shall keep it"), "{told}");
     assert_eq!(session(&scene, &second), conversation);
-    let prompts = scene.model.asked().iter().filter(|a| a.prompt.contains("walnut")).count();
-    assert!(prompts >= 1, "the first prompt is not said again");
+    let is_first = |asked: &&Arc<Asked>| {
+        asked.purpose == Purpose::Main && asked.rounds == 0 && asked.says("walnut")
+    };
+    let prompts = scene.model.asked().iter().filter(is_first).count();
+    assert_eq!(prompts, 1, "the first prompt is not said again");
 
     // By its name, in another runner; and beside that one as another conversation.
     let ours = scene.world.runner(&second)["session_id"].as_str().unwrap().to_owned();
@@ -65,10 +77,17 @@ fn goes_on(program: Program) {
     assert!(told.contains("walnut") && told.contains("say the word"), "{told}");
     assert_eq!(session(&scene, &third), conversation);
 
+    let mut owners: Vec<(&str, &[&str])> = vec![
+        (&first, &["the word is walnut"]),
+        (&second, &["say the word"]),
+        (&third, &["and say it once more", "and where it was"]),
+    ];
     if program == Program::Gemini {
         let refused = scene.world.run(["sessions", "fork", &ours]);
         assert!(refused.stderr().contains("cannot fork"), "{}", refused.everything());
         scene.until_ledger_is_the_bill();
+        is_read_again(&scene, &owners);
+        is_told_of(&scene, &ours, &[&third, &second, &first], 3);
         return;
     }
     let fork = scene.session_command(&["fork", &ours, "--name", "fork"]);
@@ -78,6 +97,49 @@ fn goes_on(program: Program) {
     let told = told_with(&scene, &third, "and where it was");
     assert!(!told.contains("and in the fork"), "{told}");
     scene.until_ledger_is_the_bill();
+    owners.push((&fork, &["and in the fork"]));
+    is_read_again(&scene, &owners);
+    is_told_of(&scene, &ours, &[&third, &second, &first], 4);
+    let other = scene.world.runner(&fork)["session_id"].as_str().unwrap().to_owned();
+    let shown = scene.world.json(&["sessions", "show", &other]);
+    assert_eq!(
+        (&shown["lineage"], &shown["parent"]["id"]),
+        (&"forked".into(), &ours.as_str().into())
+    );
+    assert_eq!(held_by(&shown), [fork.as_str()], "{shown}");
+    let shown = scene.world.json(&["sessions", "show", &ours]);
+    assert_eq!(rows(&shown["children"])[0]["id"], other.as_str(), "{shown}");
+}
+
+/// Who has held a session, the last one first.
+fn held_by(shown: &Value) -> Vec<&str> {
+    rows(&shown["held"]).iter().map(|held| held["runner_id"].as_str().unwrap()).collect()
+}
+
+/// What is known of a conversation in which so much was asked and answered.
+fn is_told_of(scene: &Scene, session: &str, held: &[&str], turns: u64) {
+    let shown = scene.until("all that was said is counted", || {
+        let shown = scene.world.json(&["sessions", "show", session]);
+        let said = &shown["messages"];
+        let is_all = said["user"] == turns && said["assistant"] == turns;
+        if is_all { Ok(shown) } else { Err(shown) }
+    });
+    assert_eq!(held_by(&shown), held, "{shown}");
+    assert_eq!(shown["runner_id"], held[0], "{shown}");
+    assert_eq!(shown["first_prompt"], "the word is walnut", "{shown}");
+    assert_eq!(shown["models"], json!([scene.home.model()]), "{shown}");
+    assert_eq!(shown["parent_id"], Value::Null, "{shown}");
+}
+
+/// Whatever is read twice, each runner has what was asked in its name, and each row was read where it says.
+fn is_read_again(scene: &Scene, owners: &[(&str, &[&str])]) {
+    scene.until_booked_to(owners);
+    scene.each_row_is_where_it_says();
+    let before = scene.ledger().len();
+    read_again(scene, None);
+    assert_eq!(is_the_bill(&scene.ledger(), &scene.model.bill()), Ok(()));
+    assert_eq!(scene.ledger().len(), before);
+    scene.until_booked_to(owners);
 }
 
 #[test]
@@ -188,6 +250,24 @@ fn is_killed_in_a_turn(program: Program) {
     assert_eq!(bill.only(|entry| entry.outcome == Outcome::Dropped).entries.len(), 1, "{bill}");
     // A title may be asked for still.
     scene.until_ledger_is_the_bill();
+    is_owned_up_to(&scene, &first);
+}
+
+/// Of the answer that was cut off, a row says that it has no figures; or nobody knows of it, and that is said.
+fn is_owned_up_to(scene: &Scene, runner: &str) {
+    let ledger = scene.ledger();
+    let rows: Vec<&Row> = ledger.iter().filter(|row| !row.is_exact()).collect();
+    // It says that an answer has begun, if it still comes to that; the others only what one has cost.
+    let most = usize::from(scene.program == Program::Opencode);
+    assert!(rows.len() <= most, "{rows:?}");
+    assert!(
+        rows.iter().all(|row| row.0["quality"] == "lost" && row.0["runner"] == runner),
+        "{rows:?}"
+    );
+    let explained = scene.world.json(&["usage", "explain", runner]);
+    assert_eq!(explained["total"]["lost"], rows.len(), "{explained}");
+    let told = explained["not_covered"].to_string();
+    assert!(told.contains("answers that were cut off"), "{explained}");
 }
 
 #[test]

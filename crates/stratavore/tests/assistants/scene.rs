@@ -1,6 +1,5 @@
 //! A Stratavore with one real assistant, and the model that it talks to.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use stratavore_store::testing::{sqlite_number, sqlite_texts};
 use stratavore_testkit::assistant_home::{AssistantHome, KEY};
-use stratavore_testkit::model::{Bill, Entry, Outcome, Protocol, Purpose, StandIn};
+use stratavore_testkit::model::StandIn;
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::running::Running;
 use stratavore_testkit::wire::on_runtime;
@@ -241,17 +240,6 @@ impl Scene {
         fs::read_to_string(self.world.work().join(name)).ok()
     }
 
-    /// The rows of the ledger, from the database's own file.
-    pub(crate) fn ledger(&self) -> Vec<Row> {
-        const ROWS: &str = "SELECT json_object('key', key, 'request', request_id, 'message', message_id,
-            'purpose', purpose, 'quality', quality, 'runner', runner_id, 'session', session_id, 'tokens',
-            json_array(input, cache_read, cache_write, cache_write_1h, output, reasoning))
-            FROM usage_records ORDER BY at, key";
-        let file = self.world.path("state/stratavore.db");
-        let texts = on_runtime(sqlite_texts(&file, ROWS));
-        texts.iter().map(|text| Row(serde_json::from_str(text).unwrap())).collect()
-    }
-
     /// How many prompts are in this state.
     pub(crate) fn prompts(&self, state: &str) -> i64 {
         let file = self.world.path("state/stratavore.db");
@@ -273,17 +261,6 @@ impl Scene {
             "SELECT external_id FROM sessions WHERE id = '{session}' AND external_id IS NOT NULL"
         );
         on_runtime(sqlite_texts(&file, &sql)).pop()
-    }
-
-    /// Waits until the ledger holds what the model has billed, token for token and kind by kind, and
-    /// nothing else.
-    #[track_caller]
-    pub(crate) fn until_ledger_is_the_bill(&self) {
-        assert_eq!(self.model.faults(), Vec::<String>::new());
-        self.until("the ledger is the bill", || {
-            let (found, wanted) = (counted(&self.ledger()), billed(&self.model.bill()));
-            if found == wanted { Ok(()) } else { Err(differences(&found, &wanted)) }
-        });
     }
 
     /// Waits until an answer is known to be written down. That comes a moment after the assistant is idle, and
@@ -334,57 +311,6 @@ pub(crate) fn refusal(ran: &Ran) -> Value {
     let told = ran.stderr();
     let problem = told.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     problem.unwrap_or_else(|| panic!("it says why: {}", ran.everything()))
-}
-
-/// Input, cache read, cache write, cache write of an hour, output, reasoning.
-pub(crate) type Kinds = [u64; 6];
-
-#[derive(Debug, Clone)]
-pub(crate) struct Row(pub(crate) Value);
-
-impl Row {
-    pub(crate) fn kinds(&self) -> Kinds {
-        serde_json::from_value(self.0["tokens"].clone()).expect("six figures")
-    }
-
-    pub(crate) fn is_exact(&self) -> bool {
-        self.0["quality"] == "exact"
-    }
-}
-
-/// What stands in the ledger as exact, and how often. No two requests use the same.
-pub(crate) fn counted(ledger: &[Row]) -> BTreeMap<Kinds, usize> {
-    let mut all = BTreeMap::new();
-    for row in ledger.iter().filter(|row| row.is_exact()) {
-        *all.entry(row.kinds()).or_default() += 1;
-    }
-    all
-}
-
-/// What was billed to its end, in the ledger's kinds.
-pub(crate) fn billed(bill: &Bill) -> BTreeMap<Kinds, usize> {
-    let mut all = BTreeMap::new();
-    for entry in bill.entries.iter().filter(|entry| entry.outcome == Outcome::Complete) {
-        *all.entry(kinds(entry)).or_default() += 1;
-    }
-    all
-}
-
-fn kinds(entry: &Entry) -> Kinds {
-    let usage = entry.usage;
-    let (mut short, mut hour) = (usage.cache_write_5m, usage.cache_write_1h);
-    let is_told_apart = !matches!(entry.purpose, Purpose::Title | Purpose::Compaction);
-    if entry.protocol == Protocol::Messages && !is_told_apart {
-        // Claude Code writes these into no transcript, and its telemetry has one figure for both.
-        (short, hour) = (short + hour, 0);
-    }
-    [usage.input, usage.cache_read, short, hour, usage.output, usage.reasoning]
-}
-
-fn differences(found: &BTreeMap<Kinds, usize>, wanted: &BTreeMap<Kinds, usize>) -> String {
-    let lacks: Vec<_> = wanted.iter().filter(|(kinds, n)| found.get(*kinds) != Some(n)).collect();
-    let more: Vec<_> = found.iter().filter(|(kinds, n)| wanted.get(*kinds) != Some(n)).collect();
-    format!("of the bill it lacks {lacks:?}, and it has {more:?} instead")
 }
 
 /// The steps that came one after another, with others between them.

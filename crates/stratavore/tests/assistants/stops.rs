@@ -25,15 +25,32 @@ fn stop(scene: &Scene, runner: &str, grace: &str) -> Duration {
     began.elapsed()
 }
 
-#[test]
-fn an_idle_claude_ends_by_itself() {
-    let scene = Scene::new(Program::Claude);
+/// Its word is typed, and it ends by that, long before its grace is over.
+fn ends_by_itself(program: Program) -> Scene {
+    let scene = Scene::new(program);
     let runner = scene.launch("one", &["--prompt", "say something"]);
     scene.until_activity(&runner, "idle");
-    stop(&scene, &runner, "60s");
+    let took = stop(&scene, &runner, "60s");
     assert_eq!(end(&scene, &runner), serde_json::json!({"exit": 0}));
-    let told = scene.world.run(["explain", &runner]).ok().stdout();
+    assert!(took < Duration::from_secs(45), "{took:?}");
+    scene
+}
+
+#[test]
+fn an_idle_claude_ends_by_itself() {
+    let scene = ends_by_itself(Program::Claude);
+    let told = scene.world.run(["explain", "one"]).ok().stdout();
     assert!(told.contains("SessionEnd"), "{told}");
+}
+
+#[test]
+fn an_idle_codex_ends_by_itself() {
+    ends_by_itself(Program::Codex);
+}
+
+#[test]
+fn an_idle_opencode_ends_by_itself() {
+    ends_by_itself(Program::Opencode);
 }
 
 /// The control: one at work would take the word for a part of its work, and is ended by a signal.

@@ -1,10 +1,11 @@
 //! Windows of subscriptions: what is told of them, and going on once one that was used up has begun anew.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use stratavore_core::Timestamp;
-use stratavore_testkit::model::Reply;
+use stratavore_testkit::model::{Asked, Purpose, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::world::rows;
 
@@ -68,14 +69,13 @@ fn codex_windows_are_known() {
     are_known(Program::Codex, ["primary", "secondary"]);
 }
 
-#[test]
-fn an_assistant_goes_on_by_itself_after_a_limit_if_that_was_asked_for() {
-    let scene = Scene::new(Program::Claude);
-    // Long enough for Claude to give up, and for a daemon to die and another one to start.
+fn goes_on_after_a_limit(program: Program) {
+    let scene = Scene::new(program);
+    // Long enough for it to give up, and for a daemon to die and another one to start.
     let reset = (now() + Duration::from_secs(20)).as_second();
     scene.model.answers(move |asked| {
         let limited = now().as_second() < reset && (asked.says("walnut") || asked.says("almond"));
-        limited.then(|| Reply::limited(&format!("Claude AI usage limit reached|{reset}")))
+        limited.then(|| Reply::limited_until(reset))
     });
     let options = ["--prompt", "the walnut", "--after-limit", "continue"];
     let goes_on = scene.launch("goes-on", &options);
@@ -89,12 +89,25 @@ fn an_assistant_goes_on_by_itself_after_a_limit_if_that_was_asked_for() {
     scene.world.kill_daemon();
     scene.world.run(["daemon", "start"]).ok();
     let told = || {
-        let asked = scene.model.asked();
-        asked.iter().filter(|asked| asked.prompt.contains("limit that stopped you is over")).count()
+        let is_told = |asked: &&Arc<Asked>| {
+            let is_turn = asked.purpose == Purpose::Main && asked.rounds == 0;
+            is_turn && asked.says("limit that stopped you is over")
+        };
+        scene.model.asked().iter().filter(is_told).count()
     };
     scene.until("it was told to go on", || if told() > 0 { Ok(()) } else { Err(told()) });
     scene.until_activity(&goes_on, "idle");
     assert!(now().as_second() >= reset);
     assert_eq!(told(), 1, "once, and to one of them");
     assert_eq!(scene.world.runner(&waits)["activity"], "rate_limited");
+}
+
+#[test]
+fn claude_goes_on_by_itself_after_a_limit_if_that_was_asked_for() {
+    goes_on_after_a_limit(Program::Claude);
+}
+
+#[test]
+fn codex_goes_on_by_itself_after_a_limit_if_that_was_asked_for() {
+    goes_on_after_a_limit(Program::Codex);
 }

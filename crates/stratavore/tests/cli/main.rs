@@ -32,6 +32,7 @@ mod usage;
 mod vault;
 #[cfg(feature = "s3-tests")]
 mod vault_s3;
+mod versions;
 mod viewers;
 
 use std::path::Path;

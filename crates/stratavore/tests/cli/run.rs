@@ -11,7 +11,7 @@ use stratavore_testkit::assistant_home::{AssistantHome, KEY};
 use stratavore_testkit::model::{Hold, Place, Purpose, Reply, StandIn};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::running::{Running, billed, used};
-use stratavore_testkit::world::{World, rows, signal, until, until_within};
+use stratavore_testkit::world::{Ran, World, rows, signal, until, until_within};
 
 /// A world in which claude is the real one, and talks to the stand-in.
 pub(crate) struct ClaudeWorld {
@@ -58,6 +58,21 @@ fn a_run_of_any_command_tells_what_it_prints_and_how_it_came_out() {
     let ran = ran.ok();
     assert_eq!(ran.stdout(), "what is said\ntwo\n");
     assert!(ran.stderr().contains("done"), "{}", ran.everything());
+    // The same from a file, and from the caller's own standard input.
+    let file = world.path("task.md");
+    fs::write(&file, "what is written\nin two lines").unwrap();
+    let named = file.display().to_string();
+    let script = ["--", "sh", "-c", "cat; echo"];
+    let ran = world.run(["run", "demo", "--file", &named].iter().chain(&script)).ok();
+    assert_eq!(ran.stdout(), "what is written\nin two lines\n");
+    for dash in [&["-"][..], &["--file", "-"]] {
+        let mut command = world.command("stratavore");
+        command.args(["run", "demo"]).args(dash).args(script);
+        command.stdin(fs::File::open(&file).unwrap());
+        assert_eq!(Ran::of(command).ok().stdout(), "what is written\nin two lines\n");
+    }
+    let ran = world.run(["run", "demo", "--file", "no-such-file", "--", "cat"]).fails(3);
+    assert!(ran.stderr().contains("no-such-file"), "{}", ran.everything());
 
     let words = ["--prompt", "x", "--", "sh", "-c", "printf '\\033[31mred\\033]0;t\\007'; exit 3"];
     let mut running = Running::start(&world, &words);
@@ -195,8 +210,19 @@ fn a_run_that_meets_a_limit_says_which() {
         (result, running.end().0)
     };
     let prompt = "[[shell:echo 1]] [[shell:echo 2]] [[shell:echo 3]]";
-    let (result, code) = run(&[prompt, "--max-turns", "1", "--", "--allowedTools", "Bash"]);
-    assert_eq!((&result["outcome"], code), (&"limit_reached".into(), 4), "{result}");
+    for (limit, what) in [(["--max-turns", "1"], "max_turns"), (["--max-cost", "0.01"], "max_cost")]
+    {
+        let words = [&[prompt][..], &limit, &["--", "--allowedTools", "Bash"]].concat();
+        let (result, code) = run(&words);
+        assert_eq!((&result["outcome"], code), (&"limit_reached".into(), 4), "{result}");
+        assert!(result["why"].as_str().is_some_and(|why| why.contains(what)), "{result}");
+        // Three tools, and an answer to the last.
+        assert!(result["usage"]["messages"].as_u64().unwrap() < 4, "{result}");
+    }
+    // The control: one that stays below both comes to its end.
+    let words = [prompt, "--max-turns", "9", "--max-cost", "9", "--", "--allowedTools", "Bash"];
+    let (result, code) = run(&words);
+    assert_eq!((&result["outcome"], code), (&"done".into(), 0), "{result}");
     claude
         .model
         .on_prompt("marker-limit", [Reply::rate_limited(std::time::Duration::from_secs(1))]);

@@ -209,17 +209,32 @@ fn while_it_tries_again_it_is_limited_until_a_request_is_answered() {
     assert!(log.tell(21, late).is_empty());
 }
 
+/// What the records of a sample come to.
+fn told_by_telemetry(path: &str) -> Vec<Observation> {
+    let mut log = Log::of("claude");
+    let records = sample(path);
+    let tell = |(_, line): &(u64, &[u8])| {
+        let record = serde_json::from_slice(line).unwrap();
+        log.tell(1_800_000_000, What::Telemetry { record })
+    };
+    lines(&records).iter().flat_map(tell).collect()
+}
+
+#[test]
+fn a_run_without_a_screen_tells_of_its_requests_alone() {
+    let seen = told_by_telemetry("claude/telemetry_print.jsonl");
+    let rows = ledger(&seen);
+    let names: Vec<&str> = rows.keys().map(String::as_str).collect();
+    assert_eq!(names, ["req_fake000147", "req_fake000148"]);
+    assert_eq!(sum(&rows).total(), 110);
+    let costs = rows.values().map(|row| row.reported_cost.unwrap());
+    assert_eq!(costs.collect::<Vec<_>>(), [815, 82]);
+    assert!(rows.values().all(|row| row.purpose == Purpose::Main));
+}
+
 #[test]
 fn telemetry_has_what_transcripts_lack_by_the_same_names() {
-    let mut log = Log::of("claude");
-    let records = sample("claude/telemetry_compact_subagent.jsonl");
-    let seen: Vec<Observation> = lines(&records)
-        .iter()
-        .flat_map(|(_, line)| {
-            let record = serde_json::from_slice(line).unwrap();
-            log.tell(1_800_000_000, What::Telemetry { record })
-        })
-        .collect();
+    let seen = told_by_telemetry("claude/telemetry_compact_subagent.jsonl");
     let rows = ledger(&seen);
     assert_eq!((rows.len(), sum(&rows).total()), (15, 132_978));
     let cost: i64 = rows.values().filter_map(|row| row.reported_cost).sum();

@@ -9,7 +9,8 @@ fn line(launch: Launch) -> String {
     let mut skip = false;
     for (nth, word) in started.argv.iter().enumerate() {
         let is_hook = started.argv.get(nth + 1).is_some_and(|next| {
-            next.starts_with("hooks.") || next.starts_with("otel.exporter={otlp-http")
+            let ours = ["hooks.", "otel.exporter={otlp-http", "notice.hide_rate_limit"];
+            ours.iter().any(|ours| next.starts_with(ours))
         });
         if skip || (word == "-c" && is_hook) {
             skip = !skip;
@@ -142,6 +143,23 @@ fn each_hook_is_one_value_of_its_configuration() {
         launch("codex", given).start("codex").argv.iter().filter(|word| *word == flag).count()
     };
     assert_eq!((count(&[]), count(&[flag])), (1, 1));
+}
+
+/// Its dialog would take a prompt of ours for an answer. What the user says comes later, and counts.
+#[test]
+fn it_offers_no_other_model_where_prompts_are_typed() {
+    const OURS: &str = "notice.hide_rate_limit_model_nudge=true";
+    let places = |launch: Launch| {
+        let argv = launch.start("codex").argv;
+        let is_one = |word: &&String| word.starts_with("notice.hide_rate_limit_model_nudge=");
+        argv.iter().filter(is_one).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(places(launch("codex", &[])), [OURS]);
+    assert_eq!(places(launch("codex", &[]).resume()), [OURS]);
+    assert!(places(launch("codex", &[]).headless()).is_empty());
+    assert!(places(launch("codex", &[]).bare()).is_empty());
+    let own = "notice.hide_rate_limit_model_nudge=false";
+    assert_eq!(places(launch("codex", &["-c", own])), [OURS, own]);
 }
 
 #[test]

@@ -227,7 +227,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let head: Option<(i64, Vec<u8>)> =
                 on!(tx, |conn| sqlx::query_as(HEAD).fetch_optional(conn).await)
                     .map_err(doing("looking for the last seal"))?;

@@ -79,7 +79,7 @@ impl Store {
     pub async fn audit_key_add(&self, lease: &Lease, key: &AuditKey) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(KEYS_RETIRE).execute(conn).await.map(drop))
                 .map_err(doing("retiring a key of the record"))?;
             on!(tx, |conn| sqlx::query(KEY_INSERT)

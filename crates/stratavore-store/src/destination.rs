@@ -197,7 +197,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(ADVANCE)
                 .bind(name)
                 .bind(position)
@@ -220,7 +220,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(TELL)
                 .bind(name)
                 .bind(health.as_str())
@@ -246,7 +246,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(BURY)
                 .bind(Text(DeadLetterId::from_entropy(random())))
                 .bind(destination)
@@ -272,7 +272,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             set_time(&mut tx, REPLAYED, &id.to_string(), now).await?;
             tx.commit().await
         })

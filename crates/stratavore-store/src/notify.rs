@@ -221,7 +221,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let passed = on!(tx, |conn| sqlx::query(PASS)
                 .bind(name)
                 .bind(DbTime(made_at))
@@ -314,7 +314,7 @@ impl Store {
         };
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(TRIED)
                 .bind(Text(message.id))
                 .bind(message.state.as_str())

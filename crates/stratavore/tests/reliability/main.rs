@@ -12,6 +12,7 @@ mod drain;
 mod dupe;
 mod dupe_hosts;
 mod everything;
+mod failover;
 mod fence;
 mod floods;
 mod idem;

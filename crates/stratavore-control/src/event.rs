@@ -5,7 +5,7 @@ use std::time::Duration;
 use stratavore_bus::Received;
 use stratavore_core::event::{Event, EventFilter};
 use stratavore_core::lease::{Lease, Trust};
-use stratavore_runtime::failpoint;
+use stratavore_runtime::{failpoint, is_off};
 
 use crate::bounds;
 use crate::control::Control;
@@ -48,7 +48,7 @@ impl Control {
                     published += events.len();
                     let last = events.len() < RELAY_BATCH as usize;
                     failpoint("relay_before_bus");
-                    self.inner.bus.publish(&events);
+                    self.hand_on(&lease, &events);
                     if !events.is_empty() {
                         self.inner.untold.published();
                         self.inner.audit_wake.notify_one();
@@ -67,16 +67,33 @@ impl Control {
         }
     }
 
+    /// Tells whoever listens here. Of another server than the one that answers now, the events may be
+    /// nowhere any more: then listeners look themselves.
+    fn hand_on(&self, lease: &Lease, events: &[Event]) {
+        if lease.timeline == self.inner.store.timeline() {
+            self.inner.bus.publish(events);
+        } else {
+            self.inner.bus.published_elsewhere();
+        }
+    }
+
     /// The relay's lease, renewed if it is no longer to be trusted.
     async fn relay_lease(&self) -> Result<Option<Lease>, Error> {
         let mut held = self.inner.relay_lease.lock().await;
         let asked_at = self.inner.clock.monotonic();
+        let store = &self.inner.store;
         if let Some((lease, trust)) = held.as_ref()
             && trust.holds(asked_at)
+            && lease.timeline == store.timeline()
         {
             return Ok(Some(lease.clone()));
         }
-        let lease = self.inner.store.lease_acquire(RELAY, self.inner.daemon.id, RELAY_TTL).await?;
+        let lease = store.lease_acquire(RELAY, self.inner.daemon.id, RELAY_TTL).await?;
+        if let Some(lease) = &lease
+            && held.as_ref().is_none_or(|(before, _)| before.timeline != lease.timeline)
+        {
+            store.timeline_begin(lease).await?;
+        }
         *held = lease.clone().map(|lease| (lease, Trust::new(asked_at, RELAY_TTL)));
         Ok(lease)
     }
@@ -115,20 +132,26 @@ impl Control {
         })
     }
 
-    /// All events after a position (`None`: from now on), then new ones as they come.
+    /// All events after a place (`None`: from now on), then new ones as they come.
     pub async fn subscribe(
         &self,
         filter: EventFilter,
-        after: Option<i64>,
+        after: Option<Place>,
     ) -> Result<Subscription, Error> {
         // Interest is registered before the position is read, so that nothing falls in between.
         let wakes = self.inner.bus.subscribe();
-        let timeline = self.inner.store.timeline();
-        let position = match after {
-            Some(after) => after,
-            None => self.inner.store.event_last_position().await?,
+        let store = &self.inner.store;
+        let timeline = store.timeline();
+        let last = store.event_last_position().await?;
+        let place = match after {
+            // What comes after the last is new, whatever was read before.
+            Some(Place { position, timeline: 0 }) => {
+                Place { position: position.min(last), timeline }
+            }
+            Some(place) => place,
+            None => Place { position: last, timeline },
         };
-        Ok(Subscription { control: self.clone(), filter, position, timeline, wakes })
+        Ok(Subscription { control: self.clone(), filter, place, wakes })
     }
 
     pub(crate) async fn purge(&self) -> Result<String, Error> {
@@ -140,38 +163,51 @@ impl Control {
     }
 }
 
-/// A reader of events that misses none and sees none twice.
+/// A place in the log of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub position: i64,
+    /// Of the server whose position it is: one that was promoted may not have the last of what was read
+    /// before, and gives its positions again. 0: there are none, or it is not known.
+    pub timeline: i64,
+}
+
+/// A reader of events that misses none and, as long as no server is promoted that lacks some, sees none
+/// twice.
 pub struct Subscription {
     control: Control,
     filter: EventFilter,
-    position: i64,
-    /// Of the server that the position is of.
-    timeline: i64,
+    place: Place,
     wakes: stratavore_bus::Subscription,
 }
 
 impl Subscription {
-    /// The next events, at least one; `None` once the daemon is stopping.
+    /// The next events, at least one, and their timeline; `None` once the daemon is stopping.
     ///
     /// The bus only says that there is something new; what is new is read from the store, by
     /// position. A subscriber that the bus has left behind so loses nothing.
-    pub async fn next(&mut self) -> Result<Option<Vec<Event>>, Error> {
+    pub async fn next(&mut self) -> Result<Option<(i64, Vec<Event>)>, Error> {
+        let store = self.control.inner.store.clone();
         loop {
-            let upto = self.control.inner.store.event_last_position().await?;
-            let timeline = self.control.inner.store.timeline();
-            if timeline != self.timeline {
-                // One that was promoted may not have the last of what was read, and gives its places again.
-                (self.position, self.timeline) = (self.position.min(upto), timeline);
+            let upto = store.event_last_position().await?;
+            let timeline = store.timeline();
+            if self.place.timeline != timeline {
+                self.place = self.agreed(timeline).await?;
+                continue;
             }
-            if upto > self.position {
-                let events =
-                    self.control.inner.store.event_list(self.position, &self.filter, PAGE).await?;
+            if upto > self.place.position {
+                let events = store.event_list(self.place.position, &self.filter, PAGE).await?;
+                if store.timeline() != timeline {
+                    // They may be of either server.
+                    continue;
+                }
                 let full = events.len() == PAGE as usize;
                 // A page that is not full has passed by everything up to `upto` that does not match.
-                let last = events.last().and_then(|event| event.position).unwrap_or(self.position);
-                self.position = if full { last } else { last.max(upto) };
+                let last =
+                    events.last().and_then(|event| event.position).unwrap_or(self.place.position);
+                self.place.position = if full { last } else { last.max(upto) };
                 if !events.is_empty() {
-                    return Ok(Some(events));
+                    return Ok(Some((timeline, events)));
                 }
             }
             let stopping = self.control.inner.supervisor.stopping();
@@ -186,5 +222,16 @@ impl Subscription {
                 () = tokio::time::sleep(self.control.look_every(LOOK_AGAIN)) => {}
             }
         }
+    }
+
+    /// Where to go on after another server was promoted: what came after the log's parting is new.
+    async fn agreed(&self, timeline: i64) -> Result<Place, Error> {
+        let Place { position, timeline: read } = self.place;
+        if is_off("timeline_check") {
+            return Ok(Place { position, timeline });
+        }
+        let agreed = self.control.inner.store.event_agreed_position(read).await?;
+        // As it was before the question: had it moved since, it is asked again.
+        Ok(Place { position: position.min(agreed), timeline })
     }
 }

@@ -76,7 +76,7 @@ pub use control::{AssistantSettings, Control, Parts, Settings};
 pub use daemon::{DaemonStatus, TaskStatus};
 pub use embedding::Embedder;
 pub use error::Error;
-pub use event::Subscription;
+pub use event::{Place, Subscription};
 pub use explain::{Explanation, SignalRead};
 pub use inbox::{Held, Waiting, is_answerable};
 pub use journal::JournalFile;

@@ -102,7 +102,9 @@ impl Control {
                 return self.follow().await;
             };
             let held = Held::new(now, TTL);
-            match sealing.as_mut().filter(|sealing| sealing.lease.term == lease.term) {
+            let is_same =
+                |before: &Lease| (before.term, before.timeline) == (lease.term, lease.timeline);
+            match sealing.as_mut().filter(|sealing| is_same(&sealing.lease)) {
                 Some(sealing) => (sealing.lease, sealing.held) = (lease, held),
                 None => *sealing = self.take_over(lease, held).await?,
             }

@@ -20,6 +20,8 @@ pub struct Lease {
     pub term: i64,
     /// By the database's clock.
     pub expires_at: Timestamp,
+    /// Of the server that it was taken of; 0 where there are no timelines.
+    pub timeline: i64,
 }
 
 /// How long this process may trust a lease, on its own monotonic clock.

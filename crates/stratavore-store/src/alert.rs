@@ -77,7 +77,7 @@ impl Store {
         retried!({
             let mut tx = self.begin().await?;
             if let Some(lease) = teller.lease {
-                lease::check(&mut tx, lease).await?;
+                lease::check(self, &mut tx, lease).await?;
             }
             let held = node::hold(&mut tx, teller.node).await?;
             let raised = on!(tx, |conn| sqlx::query(RAISE)
@@ -111,7 +111,7 @@ impl Store {
         retried!({
             let mut tx = self.begin().await?;
             if let Some(lease) = teller.lease {
-                lease::check(&mut tx, lease).await?;
+                lease::check(self, &mut tx, lease).await?;
             }
             let held = node::hold(&mut tx, teller.node).await?;
             let raised_at: Option<DbTime> = on!(tx, |conn| sqlx::query_scalar(CLEAR)

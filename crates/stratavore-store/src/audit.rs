@@ -232,7 +232,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let head: Option<(i64, Vec<u8>)> =
                 on!(tx, |conn| sqlx::query_as(HEAD).fetch_optional(conn).await)
                     .map_err(doing("looking for the last seal"))?;
@@ -267,7 +267,7 @@ impl Store {
         let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let held = node::hold(&mut tx, here).await?;
             node::append(&mut tx, &held, event, &by, at).await?;
             tx.commit().await

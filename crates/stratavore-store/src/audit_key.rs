@@ -81,7 +81,7 @@ impl Store {
     pub async fn audit_key_begin(&self, lease: &Lease, key: &AuditKey) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             insert(&mut tx, key).await?;
             tx.commit().await
         })
@@ -99,7 +99,7 @@ impl Store {
         let by = self.author(by)?;
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let held = node::hold(&mut tx, key.node).await?;
             on!(tx, |conn| sqlx::query(KEYS_RETIRE).execute(conn).await.map(drop))
                 .map_err(doing("retiring a key of the record"))?;

@@ -204,7 +204,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(ADVANCE)
                 .bind(name)
                 .bind(position)
@@ -227,7 +227,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(TELL)
                 .bind(name)
                 .bind(health.as_str())
@@ -253,7 +253,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(BURY)
                 .bind(Text(DeadLetterId::from_entropy(random())))
                 .bind(destination)
@@ -279,7 +279,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             set_time(&mut tx, REPLAYED, &id.to_string(), now).await?;
             tx.commit().await
         })

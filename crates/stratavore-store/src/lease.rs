@@ -66,7 +66,7 @@ statements! { ACQUIRE_POSTGRES, ACQUIRE_SQLITE, RENEW_POSTGRES, RENEW_SQLITE, GE
 /// transaction does.
 ///
 /// A lease that has expired but that nobody took is still good: it is the term that counts.
-pub(crate) async fn check(tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> {
+pub(crate) async fn check(store: &Store, tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> {
     let sql = tx.either(CHECK_POSTGRES, CHECK_SQLITE);
     let held: Option<i64> = on!(tx, |conn| sqlx::query_scalar(sql)
         .bind(&lease.name)
@@ -78,10 +78,19 @@ pub(crate) async fn check(tx: &mut Tx, lease: &Lease) -> Result<(), StoreError> 
     if is_left_out("lease_check") {
         return Ok(());
     }
+    let held = held.filter(|_| store.is_of_this_server(lease));
     held.map(drop).ok_or_else(|| StoreError::StaleLease { name: lease.name.clone() })
 }
 
 impl Store {
+    /// False if another server was promoted since the lease was taken. It may have the lease's row, and
+    /// lack what was read or written under it.
+    ///
+    /// Whoever holds a connection asks: a connection to another server is let in only after that is known.
+    pub(crate) fn is_of_this_server(&self, lease: &Lease) -> bool {
+        lease.timeline == self.timeline() || is_left_out("timeline_check")
+    }
+
     /// Takes the lease for `ttl` if it is free, was released or has expired, or is the holder's
     /// already; then it keeps its term. `None`: somebody else holds it.
     pub async fn lease_acquire(
@@ -92,6 +101,8 @@ impl Store {
     ) -> Result<Option<Lease>, StoreError> {
         without_nul("the name of a lease", name)?;
         retried!({
+            // Before there is a connection: one that moves meanwhile makes the lease stale at once.
+            let timeline = self.timeline();
             let mut tx = self.begin_in(Lane::Vital).await?;
             let sql = tx.either(ACQUIRE_POSTGRES, ACQUIRE_SQLITE);
             let taken: Option<(i64, DbTime)> = on!(tx, |conn| sqlx::query_as(sql)
@@ -107,6 +118,7 @@ impl Store {
                 holder,
                 term,
                 expires_at: expires_at.0,
+                timeline,
             }))
         })
     }
@@ -114,6 +126,7 @@ impl Store {
     /// Who holds the lease, or held it last.
     pub async fn lease_get(&self, name: &str) -> Result<Option<Lease>, StoreError> {
         without_nul("the name of a lease", name)?;
+        let timeline = self.timeline();
         let mut reader = self.read().await?;
         let found: Option<(Text<DaemonId>, i64, DbTime)> =
             on!(reader, |conn| sqlx::query_as(GET).bind(name).fetch_optional(conn).await)
@@ -123,10 +136,11 @@ impl Store {
             holder: holder.0,
             term,
             expires_at: expires_at.0,
+            timeline,
         }))
     }
 
-    /// Holds the lease for `ttl` from now. `None`: it was lost to somebody else.
+    /// Holds the lease for `ttl` from now. `None`: it was lost to somebody else, or with its server.
     pub async fn lease_renew(
         &self,
         lease: &Lease,
@@ -134,6 +148,9 @@ impl Store {
     ) -> Result<Option<Lease>, StoreError> {
         retried!({
             let mut tx = self.begin_in(Lane::Vital).await?;
+            if !self.is_of_this_server(lease) {
+                return Ok(None);
+            }
             let expires_at = set_expiry(&mut tx, lease, ttl).await?;
             tx.commit().await?;
             Ok(expires_at.map(|at| Lease { expires_at: at.0, ..lease.clone() }))

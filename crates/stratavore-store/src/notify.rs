@@ -171,7 +171,7 @@ impl Store {
         retried!({
             let mut tx = self.begin().await?;
             if let Some(duty) = duty {
-                lease::check(&mut tx, duty).await?;
+                lease::check(self, &mut tx, duty).await?;
             }
             let held = node::hold(&mut tx, here).await?;
             let left: Option<(i64, i64)> =
@@ -240,7 +240,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let passed = on!(tx, |conn| sqlx::query(PASS)
                 .bind(name)
                 .bind(DbTime(made_at))
@@ -333,7 +333,7 @@ impl Store {
         };
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             on!(tx, |conn| sqlx::query(TRIED)
                 .bind(Text(message.id))
                 .bind(message.state.as_str())

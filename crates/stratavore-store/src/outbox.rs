@@ -172,6 +172,9 @@ impl Store {
             let timeline = self.timeline();
             let given = self.with_floor(timeline, |floor| floor.given);
             let mut reader = self.read().await?;
+            if !self.is_of_this_server(lease) {
+                return Err(StoreError::StaleLease { name: lease.name.clone() });
+            }
             let published = on!(reader, |conn| sqlx::query_as(PUBLISH_POSTGRES)
                 .bind(&lease.name)
                 .bind(Text(lease.holder))
@@ -197,7 +200,7 @@ impl Store {
     async fn publish_by_steps(&self, lease: &Lease, limit: u32) -> Result<Vec<Event>, StoreError> {
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let rows: Vec<EventRow> = on!(tx, |conn| sqlx::query_as(PUBLISH)
                 .bind(i64::from(limit))
                 .bind(self.floor())

@@ -7,6 +7,7 @@
 //!
 //! Invariant: once a daemon has seen a timeline, no connection is used whose server has a lower one or
 //! is another one, nor one that was made before.
+//! Invariant: before the first position is given on a timeline, it is written down where the log was then.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
 use sqlx::{ConnectOptions, Connection, PgConnection};
+use stratavore_core::lease::Lease;
 
 use crate::error::doing;
-use crate::{Engine, Store, StoreError};
+use crate::hook::is_left_out;
+use crate::retry::retried;
+use crate::tx::{Reader, Tx};
+use crate::{Engine, Store, StoreError, lease};
 
 /// The timeline that is written now; the control file tells of it a little later only.
 const LOOK_POSTGRES: &str = "SELECT pg_is_in_recovery(),
@@ -27,7 +32,14 @@ const LOOK_POSTGRES: &str = "SELECT pg_is_in_recovery(),
 
 const IS_STANDBY_POSTGRES: &str = "SELECT pg_is_in_recovery()";
 
-statements! { LOOK_POSTGRES, IS_STANDBY_POSTGRES }
+/// The rows of timelines are named so that their names have the order of their numbers.
+const BEGIN_POSTGRES: &str = "INSERT INTO event_positions (name, last)
+    SELECT $1, last FROM event_positions WHERE name = 'events' ON CONFLICT (name) DO NOTHING";
+
+const AGREED_POSTGRES: &str = "SELECT min(last) FROM event_positions WHERE name = 'events'
+    OR (name COLLATE \"C\" > $1 AND name COLLATE \"C\" < 'timeline:')";
+
+statements! { LOOK_POSTGRES, IS_STANDBY_POSTGRES, BEGIN_POSTGRES, AGREED_POSTGRES }
 
 /// Which server, and how often it or one before it was promoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +176,36 @@ impl Store {
         }
     }
 
+    /// Writes down where the log was when the lease's timeline began, unless that is known. Whoever gives
+    /// positions does this first: with those of its own the log may differ from what was read before.
+    pub async fn timeline_begin(&self, lease: &Lease) -> Result<(), StoreError> {
+        if lease.timeline == 0 || is_left_out("timeline_check") {
+            return Ok(());
+        }
+        retried!({
+            let mut tx = self.begin().await?;
+            lease::check(self, &mut tx, lease).await?;
+            if let Tx::Postgres(tx, deadline, _) = &mut tx {
+                let begun = sqlx::query(BEGIN_POSTGRES).bind(named(lease.timeline));
+                let begun = deadline.keep(begun.execute(&mut **tx)).await;
+                begun.map_err(doing("writing down where a timeline begins"))?;
+            }
+            tx.commit().await
+        })
+    }
+
+    /// The last position up to which the log is the one of that timeline, and of those before it.
+    pub async fn event_agreed_position(&self, timeline: i64) -> Result<i64, StoreError> {
+        match self.read().await? {
+            Reader::Sqlite(_) => self.event_last_position().await,
+            Reader::Postgres(mut conn, deadline) => {
+                let agreed = sqlx::query_scalar(AGREED_POSTGRES).bind(named(timeline));
+                let agreed = deadline.keep(agreed.fetch_one(&mut *conn)).await;
+                agreed.map_err(doing("reading where timelines begin"))
+            }
+        }
+    }
+
     /// Looks which server answers now, and refuses it with [`StoreError::WrongServer`] if it must not be
     /// spoken to. The connections that there are may lead to one of before, as long as that lives.
     pub async fn server_look(&self) -> Result<(), StoreError> {
@@ -174,6 +216,11 @@ impl Store {
             Err(late) => Err(StoreError::Unavailable { doing: what, source: late.into() }),
         }
     }
+}
+
+/// A timeline's row among the positions. Its number has 32 bits.
+fn named(timeline: i64) -> String {
+    format!("timeline {timeline:010}")
 }
 
 /// What it means that a connection was not let in.

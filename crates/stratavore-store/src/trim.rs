@@ -151,7 +151,7 @@ impl Store {
         let what = "writing down what was moved";
         retried!({
             let mut tx = self.begin().await?;
-            lease::check(&mut tx, lease).await?;
+            lease::check(self, &mut tx, lease).await?;
             let held = node::hold(&mut tx, trim.node).await?;
             let added = on!(tx, |conn| sqlx::query(INSERT)
                 .bind(place(trim.upto))

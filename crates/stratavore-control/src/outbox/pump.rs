@@ -172,6 +172,9 @@ impl Term {
         let (store, after) = (&self.control.inner.store, self.window.read());
         // A store that is away is asked again at the next tick.
         let page = store.event_list(after, &EventFilter::default(), PAGE).await.unwrap_or_default();
+        if !self.duty.is_of_this_server() {
+            return;
+        }
         for event in page {
             self.take_in(event);
         }
@@ -191,6 +194,8 @@ impl Term {
     /// The short cut: what is published here is not read from the store, if it is what comes next.
     async fn heard(&mut self, received: Received) {
         match received {
+            // Of either, and the duty is about to be over.
+            Received::Events(_) if !self.duty.is_of_this_server() => {}
             Received::Events(events) => {
                 for event in events.iter() {
                     self.last = self.last.max(event.position.unwrap_or(0));

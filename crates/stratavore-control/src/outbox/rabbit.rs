@@ -101,10 +101,11 @@ impl Control {
     /// Delivers events to RabbitMQ until the daemon stops, whenever no other daemon does.
     pub(crate) async fn deliver_to_rabbit(self, settings: RabbitSettings) {
         let stopping = self.inner.supervisor.stopping().clone();
-        // It hears what is published from before the position is read.
-        let mut wakes = self.inner.bus.subscribe();
         let mut said = None;
         while !stopping.is_cancelled() {
+            // It hears what is published from before the position is read, and nothing of an earlier term:
+            // that may have been published by a server that is no longer the one.
+            let mut wakes = self.inner.bus.subscribe();
             match Term::begin(&self, &settings).await {
                 Ok(Some(mut term)) => {
                     said = None;

@@ -12,6 +12,7 @@ mod cancel;
 mod daemon;
 mod destination;
 mod embedding;
+mod failover;
 mod given;
 mod growth;
 mod hostile;

@@ -8,6 +8,7 @@ use stratavore_core::lease::Lease;
 use stratavore_core::project::Project;
 use stratavore_store::testing::TestStore;
 use stratavore_store::{OutboxDepth, Store, on_both_databases};
+use stratavore_testkit::trial::{Trial, scale};
 use tokio::task::JoinSet;
 
 use crate::given::{self, at};
@@ -200,32 +201,31 @@ async fn after_cursor(db: &TestStore, cursor: &mut i64) -> Vec<String> {
 
 /// On PostgreSQL only: SQLite has one writer, so nothing commits out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_commits_late_is_not_lost() {
-    let db = TestStore::postgres().await;
-    let store = db.store();
-    let lease = relay(store).await;
-    let mut conn = raw::postgres(&db).await;
-    let id = EventId::from_entropy(given::entropy());
-    let late = uncommitted(&mut conn, id).await;
-    given::project(store, "alpha").await;
-    assert_eq!(store.outbox_publish(&lease, 10).await.unwrap().len(), 1, "alpha overtakes it");
-    late.commit().await.unwrap();
-    let published = store.outbox_publish(&lease, 10).await.unwrap();
-    assert_eq!(published.iter().map(|e| (e.id, e.position)).collect::<Vec<_>>(), [(id, Some(2))]);
-}
-
-/// The control: a relay with a cursor loses what commits late.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_with_a_cursor_would_lose_it() {
-    let db = TestStore::postgres().await;
-    let mut cursor = 0;
-    let mut conn = raw::postgres(&db).await;
-    let late = uncommitted(&mut conn, EventId::from_entropy(given::entropy())).await;
-    given::project(db.store(), "alpha").await;
-    assert_eq!(after_cursor(&db, &mut cursor).await.len(), 1);
-    late.commit().await.unwrap();
-    assert!(after_cursor(&db, &mut cursor).await.is_empty(), "the late one has a smaller id");
-    assert_eq!(raw::number(&db, "SELECT count(*) FROM outbox").await, 2, "and yet it is there");
+async fn t_outbox_an_event_that_commits_late_is_not_lost() {
+    let mut trial =
+        Trial::new("T-OUTBOX", "an event commits after one with a greater id: it is published");
+    for _ in 0..scale(2, 50) {
+        let db = TestStore::postgres().await;
+        let store = db.store();
+        let lease = relay(store).await;
+        let mut conn = raw::postgres(&db).await;
+        let id = EventId::from_entropy(given::entropy());
+        let late = uncommitted(&mut conn, id).await;
+        given::project(store, "alpha").await;
+        let mut cursor = 0;
+        assert_eq!(after_cursor(&db, &mut cursor).await.len(), 1);
+        assert_eq!(store.outbox_publish(&lease, 10).await.unwrap().len(), 1, "alpha overtakes it");
+        late.commit().await.unwrap();
+        let found = after_cursor(&db, &mut cursor).await;
+        trial.control("a relay with a cursor", found.is_empty());
+        let published = store.outbox_publish(&lease, 10).await.unwrap();
+        let published: Vec<_> = published.iter().map(|event| (event.id, event.position)).collect();
+        trial.tried(match published[..] == [(id, Some(2))] {
+            true => Ok(()),
+            false => Err(format!("published were {published:?}")),
+        });
+    }
+    trial.end();
 }
 
 /// The same while the relay looks again and again, with others that are over before it and without: no

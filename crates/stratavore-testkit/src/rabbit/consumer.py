@@ -4,12 +4,16 @@ It takes messages from a queue, tells repeated ones by their id, writes a line o
 to a file, and acknowledges a message once its line is written. It connects again whenever it has to, and
 ends with its standard input.
 
+An event takes effect once, however often it comes: its id goes into an inbox in the transaction of the
+effect, which is to count it.
+
 Settings come as one line of JSON on standard input: host, port, vhost, user, password, exchange, queue,
 keys, file.
 """
 
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -17,7 +21,13 @@ import time
 import pika
 
 settings = json.loads(sys.stdin.readline())
-seen = set()
+inbox = sqlite3.connect(settings["file"] + ".inbox", isolation_level=None)
+inbox.executescript(
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;"
+    "CREATE TABLE IF NOT EXISTS inbox (consumer TEXT, event_id TEXT, PRIMARY KEY (consumer, event_id));"
+    "CREATE TABLE IF NOT EXISTS effects (count INTEGER);"
+    "INSERT INTO effects SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM effects)"
+)
 ready = threading.Event()
 file = open(settings["file"], "a", encoding="utf-8")
 
@@ -30,11 +40,23 @@ def end_with_input():
 threading.Thread(target=end_with_input, daemon=True).start()
 
 
+def takes_effect(event_id):
+    """False, and nothing done, if it took effect before."""
+    inbox.execute("BEGIN IMMEDIATE")
+    row = (settings["queue"], event_id)
+    is_new = inbox.execute("INSERT OR IGNORE INTO inbox VALUES (?, ?)", row).rowcount == 1
+    if is_new:
+        inbox.execute("UPDATE effects SET count = count + 1")
+    inbox.execute("COMMIT")
+    return is_new
+
+
 def take(channel, method, properties, body):
     envelope = json.loads(body)
     line = {
         "id": properties.message_id,
-        "repeated": properties.message_id in seen,
+        "repeated": not takes_effect(properties.message_id),
+        "effects": inbox.execute("SELECT count FROM effects").fetchone()[0],
         "received": time.time(),
         "routing_key": method.routing_key,
         "properties": {
@@ -46,7 +68,6 @@ def take(channel, method, properties, body):
         },
         "envelope": envelope,
     }
-    seen.add(properties.message_id)
     file.write(json.dumps(line) + "\n")
     file.flush()
     channel.basic_ack(method.delivery_tag)

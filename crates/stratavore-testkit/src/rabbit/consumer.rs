@@ -75,6 +75,12 @@ impl Consumer {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(Received::read).collect()
     }
+
+    /// How often an event has taken effect, by the consumer's own count. One that is repeated does not.
+    pub fn effects(&self) -> u64 {
+        let received = self.received();
+        received.last().map_or(0, |last| last.line["effects"].as_u64().unwrap_or_default())
+    }
 }
 
 impl Consumer {

@@ -152,8 +152,9 @@ async fn subscribe(
                 .last_event_position
         }
     };
+    let mut timeline = 0;
     while left > 0 {
-        let request = SubscribeEvents { filter: Some(filter.wire()), after: Some(after) };
+        let request = SubscribeEvents { filter: Some(filter.wire()), after: Some(after), timeline };
         let ended = match api.client().events().subscribe(request).await {
             Ok(response) => {
                 let mut events = response.into_inner();
@@ -163,9 +164,10 @@ async fn subscribe(
                     }
                     match events.message().await {
                         Ok(Some(event)) => {
-                            // Safe to repeat, since positions only grow.
-                            if event.position > after {
-                                after = event.position;
+                            // Safe to repeat: positions only grow, but for a server that was promoted
+                            // without the last of them.
+                            if event.position > after || event.timeline > timeline {
+                                (after, timeline) = (event.position, event.timeline);
                                 left -= 1;
                                 context.ui.item(&EventView::from(&event), || line(&event))?;
                             }

@@ -103,6 +103,7 @@ struct Changes {
     filter: EventFilter,
     /// The last event that was heard; the next connection goes on after it.
     position: i64,
+    timeline: i64,
     /// `None`: there is no connection.
     events: Option<tonic::Streaming<Event>>,
     /// The runners that ended, the latest one first.
@@ -112,12 +113,12 @@ struct Changes {
 impl Changes {
     fn after(position: i64, project: &str) -> Self {
         let filter = EventFilter { project: project.into(), ..EventFilter::default() };
-        Self { filter, position, events: None, ended: VecDeque::new() }
+        Self { filter, position, timeline: 0, events: None, ended: VecDeque::new() }
     }
 
     async fn subscribe(&mut self, api: &Api<'_>) {
-        let request =
-            SubscribeEvents { filter: Some(self.filter.clone()), after: Some(self.position) };
+        let (filter, after) = (Some(self.filter.clone()), Some(self.position));
+        let request = SubscribeEvents { filter, after, timeline: self.timeline };
         let answer = api.client().events().subscribe(request).await;
         self.events = answer.ok().map(tonic::Response::into_inner);
     }
@@ -143,7 +144,7 @@ impl Changes {
             self.events = None;
             return;
         };
-        self.position = self.position.max(event.position);
+        (self.position, self.timeline) = (event.position, event.timeline);
         if matches!(event.kind.as_str(), "runner.exited" | "runner.failed" | "runner.lost") {
             self.ended.push_front(event);
             self.ended.truncate(ENDED);

@@ -274,7 +274,7 @@ fn a_subscriber_that_reads_slowly_loses_nothing() {
     }
     on_runtime(async {
         let client = client(&world).await;
-        let request = SubscribeEvents { filter: None, after: Some(0) };
+        let request = SubscribeEvents { after: Some(0), ..SubscribeEvents::default() };
         let mut slow = client.events().subscribe(request).await.unwrap().into_inner();
         let edits = (0..PROJECTS).map(async |project| {
             for n in 0..EDITS {
@@ -309,7 +309,7 @@ fn a_subscriber_without_a_position_hears_what_comes() {
     on_runtime(async {
         let client = client(&world).await;
         let filter = EventFilter { kinds: vec!["runner.".into()], ..EventFilter::default() };
-        let request = SubscribeEvents { filter: Some(filter), after: None };
+        let request = SubscribeEvents { filter: Some(filter), ..SubscribeEvents::default() };
         let mut live = client.events().subscribe(request).await.unwrap().into_inner();
         let launches = (0..8).map(async |_| {
             let list = client.runners().launch(new_runner("demo", fresh_key("event"))).await;

@@ -6,16 +6,20 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stratavore_proto::client::Client;
-use stratavore_proto::v1::{ListRunners, StatusRequest};
-use stratavore_testkit::postgres::database;
-use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::wire::on_runtime;
+use stratavore_proto::v1::{EditProject, ListRunners, StatusRequest};
+use stratavore_testkit::postgres::{TestPostgres, database};
+use stratavore_testkit::trial::{Trial, is_long, scale};
+use stratavore_testkit::wire::{fresh_key, on_runtime};
 use stratavore_testkit::world::{World, signal, until};
 
 use crate::printing::Printing;
 
 /// Longer than a daemon has to end: 5 s for requests, and what is left to write.
 const ENDS: Duration = Duration::from_secs(10);
+
+/// How many requests a second there are at least, while three daemons are replaced: each of three clients
+/// waits for its answers, and the machine does other things too.
+const RATE: f64 = 20.0;
 
 /// Asks by the command line, again and again; answers how often, and what failed.
 fn ask(world: &World, done: &AtomicBool, commands: &[&[&str]]) -> (u64, Vec<String>) {
@@ -107,30 +111,63 @@ fn t_drain_daemons_are_replaced_and_no_client_sees_an_error() {
     trial.end();
 }
 
-/// Asks a daemon, and the next one once if that does not answer; answers how often it asked, how often it
-/// had to ask the next one, and how often nobody answered.
-async fn ask_the_next_one_once(worlds: &[World; 3], first: usize, done: &AtomicBool) -> [u64; 3] {
-    let mut told = [0; 3];
+/// What came of asking.
+#[derive(Debug, Default)]
+struct Told {
+    asked: u64,
+    /// Of these, how many change something.
+    edits: u64,
+    /// How often the next one had to be asked.
+    again: u64,
+    unanswered: u64,
+}
+
+/// Asks a daemon, and the next one once if that does not answer. Every other request is an edit of the
+/// project, which has the same key at both.
+async fn ask_the_next_one_once(
+    worlds: &[World; 3],
+    first: usize,
+    project: &str,
+    done: &AtomicBool,
+) -> Told {
+    let mut told = Told::default();
     let mut clients: [Option<Client>; 3] = Default::default();
     while !done.load(Ordering::Relaxed) {
-        told[0] += 1;
+        told.asked += 1;
+        let edit = told.asked.is_multiple_of(2).then(|| EditProject {
+            idempotency_key: fresh_key("drain"),
+            project: project.into(),
+            description: Some(format!("edit {}", told.asked)),
+            ..EditProject::default()
+        });
+        told.edits += u64::from(edit.is_some());
         let mut answered = false;
         for which in [first, (first + 1) % worlds.len()] {
             if clients[which].is_none() {
                 clients[which] = Client::connect(&worlds[which].path("run/d.sock")).await.ok();
             }
             if let Some(client) = &clients[which] {
-                answered = client.runners().list(ListRunners::default()).await.is_ok();
+                answered = match &edit {
+                    Some(edit) => client.projects().edit(edit.clone()).await.is_ok(),
+                    None => client.runners().list(ListRunners::default()).await.is_ok(),
+                };
             }
             if answered {
                 break;
             }
             clients[which] = None;
-            told[1] += u64::from(which == first);
+            told.again += u64::from(which == first);
         }
-        told[2] += u64::from(!answered);
+        told.unanswered += u64::from(!answered);
     }
     told
+}
+
+/// How often a project was edited, by its events.
+fn edits_of(database: &TestPostgres, project: &str) -> u64 {
+    let sql =
+        format!("SELECT count(*) FROM events WHERE kind = 'project.edited' AND name = '{project}'");
+    database.query(&sql).parse().expect("a number")
 }
 
 /// Three daemons of one database are replaced one after the other; clients know two of them each.
@@ -149,11 +186,16 @@ fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
         .map(|(world, name)| Printing::launch(world, name, &["--every", "50"]))
         .collect();
     let done = AtomicBool::new(false);
-    let told = std::thread::scope(|scope| {
+    for name in names {
+        worlds[0].project(name);
+    }
+    let began = Instant::now();
+    let told: Vec<Told> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..3)
             .map(|first| {
                 let (worlds, done) = (&worlds, &done);
-                scope.spawn(move || on_runtime(ask_the_next_one_once(worlds, first, done)))
+                let name = names[first];
+                scope.spawn(move || on_runtime(ask_the_next_one_once(worlds, first, name, done)))
             })
             .collect();
         let restarts = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -174,10 +216,11 @@ fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
         }));
         done.store(true, Ordering::Relaxed);
         restarts.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let told = asking.into_iter().map(|asking| asking.join().expect("it does not panic"));
-        told.fold([0; 3], |all, one| std::array::from_fn(|n| all[n] + one[n]))
+        asking.into_iter().map(|asking| asking.join().expect("it does not panic")).collect()
     });
-    let [asked, again, unanswered] = told;
+    let took = began.elapsed();
+    let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+    let (asked, unanswered) = (sum(|told| told.asked), sum(|told| told.unanswered));
     trial.tried_times(
         asked as usize,
         match unanswered {
@@ -186,11 +229,28 @@ fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
         },
     );
     trial.counted("requests", asked);
+    trial.counted("edits", sum(|told| told.edits));
+    let once = |edits: u64, of: &str| match edits_of(&database, of) {
+        found if found == edits => Ok(()),
+        found => Err(format!("{edits} edits of {of} had {found} effects")),
+    };
+    for (told, name) in told.iter().zip(names) {
+        trial.tried(once(told.edits, name));
+    }
+    trial.control("an edit that happens twice", once(told[0].edits - 1, names[0]).is_err());
+    let rate = asked as f64 / took.as_secs_f64();
+    trial.most("requests a second", rate as u64);
+    if is_long() {
+        trial.tried(match rate >= RATE {
+            true => Ok(()),
+            false => Err(format!("{rate:.0} requests a second, and not {RATE}")),
+        });
+    }
     for (runner, world) in runners.iter().zip(&worlds) {
         until("its log has all that it printed", || runner.held(world));
         assert_eq!(world.process_of(&runner.runner), runner.process);
     }
-    trial.control("a client that knows one daemon only", again > 0);
+    trial.control("a client that knows one daemon only", sum(|told| told.again) > 0);
     trial.end();
 }
 

@@ -2,17 +2,22 @@
 //! three daemons write, and a consumer that knows nothing of Stratavore has every committed event, once
 //! and in order. And a daemon dies at each step of a delivery.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stratavore_proto::v1::StatusRequest;
-use stratavore_testkit::postgres::Durable;
+use stratavore_testkit::postgres::{Durable, TestPostgres};
 use stratavore_testkit::proxy::{Ambush, Strike, Way};
 use stratavore_testkit::rabbit::{Broker, vhost};
 use stratavore_testkit::trial::{Dice, Trial, is_long, scale};
 use stratavore_testkit::wire::{client, on_runtime};
 use stratavore_testkit::world::{World, until};
 
-use crate::outbox::{Outlet, projects, streams_agree, the_check_notices, until_settled, write};
+use crate::outbox::{
+    Outlet, effects_are_events, follow, projects, streams_agree, the_check_notices, until_settled,
+    write,
+};
 
 #[derive(Debug, Clone, Copy)]
 enum Fault {
@@ -120,37 +125,67 @@ fn t_outbox_no_event_is_lost_whatever_fails() {
     let all: Vec<Vec<String>> =
         (0..3).map(|n| projects(&parts.worlds[n], names[n], scale(3, 100))).collect();
     let edits = scale(40, 200);
-    for round in 0..scale(4, 100) {
-        // Each of them once, and then by chance.
-        let fault = FAULTS.get(round).copied().unwrap_or(FAULTS[dice.below(FAULTS.len())]);
-        let Parts { worlds, outlet, server, broker } = &mut parts;
-        let worlds = &*worlds;
-        std::thread::scope(|scope| {
-            for (world, projects) in worlds.iter().zip(&all) {
-                scope.spawn(move || write(world, projects, edits));
+    let (read, done) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let Parts { worlds, outlet, server, broker } = &mut parts;
+    let (worlds, outlet) = (&*worlds, &*outlet);
+    let drained = std::thread::scope(|scope| {
+        scope.spawn(|| on_runtime(follow(worlds, &read, &done)));
+        let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..scale(4, 100) {
+                // Each of them once, and then by chance.
+                let fault = FAULTS.get(round).copied().unwrap_or(FAULTS[dice.below(FAULTS.len())]);
+                std::thread::scope(|scope| {
+                    for (world, projects) in worlds.iter().zip(&all) {
+                        scope.spawn(move || write(world, projects, edits));
+                    }
+                    strike(fault, &mut dice, worlds, outlet, server, broker.as_mut());
+                });
+                trial.counted(&format!("{fault:?}"), 1);
             }
-            strike(fault, &mut dice, worlds, outlet, server, broker.as_mut());
-        });
-        trial.counted(&format!("{fault:?}"), 1);
-    }
-    let Parts { worlds, outlet, .. } = &parts;
-    outlet.wire.lift();
-    for world in worlds {
-        world.run(["daemon", "start"]).ok();
-    }
-    let began = Instant::now();
-    let drained = outlet.drained(Duration::from_secs(60));
-    trial.measured("all delivered after the last fault", began.elapsed());
+            outlet.wire.lift();
+            for world in worlds {
+                world.run(["daemon", "start"]).ok();
+            }
+            let began = Instant::now();
+            let drained = outlet.drained(Duration::from_secs(60));
+            trial.measured("all delivered after the last fault", began.elapsed());
+            until_read(&read, outlet.committed().len());
+            drained
+        }));
+        done.store(true, Ordering::Relaxed);
+        judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    let read = read.into_inner().expect("no reader panics");
+    trial.tried(followed(&read, &outlet.database));
+    trial.control("a subscriber that misses one", followed(&read[1..], &outlet.database).is_err());
     let count = outlet.committed().len();
     trial.counted("events", count as u64);
     trial.tried_times(count, drained.as_ref().map(drop).map_err(Clone::clone));
     let received = drained.unwrap_or_else(|_| outlet.consumer.received());
     let repeated = received.iter().filter(|one| one.is_repeated).count();
     trial.counted("repeated", repeated as u64);
+    trial.tried(effects_are_events(outlet));
     trial.tried(until_settled(&worlds[0]));
     trial.tried(streams_agree(worlds, &outlet.database));
     the_check_notices(&mut trial, &outlet.committed(), received);
     trial.end();
+}
+
+/// Waits until a subscriber has read so many events. Whether they are the right ones is judged then.
+fn until_read(read: &Mutex<Vec<String>>, count: usize) {
+    until("a subscriber has read on", || match read.lock().expect("no reader panics").len() {
+        some if some >= count => Ok(()),
+        some => Err(format!("{some} of {count}")),
+    });
+}
+
+/// Whether a subscriber has read every event once and in order, from whichever daemon.
+fn followed(read: &[String], database: &TestPostgres) -> Result<(), String> {
+    let all = database.query("SELECT id FROM events ORDER BY position");
+    match all.lines().eq(read.iter().map(String::as_str)) {
+        true => Ok(()),
+        false => Err(format!("{} of {} events, or not in order", read.len(), all.lines().count())),
+    }
 }
 
 /// What a daemon has passed, by its hooks.
@@ -196,6 +231,8 @@ fn t_outbox_a_daemon_that_dies_at_any_step_of_a_delivery_loses_nothing() {
     let received = outlet.consumer.received();
     let repeated = received.iter().filter(|one| one.is_repeated).count();
     trial.counted("repeated", repeated as u64);
+    trial.tried(effects_are_events(&outlet));
+    trial.control("a consumer that minds no repetition", repeated > 0);
     the_check_notices(&mut trial, &outlet.committed(), received);
     trial.end();
 }

@@ -1,15 +1,22 @@
 //! T-FENCE: a daemon that was stopped for longer than its lease lasts changes nothing under it when
 //! it goes on; and of two state directories of which one is a copy, one daemon serves.
 
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stratavore_testkit::postgres::{TestPostgres, database};
-use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::world::{Ran, World, signal, until};
+use stratavore_testkit::rabbit::vhost;
+use stratavore_testkit::trial::{Trial, is_long, scale};
+use stratavore_testkit::world::{Ran, World, signal, until, until_within};
 
+use crate::outbox::Outlet;
 use crate::printing::{Printing, events};
+
+fn stands_still(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
 
 /// Two daemons of two hosts with one database. Each stops whenever it is about to publish events,
 /// with the lease of that duty in its hand.
@@ -31,13 +38,23 @@ impl Pair {
         Self { database, worlds }
     }
 
+    /// The same, and they stop nowhere.
+    fn plain() -> Self {
+        let database = database();
+        let worlds = [(); 2].map(|()| {
+            let world = World::with_config(&database.settings(&database.socket_dir));
+            world.run(["daemon", "start"]).ok();
+            world
+        });
+        Self { database, worlds }
+    }
+
     fn daemon(&self, which: usize) -> u32 {
         self.worlds[which].daemon_pid().expect("a daemon runs")
     }
 
     fn stands_still(&self, which: usize) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.daemon(which)));
-        stat.unwrap_or_default().rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        stands_still(self.daemon(which))
     }
 
     fn until_it_stands(&self, which: usize) {
@@ -162,6 +179,141 @@ fn without_the_check() -> bool {
         assert!(asking.wait().expect("it ends").success(), "whoever asked has an answer");
     }
     found.is_err()
+}
+
+/// A write under a lease, before which a daemon can be stopped.
+struct Write {
+    point: &'static str,
+    duty: &'static str,
+    /// What is another one once it is written.
+    effect: &'static str,
+}
+
+const WRITES: [Write; 2] = [
+    Write {
+        point: "seal_before_commit",
+        duty: "audit",
+        effect: "SELECT coalesce(max(position), 0) FROM audit_seals",
+    },
+    Write {
+        point: "rabbit_before_advance",
+        duty: "relay:rabbitmq",
+        effect: "SELECT position FROM destinations WHERE name = 'rabbitmq'",
+    },
+];
+
+/// Stops a daemon before the write, gives its duty to another one, and lets it go on. Answers whether
+/// nothing was written.
+fn stopped_before(write: &Write, and: &str) -> Result<(), String> {
+    let outlet = Outlet::new(vhost());
+    let database = &outlet.database;
+    let mut world = outlet.world(&[]);
+    world.set_env("STRATAVORE_FAILPOINTS", &format!("{}=pause{and}", write.point));
+    let mut start = world.command("stratavore");
+    start.args(["daemon", "start"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut start = start.spawn().expect("it starts");
+    until("it has the duty", || {
+        let held = format!("SELECT count(*) FROM leases WHERE name = '{}'", write.duty);
+        // There may be no table yet.
+        match database.try_query(&held).as_deref() {
+            Ok("1") => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    });
+    // It has no broker, and no key to seal with: it takes the duty only by what is done here.
+    let other = World::with_config(&database.settings(&database.socket_dir));
+    other.project("p");
+    let by = other.daemon_pid().expect("a daemon runs");
+    let pid = until("a daemon stands before the write", || match world.daemon_pid() {
+        Some(pid) if stands_still(pid) => Ok(pid),
+        _ => Err(database.query("SELECT * FROM leases")),
+    });
+    // Neither is free before the test is over, nor does it last longer than any.
+    let taken = database.query(&format!(
+        "UPDATE leases SET term = term + 1, holder = (SELECT id FROM daemons WHERE pid = {by}),
+             expires_at = clock_timestamp() + interval '9 seconds'
+         WHERE name = '{}' RETURNING term",
+        write.duty
+    ));
+    assert!(!taken.is_empty(), "it held the duty");
+    let before = database.query(write.effect);
+    signal(pid, Signal::CONT);
+    let log = world.path("state/daemon.log");
+    until("it has tried, and was refused or was not", || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let refused = ["is held by someone else now", "another daemon may deliver"];
+        let done = refused.iter().any(|words| said.contains(words));
+        if done || database.query(write.effect) != before { Ok(()) } else { Err(said) }
+    });
+    let after = database.query(write.effect);
+    until("whoever started it has an answer", || {
+        signal(pid, Signal::CONT);
+        start.try_wait().expect("it can be asked").ok_or("none")
+    });
+    match after == before {
+        true => Ok(()),
+        false => Err(format!("{}: {before} became {after}", write.point)),
+    }
+}
+
+#[test]
+fn t_fence_a_daemon_that_was_stopped_before_a_write_does_not_write_it() {
+    let mut trial = Trial::new(
+        "T-FENCE",
+        "a daemon is stopped before it seals, and before it writes down what was delivered: it does not \
+         once the duty is another's",
+    );
+    for _ in 0..scale(1, 50) {
+        for write in &WRITES {
+            trial.tried(stopped_before(write, ""));
+        }
+    }
+    for write in &WRITES {
+        let caught = stopped_before(write, ";lease_check=off").is_err();
+        trial.control(&format!("{} without the check", write.point), caught);
+    }
+    trial.end();
+}
+
+/// Stopped for longer than its lease, as by a machine that sleeps: it knows by its own clock that its time
+/// is over, and asks before it writes.
+#[test]
+fn t_fence_a_daemon_that_slept_beyond_its_lease_asks_first() {
+    if !is_long() {
+        return;
+    }
+    let mut trial =
+        Trial::new("T-FENCE", "a daemon sleeps for longer than its lease: it asks first");
+    let pair = Pair::plain();
+    for round in 0..3 {
+        let first = 1 - pair.stale();
+        let second = 1 - first;
+        signal(pair.daemon(first), Signal::STOP);
+        pair.worlds[second].project(&format!("second-{round}"));
+        let began = Instant::now();
+        until_within(Duration::from_secs(60), "the other one publishes", || {
+            match pair.database.query("SELECT count(*) FROM outbox").as_str() {
+                "0" => Ok(()),
+                left => Err(left.to_owned()),
+            }
+        });
+        trial.measured("the other one publishes after", began.elapsed());
+        assert!(pair.stale() == first, "the duty is the other one's");
+        let refused = pair.refused(first);
+        pair.go_on(first);
+        pair.worlds[first].project(&format!("first-{round}"));
+        pair.settle();
+        trial.tried(match pair.refused(first) == refused {
+            true => Ok(()),
+            false => Err("it has tried to write under its lease".into()),
+        });
+    }
+    let gaps = "SELECT count(*) - max(position) FROM events";
+    trial.tried(match pair.database.query(gaps).as_str() {
+        "0" => Ok(()),
+        gaps => Err(format!("{gaps} events have no place of their own")),
+    });
+    trial.end();
 }
 
 /// Copies the state directory of one world to another, as a clone of the machine would.

@@ -21,12 +21,12 @@ use stratavore_testkit::wire::{
 const AT_ONCE: usize = 16;
 
 /// What a reply says of the runner itself: not how its host happens to be while it is answered.
-fn recorded(runner: &Runner) -> Runner {
+pub(crate) fn recorded(runner: &Runner) -> Runner {
     Runner { connected: false, usage: None, ..runner.clone() }
 }
 
 /// The same for a project.
-fn recorded_project(project: &Project) -> Project {
+pub(crate) fn recorded_project(project: &Project) -> Project {
     Project { live_runners: 0, ..project.clone() }
 }
 

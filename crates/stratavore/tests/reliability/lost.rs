@@ -12,6 +12,8 @@ use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::{fresh_key, new_project, new_runner, on_runtime};
 use stratavore_testkit::world::World;
 
+use crate::idem::{recorded, recorded_project};
+
 /// The longest answer to COMMIT: its name and that no transaction is open any more.
 const COMMITTED: usize = 18;
 /// The longest one to the statement that admits a launch, and is its own transaction: that it is bound, how many
@@ -22,18 +24,20 @@ const KEYLESS: &str = "keyless-launch";
 /// More bytes than a daemon sends until it has answered a launch.
 const ANSWERED: usize = 700;
 
-/// Asks for a project or a runner; answers the id of what was made, or the problem's code.
+/// Asks for a project or a runner; answers all that is said of what was made, or the problem's code.
 async fn ask(client: &Client, world: &World, launches: bool, key: &str) -> Result<String, String> {
     let answer = if launches {
         // What comes after `true` tells its statement from others on the way to the database.
         let mark = if key.is_empty() { KEYLESS } else { key };
         let args = vec!["true".into(), mark.into()];
         let launch = LaunchRunners { args, ..new_runner("demo", key.into()) };
-        client.runners().launch(launch).await.map(|list| list.into_inner().runners.remove(0).id)
+        let launched = client.runners().launch(launch).await;
+        launched.map(|list| format!("{:?}", recorded(&list.into_inner().runners[0])))
     } else {
         let name = if key.is_empty() { fresh_key("keyless") } else { format!("p-{key}") };
         let project = new_project(world, &name, key.into());
-        client.projects().create(project).await.map(|project| project.into_inner().id)
+        let created = client.projects().create(project).await;
+        created.map(|project| format!("{:?}", recorded_project(&project.into_inner())))
     };
     answer.map_err(|status| problem(&status).code)
 }
@@ -105,7 +109,7 @@ fn t_idem_a_lost_answer_is_found_again_by_its_key() {
         (launched, keys) = (launched + usize::from(launches), keys + 1);
         let [first, again, last] = &answers;
         let alike = again.is_ok() && again == last && (first.is_err() || first == again);
-        trial.tried(if alike { Ok(()) } else { Err(format!("{key}: {answers:?}")) });
+        trial.tried(if alike { Ok(()) } else { Err(format!("{key}: {answers:#?}")) });
     }
     let count = |rows: &str| database.query(&format!("SELECT count(*) FROM {rows}"));
     let counted = [

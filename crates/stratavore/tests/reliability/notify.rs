@@ -12,7 +12,7 @@ use stratavore_testkit::world::{World, is_gone, signal, until};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Waits of minutes are milliseconds, and those of a day minutes.
-const HASTE: &str = "STRATAVORE_TEST_NOTIFY_HASTE";
+pub(crate) const HASTE: &str = "STRATAVORE_TEST_NOTIFY_HASTE";
 
 /// A world whose daemon may send to this host.
 fn world(allow: &str, haste: u32) -> World {
@@ -30,14 +30,14 @@ fn secret(world: &World, name: &str, text: &str) -> String {
     format!("file:{}", path.display())
 }
 
-fn webhook(world: &World, name: &str, url: &str, options: &[&str]) {
+pub(crate) fn webhook(world: &World, name: &str, url: &str, options: &[&str]) {
     let secret = secret(world, "hook-secret", SECRET);
     let add = ["notify", "add", name, "webhook", "--url", url, "--secret", &secret];
     world.run(add.iter().chain(options)).ok();
 }
 
 /// Makes so many projects, each of which is an event.
-fn happen(world: &World, count: usize) {
+pub(crate) fn happen(world: &World, count: usize) {
     let made = world.json(&["projects", "list"]).as_array().unwrap().len();
     for n in made..made + count {
         world.run(["new", &format!("p{n}"), "--directory", "/"]).ok();
@@ -49,7 +49,7 @@ fn shown(world: &World, name: &str) -> Value {
 }
 
 /// The positions of the events that were told, each with the ids of the messages that told of it.
-fn told(got: &[Got]) -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn told(got: &[Got]) -> BTreeMap<String, BTreeSet<String>> {
     let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for one in got {
         let position = one.json()["data"]["sequence"].as_str().unwrap_or_default().to_owned();
@@ -59,7 +59,7 @@ fn told(got: &[Got]) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// Each of `count` events was told, and whenever it was, by the same message.
-fn judge(got: &[Got], count: usize) -> Result<(), String> {
+pub(crate) fn judge(got: &[Got], count: usize) -> Result<(), String> {
     let told = told(got);
     if told.len() != count {
         return Err(format!("{} of {count} events were told", told.len()));
@@ -70,7 +70,7 @@ fn judge(got: &[Got], count: usize) -> Result<(), String> {
     }
 }
 
-fn until_told(receiver: &Receiver, count: usize) {
+pub(crate) fn until_told(receiver: &Receiver, count: usize) {
     until("every event was told", || {
         let found = told(&receiver.got()).len();
         if found >= count { Ok(()) } else { Err(found) }
@@ -234,13 +234,7 @@ fn t_notify_a_daemon_that_dies_anywhere_loses_nothing_and_tells_by_the_same_mess
             until("the daemon has died", || if is_gone(pid) { Ok(()) } else { Err(pid) });
             world.run(["daemon", "start"]).ok();
             until_told(&receiver, 3);
-            until("all of it is settled", || {
-                let all = shown(&world, "hook")["notifications"].clone();
-                let states = all.as_array().unwrap().iter().map(|one| one["state"].clone());
-                let states: Vec<Value> = states.collect();
-                let done = states.len() == 3 && states.iter().all(|state| state == "delivered");
-                if done { Ok(()) } else { Err(states) }
-            });
+            until_delivered(&world, 3);
             let got = receiver.got();
             trial.tried(judge(&got, 3).map_err(|why| format!("{point}: {why}")));
             let repeated = got.len() - 3;
@@ -257,6 +251,17 @@ fn t_notify_a_daemon_that_dies_anywhere_loses_nothing_and_tells_by_the_same_mess
         }
     }
     trial.end();
+}
+
+/// Waits until the hook has taken all of so many messages.
+pub(crate) fn until_delivered(world: &World, count: usize) {
+    until("all of it is settled", || {
+        let all = shown(world, "hook")["notifications"].clone();
+        let states = all.as_array().unwrap().iter().map(|one| one["state"].clone());
+        let states: Vec<Value> = states.collect();
+        let done = states.len() == count && states.iter().all(|state| state == "delivered");
+        if done { Ok(()) } else { Err(states) }
+    });
 }
 
 #[test]

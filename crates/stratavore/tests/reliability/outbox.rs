@@ -1,10 +1,13 @@
 //! T-OUTBOX: daemons that deliver events are killed, the line to the broker is reset under them, and
 //! a consumer that knows nothing of Stratavore has every committed event, once and in order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stratavore_proto::client::Client;
+use stratavore_proto::v1::SubscribeEvents;
 use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::proxy::{Ambush, Proxy, Strike, Way};
 use stratavore_testkit::rabbit::{Consumer, Received, Vhost, same, vhost};
@@ -47,7 +50,12 @@ impl Outlet {
 
     /// A daemon's home, with further settings of the broker.
     pub(crate) fn world(&self, more: &[&str]) -> World {
-        let store = self.database.settings(&self.database.socket_dir);
+        self.world_by(&self.database.socket_dir, more)
+    }
+
+    /// The same with another way to the database.
+    pub(crate) fn world_by(&self, way: &Path, more: &[&str]) -> World {
+        let store = self.database.settings(way);
         let mut bus = self.vhost.settings(self.wire.address(), &self.password);
         for line in more {
             bus.push_str(&format!("    {line}\n"));
@@ -184,11 +192,18 @@ fn t_outbox_no_event_is_lost_or_out_of_order_whoever_dies() {
     let received = drained.unwrap_or_else(|_| outlet.consumer.received());
     let repeated = received.iter().filter(|one| one.is_repeated).count();
     trial.counted("repeated", repeated as u64);
+    trial.tried(effects_are_events(&outlet));
     trial.tried(until_settled(&worlds[0]));
     trial.tried(streams_agree(&worlds, &outlet.database));
 
     the_check_notices(&mut trial, &outlet.committed(), received);
     trial.end();
+}
+
+/// Row 24: each event took effect once, however often it came.
+pub(crate) fn effects_are_events(outlet: &Outlet) -> Result<(), String> {
+    let (effects, events) = (outlet.consumer.effects(), outlet.committed().len() as u64);
+    if effects == events { Ok(()) } else { Err(format!("{effects} effects of {events} events")) }
 }
 
 /// The controls: what is missing, what is too much, and what is out of order.
@@ -233,10 +248,7 @@ pub(crate) fn streams_agree(worlds: &[World], database: &TestPostgres) -> Result
 /// The first `count` events after a position, as a subscriber gets them.
 fn stream(world: &World, after: i64, count: usize) -> Vec<(i64, String)> {
     on_runtime(async {
-        let request = stratavore_proto::v1::SubscribeEvents {
-            after: Some(after),
-            ..stratavore_proto::v1::SubscribeEvents::default()
-        };
+        let request = SubscribeEvents { after: Some(after), ..SubscribeEvents::default() };
         let subscribed = client(world).await.events().subscribe(request).await.unwrap();
         let (mut events, mut read) = (subscribed.into_inner(), Vec::new());
         while read.len() < count {
@@ -245,6 +257,38 @@ fn stream(world: &World, after: i64, count: usize) -> Vec<(i64, String)> {
         }
         read
     })
+}
+
+/// Reads events until it is done and keeps their ids, over as many connections as that takes: each is to
+/// the next daemon.
+pub(crate) async fn follow(worlds: &[World], read: &Mutex<Vec<String>>, done: &AtomicBool) {
+    let (mut after, mut timeline) = (0, 0);
+    for world in worlds.iter().cycle() {
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+        let request = SubscribeEvents { filter: None, after: Some(after), timeline };
+        let subscribed = match Client::connect(&world.path("run/d.sock")).await {
+            Ok(client) => client.events().subscribe(request).await.ok(),
+            Err(_) => None,
+        };
+        let Some(events) = subscribed else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let mut events = events.into_inner();
+        while !done.load(Ordering::Relaxed) {
+            let next = events.message();
+            match tokio::time::timeout(Duration::from_millis(100), next).await {
+                Ok(Ok(Some(event))) => {
+                    (after, timeline) = (event.position, event.timeline);
+                    read.lock().expect("no reader panics").push(event.id);
+                }
+                Ok(_) => break,
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 /// Whether the destination says that it has everything.

@@ -10,31 +10,31 @@ use stratavore_testkit::world::{World, until};
 use crate::pgdown::no_event_missing;
 
 /// The name that leads to the primary, as a proxy or the DNS would: what the daemon is told.
-struct Name {
+pub(crate) struct Name {
     directory: tempfile::TempDir,
 }
 
 impl Name {
-    fn of(database: &TestPostgres) -> Self {
+    pub(crate) fn of(database: &TestPostgres) -> Self {
         let name = Self { directory: tempfile::tempdir().unwrap() };
         name.leads_to(database);
         name
     }
 
-    fn leads_to(&self, database: &TestPostgres) {
+    pub(crate) fn leads_to(&self, database: &TestPostgres) {
         let socket = database.socket();
         let new = self.path().join("new");
         std::os::unix::fs::symlink(&socket, &new).unwrap();
         std::fs::rename(&new, self.path().join(socket.file_name().unwrap())).unwrap();
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 }
 
 /// Ends the daemon's connections, so that it has to make new ones.
-fn cut(database: &TestPostgres) {
+pub(crate) fn cut(database: &TestPostgres) {
     database.query(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND application_name LIKE 'stratavore%'",
@@ -68,6 +68,11 @@ fn refused(world: &World, database: &TestPostgres, text: &str, why: &str) -> Res
 
 /// Waits until the standby has what its primary has, and makes it a primary.
 fn promote(primary: &TestPostgres, standby: &TestPostgres) {
+    until_caught_up(primary, standby);
+    standby.query("SELECT pg_promote()");
+}
+
+pub(crate) fn until_caught_up(primary: &TestPostgres, standby: &TestPostgres) {
     let upto = primary.query("SELECT pg_current_wal_lsn()");
     until("the standby has everything", || {
         match standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{upto}'")).as_str() {
@@ -75,7 +80,6 @@ fn promote(primary: &TestPostgres, standby: &TestPostgres) {
             behind => Err(behind.to_owned()),
         }
     });
-    standby.query("SELECT pg_promote()");
 }
 
 const OF_BEFORE: &str = "it is a primary of before";

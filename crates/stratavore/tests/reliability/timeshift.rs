@@ -7,9 +7,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use stratavore_testkit::hosts::Hosts;
+use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::{client, new_runner, on_runtime};
-use stratavore_testkit::world::{Ran, World, until};
+use stratavore_testkit::world::{Ran, World, rows, until};
 
 use crate::printing::{Printing, events};
 
@@ -179,5 +181,98 @@ fn t_clock_a_clock_that_is_set_makes_nothing_expire() {
     assert_eq!(events(&world, "runner.unresponsive"), 0);
     // The control: by the wall clock of the same daemon the time of the first answer was over.
     trial.control("an expiry by the wall clock", seen.iter().any(|passed| *passed > KEPT));
+    trial.end();
+}
+
+/// Who has which duty, and since which term.
+fn duties(database: &TestPostgres) -> String {
+    database.query("SELECT name, holder, term FROM leases ORDER BY name")
+}
+
+/// How the nodes are, by what a daemon says.
+fn nodes(world: &World) -> Vec<String> {
+    let listed = world.json(&["nodes", "list"]);
+    rows(&listed).iter().map(|node| format!("{} {}", node["id"], node["state"])).collect()
+}
+
+/// Two daemons of one PostgreSQL, whose clocks do not agree. Both hold duties, judge nodes and runners, and
+/// let others in.
+#[test]
+fn t_clock_a_host_whose_clock_is_off_takes_nobody_for_gone() {
+    let mut trial = Trial::new(
+        "T-CLOCK",
+        "two daemons of one PostgreSQL, and the clock of one is set: no duty changes hands, nobody is \
+         taken for gone, a join token is good",
+    );
+    let database = database();
+    let settings = database.settings(&database.socket_dir);
+    let listens = format!("{settings}node:\n  listen: 127.0.0.1:0\n");
+    let worlds = vec![with_a_clock(0, &listens), with_a_clock(0, &settings)];
+    worlds[0].large_project("demo");
+    worlds[1].run(["daemon", "start"]).ok();
+    worlds[0].run(["ca", "init"]).ok();
+    let hosts = Hosts { database, worlds };
+    let [off, right] = &hosts.worlds[..] else { unreachable!("there are two") };
+    let runners = [(off, "one"), (right, "two")]
+        .map(|(world, name)| (world, Printing::launch(world, name, &["--every", "20"])));
+    let token = hosts.token();
+    until("all is published", || match hosts.database.query("SELECT count(*) FROM outbox") {
+        none if none == "0" => Ok(()),
+        some => Err(some),
+    });
+    let (held, seen) = (duties(&hosts.database), nodes(right));
+    assert!(held.contains("relay") && seen.len() == 2, "{held} {seen:?}");
+    let mut over = Vec::new();
+    for round in 0..scale(1, 25) {
+        for shift in [HOUR, -HOUR, YEAR, -YEAR] {
+            set_clock(off, shift);
+            let (_, at) = launched(off, &format!("{round}-{shift}"));
+            let expires = "SELECT max(extract(epoch FROM expires_at))::bigint FROM leases";
+            over.push(at > hosts.database.query(expires).parse::<i64>().unwrap());
+            for world in [off, right] {
+                let text = format!("{round} {shift}");
+                world.run(["projects", "edit", "demo", "--description", &text]).ok();
+                world.run(["reconcile"]).ok();
+            }
+            until("all is published", || {
+                match hosts.database.query("SELECT count(*) FROM outbox") {
+                    none if none == "0" => Ok(()),
+                    some => Err(some),
+                }
+            });
+            let now = (duties(&hosts.database), nodes(right), nodes(off));
+            trial.tried(match now == (held.clone(), seen.clone(), seen.clone()) {
+                true => Ok(()),
+                false => Err(format!("{shift} s: {held} {seen:?} became {now:?}")),
+            });
+            for (_, runner) in &runners {
+                for by in [off, right] {
+                    let shown = by.runner(&runner.runner);
+                    trial.tried(match shown["state"] == "running" && shown["epoch"] == 1 {
+                        true => Ok(()),
+                        false => Err(format!("{shift} s: {shown}")),
+                    });
+                }
+            }
+        }
+    }
+    for (world, runner) in &runners {
+        until("its log has all that it printed", || runner.held(world));
+    }
+    for kind in ["runner.unresponsive", "runner.unreachable", "runner.lost"] {
+        trial.tried(match events(right, kind) {
+            0 => Ok(()),
+            some => Err(format!("{some} {kind}")),
+        });
+    }
+    // It is good for an hour.
+    set_clock(off, YEAR);
+    let late = World::with_config(&hosts.database.settings(&hosts.database.socket_dir));
+    let joined = hosts.join(&late, &token);
+    trial.tried(match joined.code() {
+        0 => Ok(()),
+        _ => Err(joined.everything()),
+    });
+    trial.control("a duty whose time is judged by the host's clock", over.contains(&true));
     trial.end();
 }

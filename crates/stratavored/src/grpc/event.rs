@@ -1,6 +1,7 @@
 //! Events.
 
 use futures_util::{StreamExt, stream};
+use stratavore_control::Place;
 use stratavore_proto::v1;
 use stratavore_proto::v1::events_server::Events;
 use tonic::{Request, Response, Status};
@@ -39,13 +40,15 @@ impl Events for Api {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
         let filter = self.event_filter(request.filter).await?;
-        let subscription = self.control.subscribe(filter, request.after).await.map_err(status)?;
+        let timeline = request.timeline;
+        let after = request.after.map(|position| Place { position, timeline });
+        let subscription = self.control.subscribe(filter, after).await.map_err(status)?;
         let pages = stream::unfold(Some(subscription), |subscription| async {
             let mut subscription = subscription?;
             match subscription.next().await {
-                Ok(Some(events)) => {
-                    let events: Vec<_> =
-                        events.into_iter().map(|event| Ok(view::event(event))).collect();
+                Ok(Some((timeline, events))) => {
+                    let shown = |event| v1::Event { timeline, ..view::event(event) };
+                    let events: Vec<_> = events.into_iter().map(|event| Ok(shown(event))).collect();
                     Some((stream::iter(events), Some(subscription)))
                 }
                 Ok(None) => None,

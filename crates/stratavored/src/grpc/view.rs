@@ -232,6 +232,7 @@ pub(super) fn event(event: Event) -> v1::Event {
             .unwrap_or_default(),
         decision: event.decision.as_str().into(),
         reason: event.reason.unwrap_or_default(),
+        timeline: 0,
     }
 }
 

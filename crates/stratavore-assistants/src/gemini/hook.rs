@@ -22,6 +22,8 @@ const TURN: &str = "turn";
 const NESTED: &str = "nested";
 /// Since when the title is as it is.
 pub(super) const TITLE_AT: &str = "title_at";
+/// There if that title said that it works.
+pub(super) const TITLE_WORKS: &str = "title_works";
 
 pub(super) fn read(memory: &mut Memory, body: &Value, at: Timestamp) -> Vec<Observation> {
     let (Some(hook), Some(session)) = (text(body, "/hook_event_name"), text(body, "/session_id"))
@@ -137,6 +139,11 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         Some(_) | None => return Vec::new(),
     };
     memory.more.insert(TITLE_AT.into(), at.as_millisecond().to_string());
+    if activity == Activity::Working {
+        memory.more.insert(TITLE_WORKS.into(), "1".into());
+    } else {
+        memory.more.remove(TITLE_WORKS);
+    }
     let mut doing = Doing::told(activity, at, "title");
     doing.confidence = Confidence::Likely;
     let asks = activity.waits_for_person();

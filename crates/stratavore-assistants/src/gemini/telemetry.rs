@@ -2,20 +2,23 @@
 //!
 //! They come some seconds late, so they never overrule what the title said since.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use stratavore_core::activity::{Activity, Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{Observation, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
 
-use super::hook::{HOOKS, TITLE_AT};
+use super::hook::{HOOKS, TITLE_AT, TITLE_WORKS};
 use crate::adapter::Memory;
 use crate::reset::reset_time;
 use crate::told::{count, is_rate_limit, text, time};
 
 /// The last answer that the transcript has, unless it is thrown away: as a record.
 const LAST: &str = "last";
+
+/// How long after the beginning of a turn its title may say that it works: the turn may be refused before.
+const PAINTED: SignedDuration = SignedDuration::from_secs(2);
 
 /// The process that this run is, as far as telemetry tells.
 const PID: &str = "pid";
@@ -148,11 +151,13 @@ fn failed(
     let why = ["/error.message", "/error"].iter().find_map(|at| text(told, at)).unwrap_or_default();
     let status = count(told, "/status_code");
     if status == 429 || is_rate_limit(why) {
-        let is_late = memory.more.get(TITLE_AT).and_then(|title| title.parse().ok());
-        if is_late.is_some_and(|title: i64| title > at.as_millisecond()) {
+        let title = memory.more.get(TITLE_AT).and_then(|title| title.parse().ok());
+        let title = title.and_then(|title| Timestamp::from_millisecond(title).ok()).unwrap_or(at);
+        let works = memory.more.contains_key(TITLE_WORKS);
+        if title.duration_since(at) > if works { PAINTED } else { SignedDuration::ZERO } {
             return None;
         }
-        let mut doing = Doing::told(Activity::RateLimited, at, "api_error").asking(why);
+        let mut doing = Doing::told(Activity::RateLimited, at.max(title), "api_error").asking(why);
         doing.resets_at = reset_time(why, at);
         if is_interactive(told) && !memory.more.contains_key(HOOKS) {
             // The title must be able to say that it is over.

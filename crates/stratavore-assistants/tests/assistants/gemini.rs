@@ -376,6 +376,29 @@ fn without_hooks_the_title_tells() {
     );
 }
 
+/// A turn that is refused at once has its title painted after that. A title that says something else is news.
+#[test]
+fn a_title_of_a_turn_that_was_refused_before_it_was_painted_does_not_hide_that() {
+    let gemini = adapter("gemini");
+    let refused = |seconds: i64| {
+        let at = at(-seconds).to_string();
+        let told = json!({"status_code": 429, "error": "Quota exceeded", "event.timestamp": at});
+        telemetry("gemini_cli.api_error", told)
+    };
+    for (painted, seconds, is_told) in
+        [("✦  Working…", 1, true), ("✦  Working…", 9, false), ("◇  Ready", 1, false)]
+    {
+        let mut memory = Memory::default();
+        told(gemini, &mut memory, [title(painted)]);
+        let seen = told(gemini, &mut memory, [refused(seconds)]);
+        let doings = doings(&seen);
+        let limited = doings.iter().find(|doing| doing.activity == Activity::RateLimited);
+        assert_eq!(limited.is_some(), is_told, "{painted} {seconds}: {seen:?}");
+        // The title does not take it back by being later.
+        assert!(limited.is_none_or(|doing| doing.since >= at(0)), "{limited:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn garbage_is_no_observation_and_no_failure(

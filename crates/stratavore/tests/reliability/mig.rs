@@ -129,7 +129,7 @@ impl Place {
         self.execute(&format!(
             "{numbers} INSERT INTO audit_seals (position, hash) SELECT n, {hash} FROM n"
         ));
-        self.execute("UPDATE event_positions SET last = 3000");
+        self.execute("UPDATE event_positions SET last = 3000 WHERE name = 'events'");
     }
 
     /// Nobody is connected any more who was killed.

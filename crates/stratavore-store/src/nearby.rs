@@ -45,8 +45,6 @@ const MISSING: [&str; 1] = ["SELECT e.message_id, e.vector FROM embeddings AS e
 
 statements! { AVAILABLE_POSTGRES, MADE_POSTGRES }
 
-const WITHOUT_LIMIT: [&str; 1] = ["SET LOCAL statement_timeout = 0"];
-
 /// The longest vector that an index takes.
 const SIZE_MAX: usize = 2000;
 /// How many the index looks at, for the best of them.
@@ -92,14 +90,6 @@ async fn make(pool: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(MADE_POSTGRES).fetch_one(pool).await
 }
 
-/// An index of many takes longer than a statement may otherwise.
-async fn index(pool: &PgPool, sql: String) -> Result<(), sqlx::Error> {
-    let mut tx = pool.begin().await?;
-    sqlx::query(WITHOUT_LIMIT[0]).execute(&mut *tx).await?;
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx).await?;
-    tx.commit().await
-}
-
 impl Store {
     /// Whether near vectors are found by an index.
     pub fn has_vector_index(&self) -> bool {
@@ -121,12 +111,14 @@ impl Store {
         let is_good = |c: char| c.is_ascii_alphanumeric();
         let called: String =
             model.chars().map(|c| if is_good(c) { c } else { '_' }).take(30).collect();
+        // Both are one transaction. An index of many takes longer than a statement may otherwise.
         let sql = format!(
-            "CREATE INDEX IF NOT EXISTS \"_message_vectors_{called}_{size}\" ON _message_vectors
+            "SET LOCAL statement_timeout = 0;
+            CREATE INDEX IF NOT EXISTS \"_message_vectors_{called}_{size}\" ON _message_vectors
                 USING hnsw ((vector::vector({size})) vector_ip_ops) WHERE model = {}",
             literal(model)
         );
-        if let Err(error) = index(common, sql).await {
+        if let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql)).execute(common).await {
             tracing::warn!(%error, model, "the index of vectors could not be made");
         }
     }

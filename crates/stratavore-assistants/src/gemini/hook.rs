@@ -138,7 +138,7 @@ pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Obse
         Some('✋') => Activity::NeedsPermission,
         Some(_) | None => return Vec::new(),
     };
-    memory.more.insert(TITLE_AT.into(), at.as_millisecond().to_string());
+    memory.more.insert(TITLE_AT.into(), at.to_string());
     if activity == Activity::Working {
         memory.more.insert(TITLE_WORKS.into(), "1".into());
     } else {

@@ -151,8 +151,8 @@ fn failed(
     let why = ["/error.message", "/error"].iter().find_map(|at| text(told, at)).unwrap_or_default();
     let status = count(told, "/status_code");
     if status == 429 || is_rate_limit(why) {
-        let title = memory.more.get(TITLE_AT).and_then(|title| title.parse().ok());
-        let title = title.and_then(|title| Timestamp::from_millisecond(title).ok()).unwrap_or(at);
+        let title: Option<Timestamp> = memory.more.get(TITLE_AT).and_then(|at| at.parse().ok());
+        let title = title.unwrap_or(at);
         let works = memory.more.contains_key(TITLE_WORKS);
         if title.duration_since(at) > if works { PAINTED } else { SignedDuration::ZERO } {
             return None;

@@ -4,6 +4,7 @@ mod runs;
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use stratavore_assistants::adapter::Memory;
@@ -389,13 +390,16 @@ fn a_title_of_a_turn_that_was_refused_before_it_was_painted_does_not_hide_that()
         [("✦  Working…", 1, true), ("✦  Working…", 9, false), ("◇  Ready", 1, false)]
     {
         let mut memory = Memory::default();
-        told(gemini, &mut memory, [title(painted)]);
+        // Times are told to the microsecond.
+        let at = at(0).checked_add(SignedDuration::from_micros(285)).unwrap();
+        let signal = Signal { at, epoch: 1, what: title(painted) };
+        gemini.signal(&mut memory, &signal, &place(0));
         let seen = told(gemini, &mut memory, [refused(seconds)]);
         let doings = doings(&seen);
         let limited = doings.iter().find(|doing| doing.activity == Activity::RateLimited);
         assert_eq!(limited.is_some(), is_told, "{painted} {seconds}: {seen:?}");
         // The title does not take it back by being later.
-        assert!(limited.is_none_or(|doing| doing.since >= at(0)), "{limited:?}");
+        assert!(limited.is_none_or(|doing| doing.since >= at), "{limited:?}");
     }
 }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use stratavore_store::testing::sqlite_number;
 use stratavore_testkit::model::{Asked, Hold, Outcome, Place, Purpose, Reply};
 use stratavore_testkit::programs::Program;
 use stratavore_testkit::reboot::{host_dies, of_another_boot};
+use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::rows;
 
 use crate::again::read_again;
@@ -55,6 +57,15 @@ fn goes_on(program: Program) {
     // What is killed in the second after an answer takes the answer's figures with it.
     scene.until_ledger_is_the_bill();
     scene.until_begun(&first);
+    if program == Program::Claude {
+        // Once it went on without its answer, and why is not known: its words are there at least.
+        let file = scene.world.path("state/stratavore.db");
+        let sql = "SELECT count(*) FROM messages WHERE text LIKE '%I shall keep it%'";
+        scene.until("its words are kept", || match on_runtime(sqlite_number(&file, sql)) {
+            0 => Err("none of them"),
+            _ => Ok(()),
+        });
+    }
     scene.kill_assistant(&first);
 
     scene.world.run(["restart", &first]).ok();

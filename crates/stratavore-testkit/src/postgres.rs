@@ -20,6 +20,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 
 mod durable;
+pub mod standby;
 #[cfg(test)]
 mod tests;
 

@@ -1,42 +1,22 @@
 //! A standby is promoted that lacks the last of what its primary had. It has the rows of leases that were
 //! taken before, and nobody may act on it by what was read of the other one.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use stratavore_core::lease::Lease;
 use stratavore_store::testing::on_server;
 use stratavore_store::{
     Database, Host, PoolSettings, PostgresSettings, Settings, Store, StoreError,
 };
+use stratavore_testkit::postgres::standby::{Name, leave_behind};
 use stratavore_testkit::postgres::{Durable, TestPostgres};
 
 use crate::given::{self, at};
 use crate::lease::{LONG, daemon};
 
-/// Has the name of a socket in `directory` lead to this server.
-fn leads_to(directory: &Path, server: &TestPostgres) {
-    let socket = server.socket();
-    let new = directory.join("new");
-    symlink(&socket, &new).unwrap();
-    std::fs::rename(&new, directory.join(socket.file_name().unwrap())).unwrap();
-}
-
-fn reached_by(directory: &Path, server: &TestPostgres) -> Settings {
+fn reached_by(name: &Name, server: &TestPostgres) -> Settings {
     let Database::Postgres(settings) = on_server(server) else { unreachable!("it is one") };
-    let host = Host::Socket(directory.to_owned());
+    let host = Host::Socket(name.path().to_owned());
     let pool = PoolSettings { min_connections: 0, ..PoolSettings::default() };
     Settings { database: Database::Postgres(PostgresSettings { host, ..settings }), pool }
-}
-
-/// Waits for what another process does.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Makes so many events and publishes them; answers the last position.
@@ -54,11 +34,10 @@ fn is_stale<T>(answer: Result<T, StoreError>) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_does_not_outlive_the_server_that_it_was_taken_of() {
-    let directory = tempfile::tempdir().unwrap();
     let primary = Durable::primary();
     let old = primary.database();
-    leads_to(directory.path(), &old);
-    let store = Store::open(reached_by(directory.path(), &old)).await.unwrap();
+    let leads = Name::of(&old);
+    let store = Store::open(reached_by(&leads, &old)).await.unwrap();
     let (me, name) = (daemon(), "mq");
     let take = async |duty: &str| store.lease_acquire(duty, me, LONG).await.unwrap().unwrap();
     let (relay, duty) = (take("relay").await, take("relay:mq").await);
@@ -69,17 +48,11 @@ async fn a_lease_does_not_outlive_the_server_that_it_was_taken_of() {
 
     let standby = primary.standby();
     let new = standby.copy_of(&old);
-    let upto = old.query("SELECT pg_current_wal_lsn()");
-    let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{upto}'");
-    until("it has everything so far", || new.query(&caught_up) == "t");
-    new.query("ALTER SYSTEM SET primary_conninfo = ''");
-    new.query("SELECT pg_reload_conf()");
-    let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
-    until("it follows nobody", || new.query(receivers) == "0");
+    leave_behind(&old, &new);
     assert_eq!(publish(&store, &relay, "lost", 3).await, Some(5));
 
     new.query("SELECT pg_promote()");
-    leads_to(directory.path(), &new);
+    leads.leads_to(&new);
     primary.kill();
     store.server_look().await.unwrap();
 

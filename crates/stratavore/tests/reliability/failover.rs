@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use stratavore_testkit::postgres::standby::{Name, leave_behind};
 use stratavore_testkit::postgres::{Durable, TestPostgres};
 use stratavore_testkit::proxy::Flow;
 use stratavore_testkit::rabbit::{Received, same, vhost};
@@ -16,7 +17,7 @@ use stratavore_testkit::world::{World, until};
 
 use crate::outbox::{Outlet, destination, follow, projects, streams_agree, until_settled, write};
 use crate::pgdown::no_event_missing;
-use crate::standby::{Name, cut, until_caught_up};
+use crate::standby::cut;
 
 /// More edits than there are positions that the promoted server gives again.
 const LOST: usize = 6;
@@ -51,15 +52,7 @@ impl Failing {
         until("the store knows that all is delivered", || delivered(&outlet.database));
         let standby = primary.standby();
         let new = standby.copy_of(&outlet.database);
-        until_caught_up(&outlet.database, &new);
-        new.query("ALTER SYSTEM SET primary_conninfo = ''");
-        new.query("SELECT pg_reload_conf()");
-        until("it follows nobody", || {
-            match new.query("SELECT count(*) FROM pg_stat_wal_receiver").as_str() {
-                "0" => Ok(()),
-                some => Err(some.to_owned()),
-            }
-        });
+        leave_behind(&outlet.database, &new);
         Self { primary, _standby: standby, outlet, new, names, worlds, projects }
     }
 

@@ -1,37 +1,12 @@
 //! Rows 39 and 40 of the fault catalogue, on real standbys: a daemon refuses a standby, goes on with it
 //! once it is promoted, and never again speaks to the primary of before, which still answers.
 
-use std::path::Path;
-
+use stratavore_testkit::postgres::standby::{Name, until_caught_up};
 use stratavore_testkit::postgres::{Durable, TestPostgres};
 use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::world::{World, until};
 
 use crate::pgdown::no_event_missing;
-
-/// The name that leads to the primary, as a proxy or the DNS would: what the daemon is told.
-pub(crate) struct Name {
-    directory: tempfile::TempDir,
-}
-
-impl Name {
-    pub(crate) fn of(database: &TestPostgres) -> Self {
-        let name = Self { directory: tempfile::tempdir().unwrap() };
-        name.leads_to(database);
-        name
-    }
-
-    pub(crate) fn leads_to(&self, database: &TestPostgres) {
-        let socket = database.socket();
-        let new = self.path().join("new");
-        std::os::unix::fs::symlink(&socket, &new).unwrap();
-        std::fs::rename(&new, self.path().join(socket.file_name().unwrap())).unwrap();
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
 
 /// Ends the daemon's connections, so that it has to make new ones.
 pub(crate) fn cut(database: &TestPostgres) {
@@ -70,16 +45,6 @@ fn refused(world: &World, database: &TestPostgres, text: &str, why: &str) -> Res
 fn promote(primary: &TestPostgres, standby: &TestPostgres) {
     until_caught_up(primary, standby);
     standby.query("SELECT pg_promote()");
-}
-
-pub(crate) fn until_caught_up(primary: &TestPostgres, standby: &TestPostgres) {
-    let upto = primary.query("SELECT pg_current_wal_lsn()");
-    until("the standby has everything", || {
-        match standby.query(&format!("SELECT pg_last_wal_replay_lsn() >= '{upto}'")).as_str() {
-            "t" => Ok(()),
-            behind => Err(behind.to_owned()),
-        }
-    });
 }
 
 const OF_BEFORE: &str = "it is a primary of before";

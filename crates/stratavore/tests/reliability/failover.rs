@@ -22,6 +22,8 @@ use crate::standby::cut;
 /// More edits than there are positions that the promoted server gives again.
 const LOST: usize = 6;
 const AGAIN: usize = LOST * 3;
+/// After so long what has not come does not come any more.
+const COMES_LATE: Duration = Duration::from_secs(15);
 
 /// Two daemons of one primary, each with a name of its own that leads there, and a standby of it.
 struct Failing {
@@ -122,16 +124,17 @@ fn consumed(received: &[Received], stands: &[String]) -> Result<(), String> {
     same(stands, &of_them)
 }
 
-/// Waits for what holds in the end, and answers what is wrong if it does not.
-fn in_the_end(mut holds: impl FnMut() -> Result<(), String>) -> Result<(), String> {
+/// Waits until all of it holds, and answers what is wrong if some of it never does.
+fn in_the_end<const N: usize>(
+    mut look: impl FnMut() -> [Result<(), String>; N],
+) -> [Result<(), String>; N] {
     let began = std::time::Instant::now();
     loop {
-        match holds() {
-            Err(_) if began.elapsed() < Duration::from_secs(15) => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            held => return held,
+        let seen = look();
+        if seen.iter().all(Result::is_ok) || began.elapsed() > COMES_LATE {
+            return seen;
         }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -172,12 +175,13 @@ fn fail_over(failpoints: &str) -> [Result<(), String>; 3] {
             failing.primary.kill();
             failing.edit(0, 3);
             let stands = failing.stands();
-            let received = || consumed(&failing.outlet.consumer.received(), &stands);
-            let consumer = in_the_end(received);
-            let [first, second] = reads.each_ref().map(|read| {
-                in_the_end(|| has_all(&read.lock().expect("no reader panics"), &stands))
-            });
-            [consumer, first, second]
+            in_the_end(|| {
+                let has = |read: &Mutex<Vec<String>>| {
+                    has_all(&read.lock().expect("no reader panics"), &stands)
+                };
+                let consumer = consumed(&failing.outlet.consumer.received(), &stands);
+                [consumer, has(&reads[0]), has(&reads[1])]
+            })
         }));
         done.store(true, Ordering::Relaxed);
         let found = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -250,7 +254,8 @@ fn t_outbox_what_waits_for_the_broker_is_not_sent_in_place_of_what_stands() {
         });
         failing.edit(0, LOST);
         let stands = failing.stands();
-        trial.tried(in_the_end(|| consumed(&failing.outlet.consumer.received(), &stands)));
+        let [held] = in_the_end(|| [consumed(&failing.outlet.consumer.received(), &stands)]);
+        trial.tried(held);
         let short = consumed(&failing.outlet.consumer.received()[1..], &stands);
         trial.control("an event that is missing", short.is_err());
     }

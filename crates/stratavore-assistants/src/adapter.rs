@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stratavore_core::activity::{Doing, Source};
+use stratavore_core::activity::{Activity, Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{Observation, RateWindow};
 pub use stratavore_core::runner::Headless;
@@ -302,6 +302,12 @@ pub trait Adapter: Sync {
     fn document(&self, text: &str, place: &Place) -> Vec<Observation> {
         let _ = (text, place);
         Vec::new()
+    }
+
+    /// What it does by the title of its terminal. `None`: that tells nothing of it.
+    fn titled(&self, title: &str) -> Option<Activity> {
+        let _ = title;
+        None
     }
 
     /// What it is doing now, where it keeps that in a file: interrupts, for one, are told by no event.

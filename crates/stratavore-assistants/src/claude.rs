@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stratavore_core::activity::{Doing, Source};
+use stratavore_core::activity::{Activity, Doing, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::{Observation, RateWindow};
 use stratavore_core::signal::Signal;
@@ -126,6 +126,10 @@ impl Adapter for Claude {
 
     fn signal(&self, memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
         signal::read(memory, signal, place)
+    }
+
+    fn titled(&self, title: &str) -> Option<Activity> {
+        signal::titled(title)
     }
 
     fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {

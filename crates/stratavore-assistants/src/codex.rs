@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use stratavore_core::activity::Source;
+use stratavore_core::activity::{Activity, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
 use stratavore_core::signal::Signal;
@@ -102,6 +102,10 @@ impl Adapter for Codex {
 
     fn signal(&self, memory: &mut Memory, signal: &Signal, place: &Place) -> Vec<Observation> {
         signal::read(memory, signal, place)
+    }
+
+    fn titled(&self, title: &str) -> Option<Activity> {
+        signal::titled(title)
     }
 
     fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use stratavore_core::activity::Source;
+use stratavore_core::activity::{Activity, Source};
 use stratavore_core::message::Place;
 use stratavore_core::observation::Observation;
 use stratavore_core::signal::{Signal, What};
@@ -84,9 +84,13 @@ impl Adapter for Gemini {
             What::Hook { body, .. } => hook::read(memory, body, signal.at),
             What::HookOver { call } => vec![Observation::AskOver { call: call.clone() }],
             What::Telemetry { record } => telemetry::read(memory, record, signal.at, place),
-            What::Title { title } => hook::title(memory, title, signal.at),
+            What::Title { title } => hook::title_tells(memory, title, signal.at),
             What::Sent { .. } => Vec::new(),
         }
+    }
+
+    fn titled(&self, title: &str) -> Option<Activity> {
+        hook::titled(title)
     }
 
     fn line(&self, memory: &mut Memory, line: &[u8], place: &Place) -> Vec<Observation> {

@@ -24,7 +24,7 @@ impl Control {
         for _ in 0..LOOKS {
             // Of one that cannot be reached only a person sees it.
             let Ok(screen) = self.inner.runtime.screen(runner.id).await else { break };
-            if let Some((tool, text)) = adapter.asked_on_screen(&screen) {
+            if let Some((tool, text)) = adapter.asked_on_screen(&screen.text) {
                 (asked.tool, asked.text) = (tool, text);
                 break;
             }

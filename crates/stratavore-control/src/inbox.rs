@@ -267,7 +267,7 @@ impl Control {
     async fn is_on_the_screen(&self, runner: &Runner, ask: &Ask) -> Result<bool, Error> {
         let adapter = assistants::adapter(&runner.command.assistant);
         let Some(dialog) = adapter.dialog() else { return Ok(false) };
-        let screen = words(&self.inner.runtime.screen(runner.id).await?);
+        let screen = words(&self.inner.runtime.screen(runner.id).await?.text);
         let asked: String = words(&ask.text).chars().take(ON_SCREEN).collect();
         Ok(screen.contains(&words(dialog)) && screen.contains(&asked))
     }

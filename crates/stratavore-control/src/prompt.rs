@@ -12,6 +12,10 @@
 //!
 //! A prompt to an assistant that asks one question, which it takes words for an answer to, is that answer.
 //!
+//! Nor is it typed while its screen still shows a turn whose end was told, for a few seconds at most. Claude Code
+//! tells the end before it is through with it: what is entered in between it takes, and leaves in its box, and
+//! the next prompt is then put behind it.
+//!
 //! Invariant: nothing is typed into a turn unless that was asked for.
 
 use std::collections::HashMap;
@@ -45,6 +49,10 @@ const AGAIN_MAX: Duration = Duration::from_secs(600);
 /// The longest that is waited for the end of a turn.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the screen of one that is idle may go on to show that it works: what it does in the background may
+/// be shown so as well.
+const SCREEN_WAIT: Duration = Duration::from_secs(5);
+const SCREEN_LOOK: Duration = Duration::from_millis(50);
 
 /// How a prompt is to be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -132,7 +140,15 @@ impl Control {
     /// Enter may be pressed once more only where it answers no question.
     async fn may_press_enter(&self, id: RunnerId) -> Result<bool, Error> {
         let runner = self.inner.store.runner_get(id).await?;
-        Ok(!runner.is_terminal() && runner.activity == Activity::Idle)
+        let is_idle = !runner.is_terminal() && runner.activity == Activity::Idle;
+        Ok(is_idle && !self.shows_work(&runner).await)
+    }
+
+    /// True if the runner's screen says that it works. One that cannot be seen says nothing.
+    async fn shows_work(&self, runner: &Runner) -> bool {
+        let adapter = assistants::adapter(&runner.command.assistant);
+        let screen = self.inner.runtime.screen(runner.id).await;
+        screen.is_ok_and(|screen| adapter.titled(&screen.title) == Some(Activity::Working))
     }
 
     /// Of one key there is one prompt.
@@ -204,6 +220,8 @@ impl Control {
     async fn until_idle(&self, prompt: &Prompt, delivery: Delivery) -> Result<Runner, Error> {
         let until = Instant::now() + delivery.wait.min(WAIT_MAX);
         let mut events = self.inner.bus.subscribe();
+        let stopping = self.inner.supervisor.stopping();
+        let mut screen_until = None;
         loop {
             let runner = self.live(prompt.runner).await?;
             let busy = match runner.activity {
@@ -216,8 +234,17 @@ impl Control {
                 | Activity::RateLimited => !delivery.into_turn,
             };
             if !busy {
-                return Ok(runner);
+                let wait = *screen_until.get_or_insert_with(|| Instant::now() + SCREEN_WAIT);
+                let is_late = Instant::now() >= wait;
+                if delivery.into_turn || is_late || !self.shows_work(&runner).await {
+                    return Ok(runner);
+                }
+                tokio::select! {
+                    () = stopping.cancelled() => return Err(Error::Stopping),
+                    () = tokio::time::sleep(SCREEN_LOOK) => continue,
+                }
             }
+            screen_until = None;
             if Instant::now() >= until {
                 let activity = runner.activity.as_str();
                 return Err(Error::Busy {
@@ -229,7 +256,6 @@ impl Control {
                     },
                 });
             }
-            let stopping = self.inner.supervisor.stopping();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Err(Error::Stopping),

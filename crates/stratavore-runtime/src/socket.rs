@@ -8,7 +8,7 @@ use stratavore_core::runner::AgentIdentity;
 use stratavore_core::{PromptId, RunnerId};
 use stratavore_proto::frame::{FrameCodec, FrameError};
 use stratavore_proto::v1::{
-    AnswerHook, FromAgentSocket, OutputWish, Poke, ScreenWish, SendInput, SocketHello,
+    AnswerHook, FromAgentSocket, OutputWish, Poke, Screen, ScreenWish, SendInput, SocketHello,
     ToAgentSocket, from_agent_socket, socket_hello, to_agent_socket,
 };
 use stratavore_proto::{agent_protocol, unix};
@@ -107,14 +107,14 @@ impl Runtime {
         Ok(Hearing { stream })
     }
 
-    /// What stands on the runner's screen, a line each.
-    pub async fn screen(&self, runner: RunnerId) -> Result<String, SocketError> {
+    /// What stands on the runner's screen, and its title.
+    pub async fn screen(&self, runner: RunnerId) -> Result<Screen, SocketError> {
         let look = async {
             let mut stream = self.connect(runner)?;
             stream.send(greeting("daemon", socket_hello::Wish::Screen(ScreenWish {}))).await?;
             while let Some(frame) = stream.next().await {
                 if let Some(from_agent_socket::Kind::Screen(screen)) = frame?.kind {
-                    return Ok(screen.text);
+                    return Ok(screen);
                 }
             }
             Err(SocketError::Unreachable(io::ErrorKind::UnexpectedEof.into()))

@@ -212,12 +212,16 @@ fn purpose(source: &str) -> Purpose {
 }
 
 /// `⠿ name` while it works, `✳ name` otherwise: also while it starts, when what is typed is lost.
+pub(super) fn titled(title: &str) -> Option<Activity> {
+    match title.chars().next()? {
+        '\u{2800}'..='\u{28ff}' => Some(Activity::Working),
+        '✳' => Some(Activity::Idle),
+        _ => None,
+    }
+}
+
 fn title_tells(memory: &mut Memory, title: &str, signal: &Signal) -> Option<Observation> {
-    let activity = match title.chars().next()? {
-        '\u{2800}'..='\u{28ff}' => Activity::Working,
-        '✳' => Activity::Idle,
-        _ => return None,
-    };
+    let activity = titled(title)?;
     let epoch = signal.epoch.to_string();
     match activity {
         Activity::Idle if memory.more.get(BEGUN) != Some(&epoch) => return None,

@@ -164,14 +164,17 @@ fn telemetry(
 }
 
 /// `⠏ dir` while it works, `[ ! ] Action Required | dir` when it asks, `dir` otherwise.
-fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
-    let activity = match title.chars().next() {
-        None => return Vec::new(),
-        Some('\u{2800}'..='\u{28ff}') => Activity::Working,
+pub(super) fn titled(title: &str) -> Option<Activity> {
+    match title.chars().next()? {
+        '\u{2800}'..='\u{28ff}' => Some(Activity::Working),
         // It blinks: `[ . ]`.
-        Some('[') if title.contains("] Action Required") => Activity::NeedsPermission,
-        Some(_) => Activity::Idle,
-    };
+        '[' if title.contains("] Action Required") => Some(Activity::NeedsPermission),
+        _ => Some(Activity::Idle),
+    }
+}
+
+fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
+    let Some(activity) = titled(title) else { return Vec::new() };
     let before = memory.more.insert(TITLE.into(), activity.as_str().into());
     if before.as_deref() == Some(activity.as_str()) {
         return Vec::new();

@@ -131,13 +131,17 @@ pub(super) fn answer_keys(body: &Value, allow: bool) -> Option<&'static str> {
 }
 
 /// Gemini keeps its title at what it does: `✦  Working…`, `◇  Ready`, `✋  Action Required`.
-pub(super) fn title(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
-    let activity = match title.trim_start().chars().next() {
-        Some('✦' | '⏲') => Activity::Working,
-        Some('◇') => Activity::Idle,
-        Some('✋') => Activity::NeedsPermission,
-        Some(_) | None => return Vec::new(),
-    };
+pub(super) fn titled(title: &str) -> Option<Activity> {
+    match title.trim_start().chars().next()? {
+        '✦' | '⏲' => Some(Activity::Working),
+        '◇' => Some(Activity::Idle),
+        '✋' => Some(Activity::NeedsPermission),
+        _ => None,
+    }
+}
+
+pub(super) fn title_tells(memory: &mut Memory, title: &str, at: Timestamp) -> Vec<Observation> {
+    let Some(activity) = titled(title) else { return Vec::new() };
     memory.more.insert(TITLE_AT.into(), at.to_string());
     if activity == Activity::Working {
         memory.more.insert(TITLE_WORKS.into(), "1".into());

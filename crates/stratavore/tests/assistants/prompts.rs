@@ -4,9 +4,11 @@
 //! is repeated with its key until the assistant has said that it has the prompt.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use stratavore_proto::client::{Client, problem};
 use stratavore_proto::v1::PromptRunner;
 use stratavore_testkit::model::{Asked, Hold, Place, Purpose, Reply};
@@ -98,6 +100,37 @@ fn opencode_is_sent_prompts_between_its_turns() {
 #[test]
 fn gemini_is_sent_prompts_between_its_turns() {
     is_delivered_between_turns(Program::Gemini);
+}
+
+/// Claude tells that its turn is over before it is through with it: here a hook of its user runs on. What is entered
+/// at the end of that it may take, and leave in its box, so that the next prompt is put behind it: 2 of 160 that were
+/// typed without this wait (2.1.197).
+#[test]
+fn claude_is_sent_a_prompt_once_its_screen_is_through_with_the_turn() {
+    let scene = Scene::new(Program::Claude);
+    let through = scene.world.path("through");
+    let wait = format!("until [ -e '{}' ]; do sleep 0.02; done", through.display());
+    let hook = json!([{ "hooks": [{ "type": "command", "command": wait }] }]);
+    let settings = scene.home.home().join(".claude/settings.json");
+    fs::create_dir_all(settings.parent().unwrap()).unwrap();
+    fs::write(settings, json!({ "hooks": { "Stop": hook } }).to_string()).unwrap();
+    let runner = scene.launch("one", &["--prompt", "be ready"]);
+    scene.until_activity(&runner, "idle");
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(|| scene.send(&runner, "and this", &[]));
+        scene.until("it is kept", || {
+            let kept = ["queued", "written", "taken"].map(|state| scene.prompts(state));
+            if kept.iter().sum::<i64>() == 1 { Ok(()) } else { Err(kept) }
+        });
+        fs::write(&through, "").unwrap();
+        assert_eq!(sent.join().unwrap()["state"], "taken");
+    });
+    scene.until_activity(&runner, "idle");
+    assert_eq!(times_asked(&scene, "and this"), 1);
+    let told = scene.world.run(["explain", &runner]).stdout();
+    let typed = told.lines().take_while(|line| !line.starts_with("typed"));
+    let title = typed.filter(|line| line.starts_with("title")).last();
+    assert!(title.is_some_and(|title| title.starts_with("title ✳")), "{title:?} in\n{told}");
 }
 
 /// A daemon that dies after it has said that it will type, and before it types, loses nothing.

@@ -1,5 +1,5 @@
-//! T-MONO on real schedules: two daemons on one database, and runners that are launched, stopped,
-//! restarted and carried on while their programs, agents and daemons are killed, stopped and
+//! T-MONO on real schedules: two daemons on one PostgreSQL, or one on its own SQLite, and runners that are
+//! launched, stopped, restarted and carried on while their programs, agents and daemons are killed, stopped and
 //! continued. What has ended stays so, no runner has two processes, and its events are a path.
 
 use std::process::{Command, Stdio};
@@ -19,9 +19,9 @@ use tonic::{Response, Status};
 
 mod history;
 
-use history::{Moments, ends_are_final, events_are_a_path, record};
+use history::{Database, Moments, ends_are_final, events_are_a_path};
 
-use crate::pgdown::no_event_missing;
+use crate::pgdown::no_event_missing_by;
 
 /// Schedules that run at the same time.
 const AT_ONCE: usize = 5;
@@ -64,14 +64,14 @@ async fn ask<T>(
 
 /// One runner and whoever carries it on, and what happens to them.
 struct Schedule<'w> {
-    /// Its own daemon, and the other one.
+    /// Its own daemon, and the other one, which is the same where there is one only.
     worlds: [&'w World; 2],
     dice: Dice,
     runner: String,
 }
 
 impl<'w> Schedule<'w> {
-    async fn begin(worlds: &'w [World; 2], mut dice: Dice, mark: &str) -> Self {
+    async fn begin(worlds: [&'w World; 2], mut dice: Dice, mark: &str) -> Self {
         let home = dice.below(2);
         let args: [&[&str]; 4] =
             [&["sleep", "1000"], &["sleep", "1000"], &["sleep", "0.2"], &["false"]];
@@ -82,7 +82,7 @@ impl<'w> Schedule<'w> {
             env: vec![mark.into()],
             ..new_runner("demo", fresh_key("mono"))
         };
-        let worlds = [&worlds[home], &worlds[1 - home]];
+        let worlds = [worlds[home], worlds[1 - home]];
         let launched =
             ask(worlds[0], async |client| client.runners().launch(request.clone()).await).await;
         let runner = launched.expect("it is launched").runners.remove(0).id;
@@ -197,11 +197,11 @@ impl<'w> Schedule<'w> {
 }
 
 /// Does something to one of the daemons, again and again. Answers how often.
-fn weather(worlds: &[World; 2], mut dice: Dice, done: &AtomicBool) -> u64 {
+fn weather(worlds: [&World; 2], mut dice: Dice, done: &AtomicBool) -> u64 {
     let mut times = 0;
     while !done.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(100 + dice.below(500) as u64));
-        let world = &worlds[dice.below(2)];
+        let world = worlds[dice.below(2)];
         let daemon = world.daemon_pid().expect("a daemon runs");
         match dice.below(3) {
             0 => {
@@ -224,9 +224,9 @@ fn weather(worlds: &[World; 2], mut dice: Dice, done: &AtomicBool) -> u64 {
     times
 }
 
-/// Runs so many schedules on both daemons until all have ended, and answers what the observer of
+/// Runs so many schedules on these daemons until all have ended, and answers what the observer of
 /// processes saw and how often something was done to a daemon.
-fn run(worlds: &[World; 2], dice: &mut Dice, schedules: usize, mark: &str) -> (Moments, u64) {
+fn run(worlds: [&World; 2], dice: &mut Dice, schedules: usize, mark: &str) -> (Moments, u64) {
     let seeds: Vec<Dice> = (0..schedules).map(|_| Dice::of(dice.number())).collect();
     let (done, next) = (AtomicBool::new(false), AtomicUsize::new(0));
     let of_weather = Dice::of(dice.number());
@@ -266,28 +266,46 @@ fn run(worlds: &[World; 2], dice: &mut Dice, schedules: usize, mark: &str) -> (M
 fn t_mono_real_schedules_on_two_daemons_end_once_and_never_run_twice() {
     let promise = "real schedules on two daemons: ends are final, no process is there twice, events \
                    are a path";
-    let mut trial = Trial::new("T-MONO", promise);
-    let mut dice = trial.dice();
     let database = database();
     let config = format!("{}{CONFIG}", database.settings(&database.socket_dir));
     let worlds: [World; 2] = std::array::from_fn(|_| World::with_config(&config));
     worlds[0].project("demo");
-    record(&database);
     worlds[1].run(["daemon", "start"]).ok();
+    let mut trial = Trial::new("T-MONO", promise);
+    schedules_end_once(&mut trial, worlds.each_ref(), &Database::Postgres(database));
+    trial.end();
+}
+
+#[test]
+fn t_mono_real_schedules_on_an_embedded_database_end_once_and_never_run_twice() {
+    let promise = "real schedules on SQLite: ends are final, no process is there twice, events are a \
+                   path";
+    let world = World::with_config(CONFIG);
+    world.project("demo");
+    let database = Database::Sqlite(world.path("state/stratavore.db"));
+    let mut trial = Trial::new("T-MONO", promise);
+    schedules_end_once(&mut trial, [&world, &world], &database);
+    trial.end();
+}
+
+fn schedules_end_once(trial: &mut Trial, worlds: [&World; 2], database: &Database) {
+    database.observe();
+    let mut dice = trial.dice();
     let mark = format!("MONO_TEST={}", worlds[0].path("").display());
     let schedules = scale(12, 1000);
-    let (moments, times) = run(&worlds, &mut dice, schedules, &mark);
+    let (moments, times) = run(worlds, &mut dice, schedules, &mark);
     until("nothing of them is left", || {
-        let agents: Vec<u32> = worlds.iter().flat_map(World::agents).collect();
+        let agents: Vec<u32> = worlds.iter().flat_map(|world| world.agents()).collect();
         // One may have been stopped while it waited for the word that its runner's end was heard.
         agents.iter().for_each(|&agent| signal(agent, Signal::CONT));
         if agents.is_empty() { Ok(()) } else { Err(agents) }
     });
-    let live = database.query("SELECT count(*) FROM runners WHERE ended_at IS NULL");
-    assert_eq!(live, "0", "all have ended");
-    until("every event is there and has its place", || no_event_missing(&database));
+    assert_eq!(database.count("runners WHERE ended_at IS NULL"), 0, "all have ended");
+    until("every event is there and has its place", || {
+        no_event_missing_by(|sql| Ok(database.rows(sql)))
+    });
 
-    let (states, steps) = (ends_are_final(&database), events_are_a_path(&database));
+    let (states, steps) = (ends_are_final(database), events_are_a_path(database));
     trial.counted("states given", states.clone().unwrap_or_default() as u64);
     trial.counted("steps by events", steps.clone().unwrap_or_default() as u64);
     trial.counted("daemons killed, replaced or stopped", times);
@@ -295,9 +313,9 @@ fn t_mono_real_schedules_on_two_daemons_end_once_and_never_run_twice() {
     trial.counted("processes seen", moments.processes() as u64);
     trial.tried_times(schedules, states.map(drop));
     trial.tried_times(0, steps.map(drop));
-    trial.tried_times(0, moments.never_two(&database));
+    trial.tried_times(0, moments.never_two(database));
     // What the database had to refuse was tried by a daemon that should have known better.
-    for world in &worlds {
+    for world in worlds {
         let log = std::fs::read_to_string(world.path("state/daemon.log")).unwrap();
         let tried: Vec<&str> = log
             .lines()
@@ -305,17 +323,11 @@ fn t_mono_real_schedules_on_two_daemons_end_once_and_never_run_twice() {
             .collect();
         trial.tried_times(0, if tried.is_empty() { Ok(()) } else { Err(format!("{tried:?}")) });
     }
-    controls(&worlds[0], &database, &mark, &mut trial);
-    trial.end();
+    controls(worlds[0], database, &mark, trial);
 }
 
 /// Breaks each promise on purpose.
-fn controls(
-    world: &World,
-    database: &stratavore_testkit::postgres::TestPostgres,
-    mark: &str,
-    trial: &mut Trial,
-) {
+fn controls(world: &World, database: &Database, mark: &str, trial: &mut Trial) {
     let runner = world.launch_with("demo", "two", &["--env", mark], &["sleep", "1000"]);
     let (name, value) = mark.split_once('=').unwrap();
     let mut second = Command::new("sleep")
@@ -339,16 +351,9 @@ fn controls(
     world.until_state(&runner, &["exited"]);
 
     assert!(ends_are_final(database).is_ok() && events_are_a_path(database).is_ok());
-    database.query(&format!(
-        "ALTER TABLE runners DISABLE TRIGGER runners_terminal;
-        UPDATE runners SET state = 'running', ended_at = NULL, generation = generation + 1
-            WHERE id = '{runner}'"
-    ));
+    database.live_again(&runner);
     trial.control("a runner that lives again", ends_are_final(database).is_err());
-    database.query(&format!(
-        "SET session_replication_role = replica;
-        DELETE FROM events WHERE entity_id = '{runner}' AND kind = 'runner.starting'"
-    ));
+    database.forget(&runner, "runner.starting");
     trial.control("a step that is missing", events_are_a_path(database).is_err());
 }
 

@@ -20,13 +20,19 @@ const ANSWERED: Duration = Duration::from_secs(6);
 /// Whether the database has one event for each generation of each thing, and their positions have
 /// no gap.
 pub(crate) fn no_event_missing(database: &TestPostgres) -> Result<(), String> {
-    let short = "SELECT count(*) FROM
+    no_event_missing_by(|sql| database.try_query(sql))
+}
+
+/// The same of a database that is asked so.
+pub(crate) fn no_event_missing_by(
+    ask: impl Fn(&str) -> Result<String, String>,
+) -> Result<(), String> {
+    let short = "SELECT '' || count(*) FROM
             (SELECT id, generation FROM runners UNION ALL SELECT id, generation FROM projects) AS of
         WHERE generation <> (SELECT count(*) FROM events WHERE entity_id = of.id)";
-    let gaps =
-        "SELECT count(*) - coalesce(max(position), 0) FROM events WHERE position IS NOT NULL";
-    let found = [short, gaps].map(|sql| database.try_query(sql));
-    match found {
+    let gaps = "SELECT '' || (count(*) - coalesce(max(position), 0)) FROM events
+        WHERE position IS NOT NULL";
+    match [short, gaps].map(ask) {
         [Ok(short), Ok(gaps)] if short == "0" && gaps == "0" => Ok(()),
         found => Err(format!("things with another number of events, gaps: {found:?}")),
     }

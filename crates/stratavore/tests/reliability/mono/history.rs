@@ -3,33 +3,95 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 
+use stratavore_store::testing::{sqlite_execute, sqlite_texts};
 use stratavore_testkit::postgres::TestPostgres;
 use stratavore_testkit::trace::Process;
+use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::processes;
 
-/// Lets the database write down every state that a runner is given, whoever gives it.
-pub(crate) fn record(database: &TestPostgres) {
-    database.query(
-        "CREATE TABLE observed (n bigserial PRIMARY KEY, runner text, state text, epoch bigint,
-            generation bigint);
-        CREATE FUNCTION observe() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            INSERT INTO observed (runner, state, epoch, generation)
-                VALUES (NEW.id, NEW.state, NEW.epoch, NEW.generation);
-            RETURN NULL;
-        END $$;
-        CREATE TRIGGER observe AFTER INSERT OR UPDATE ON runners FOR EACH ROW
-            EXECUTE FUNCTION observe()",
-    );
+/// The daemons' database.
+pub(crate) enum Database {
+    Postgres(TestPostgres),
+    Sqlite(PathBuf),
+}
+
+impl Database {
+    /// What a query answers that has one text for each row, a line each.
+    pub(crate) fn rows(&self, sql: &str) -> String {
+        match self {
+            Self::Postgres(database) => database.query(sql),
+            Self::Sqlite(file) => on_runtime(sqlite_texts(file, sql)).join("\n"),
+        }
+    }
+
+    fn change(&self, sql: &str) {
+        match self {
+            Self::Postgres(database) => drop(database.query(sql)),
+            Self::Sqlite(file) => drop(on_runtime(sqlite_execute(file, sql))),
+        }
+    }
+
+    /// Lets it write down every state that a runner is given, whoever gives it.
+    pub(crate) fn observe(&self) {
+        let seen = "INSERT INTO observed (runner, state, epoch, generation)
+            VALUES (NEW.id, NEW.state, NEW.epoch, NEW.generation)";
+        self.change(&match self {
+            Self::Postgres(_) => format!(
+                "CREATE TABLE observed (n bigserial PRIMARY KEY, runner text, state text,
+                    epoch bigint, generation bigint);
+                CREATE FUNCTION observe() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    {seen}; RETURN NULL;
+                END $$;
+                CREATE TRIGGER observe AFTER INSERT OR UPDATE ON runners FOR EACH ROW
+                    EXECUTE FUNCTION observe()"
+            ),
+            Self::Sqlite(_) => format!(
+                "CREATE TABLE observed (n INTEGER PRIMARY KEY, runner TEXT, state TEXT,
+                    epoch INTEGER, generation INTEGER);
+                CREATE TRIGGER observe_new AFTER INSERT ON runners BEGIN {seen}; END;
+                CREATE TRIGGER observe_changed AFTER UPDATE ON runners BEGIN {seen}; END"
+            ),
+        });
+    }
+
+    /// Takes away what keeps an end from being changed, and changes it.
+    pub(crate) fn live_again(&self, runner: &str) {
+        let unlock = match self {
+            Self::Postgres(_) => "ALTER TABLE runners DISABLE TRIGGER runners_terminal",
+            Self::Sqlite(_) => "DROP TRIGGER runners_terminal",
+        };
+        self.change(&format!(
+            "{unlock}; UPDATE runners SET state = 'running', ended_at = NULL,
+                generation = generation + 1 WHERE id = '{runner}'"
+        ));
+    }
+
+    /// Takes away what keeps events from being deleted, and deletes those of one kind.
+    pub(crate) fn forget(&self, runner: &str, kind: &str) {
+        let unlock = match self {
+            Self::Postgres(_) => "SET session_replication_role = replica",
+            Self::Sqlite(_) => "DROP TRIGGER events_kept; PRAGMA foreign_keys = off",
+        };
+        self.change(&format!(
+            "{unlock}; DELETE FROM events WHERE entity_id = '{runner}' AND kind = '{kind}'"
+        ));
+    }
+
+    pub(crate) fn count(&self, of: &str) -> i64 {
+        number(&self.rows(&format!("SELECT '' || count(*) FROM {of}")))
+    }
 }
 
 const ENDS: [&str; 3] = ["exited", "failed", "lost"];
 
 /// Whether each runner was given one generation after the other, no earlier epoch, and nothing any
 /// more once it had ended. Answers how many states were given in all.
-pub(crate) fn ends_are_final(database: &TestPostgres) -> Result<usize, String> {
-    let rows = "SELECT runner, state, epoch, generation FROM observed ORDER BY n";
-    let rows = database.query(rows);
+pub(crate) fn ends_are_final(database: &Database) -> Result<usize, String> {
+    let rows = "SELECT runner || '|' || state || '|' || epoch || '|' || generation
+        FROM observed ORDER BY n";
+    let rows = database.rows(rows);
     let mut last: BTreeMap<&str, (&str, i64, i64)> = BTreeMap::new();
     for row in rows.lines() {
         let [runner, state, epoch, generation] = fields(row);
@@ -49,10 +111,16 @@ pub(crate) fn ends_are_final(database: &TestPostgres) -> Result<usize, String> {
 
 /// Whether the events of each runner, in their order, are a way through the states of its life.
 /// Answers how many steps there were.
-pub(crate) fn events_are_a_path(database: &TestPostgres) -> Result<usize, String> {
-    let rows = "SELECT entity_id, seq, kind, data::json ->> 'state', data::json ->> 'epoch'
-        FROM events WHERE entity = 'runner' ORDER BY entity_id, seq";
-    let rows = database.query(rows);
+pub(crate) fn events_are_a_path(database: &Database) -> Result<usize, String> {
+    let data = match database {
+        Database::Postgres(_) => "data::json",
+        Database::Sqlite(_) => "data",
+    };
+    let rows = database.rows(&format!(
+        "SELECT entity_id || '|' || seq || '|' || kind || '|' || ({data} ->> 'state') || '|'
+            || ({data} ->> 'epoch')
+        FROM events WHERE entity = 'runner' ORDER BY entity_id, seq"
+    ));
     let mut at: BTreeMap<&str, (i64, &str, i64)> = BTreeMap::new();
     for row in rows.lines() {
         let [runner, seq, kind, state, epoch] = fields(row);
@@ -158,9 +226,9 @@ impl Moments {
     }
 
     /// Whether at no moment a runner, or it and whoever carries it on, had two processes.
-    pub(crate) fn never_two(&self, database: &TestPostgres) -> Result<(), String> {
-        let rows = "SELECT id, successor_of FROM runners WHERE successor_of IS NOT NULL";
-        let rows = database.query(rows);
+    pub(crate) fn never_two(&self, database: &Database) -> Result<(), String> {
+        let rows = "SELECT id || '|' || successor_of FROM runners WHERE successor_of IS NOT NULL";
+        let rows = database.rows(rows);
         let carries_on: BTreeMap<&str, &str> = rows
             .lines()
             .map(|row| {

@@ -15,6 +15,7 @@ mod machine;
 mod reliability;
 mod run;
 mod step;
+mod systemd;
 mod test;
 mod workspace;
 
@@ -39,6 +40,8 @@ usage: cargo xtask VERB [ARGUMENTS]
                          a run of all rows is kept in bench/RESULTS.md and bench/results.json
   compose [--no-build]   bring deploy/compose up with the container engine of this machine, use it, kill
                          a part of it, and remove it
+  systemd                run the daemon under a systemd of its own by the unit of deploy/, and restart, kill and
+                         stop it beside runners; as root
   install [--prefix DIR] [--dry-run]
                          build for release and install below DIR (~/.local)
   uninstall [--prefix DIR] [--dry-run]
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         "reliability" => reliability::reliability(&arguments),
         "bench" => bench::bench(&arguments),
         "compose" => compose::compose(&arguments),
+        "systemd" => none_left(&arguments).and_then(|()| systemd::systemd()),
         "install" => install::install(&arguments),
         "uninstall" => install::uninstall(&arguments),
         "" | "help" | "-h" | "--help" => {

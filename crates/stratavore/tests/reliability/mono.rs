@@ -272,7 +272,8 @@ fn t_mono_real_schedules_on_two_daemons_end_once_and_never_run_twice() {
     worlds[0].project("demo");
     worlds[1].run(["daemon", "start"]).ok();
     let mut trial = Trial::new("T-MONO", promise);
-    schedules_end_once(&mut trial, worlds.each_ref(), &Database::Postgres(database));
+    let database = Database::Postgres(database);
+    schedules_end_once(&mut trial, worlds.each_ref(), &database, scale(12, 1000));
     trial.end();
 }
 
@@ -284,15 +285,20 @@ fn t_mono_real_schedules_on_an_embedded_database_end_once_and_never_run_twice() 
     world.project("demo");
     let database = Database::Sqlite(world.path("state/stratavore.db"));
     let mut trial = Trial::new("T-MONO", promise);
-    schedules_end_once(&mut trial, [&world, &world], &database);
+    // Fewer: while its one daemon is away, all of them wait.
+    schedules_end_once(&mut trial, [&world, &world], &database, scale(12, 300));
     trial.end();
 }
 
-fn schedules_end_once(trial: &mut Trial, worlds: [&World; 2], database: &Database) {
+fn schedules_end_once(
+    trial: &mut Trial,
+    worlds: [&World; 2],
+    database: &Database,
+    schedules: usize,
+) {
     database.observe();
     let mut dice = trial.dice();
     let mark = format!("MONO_TEST={}", worlds[0].path("").display());
-    let schedules = scale(12, 1000);
     let (moments, times) = run(worlds, &mut dice, schedules, &mark);
     until("nothing of them is left", || {
         let agents: Vec<u32> = worlds.iter().flat_map(|world| world.agents()).collect();

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use stratavore_core::activity::{Activity, Doing};
+use stratavore_core::activity::{Activity, Doing, Source};
 use stratavore_core::message::{MESSAGE_MAX, Message, Place, Role};
 use stratavore_core::observation::{Lineage, LineageKind, Observation, RateWindow, SessionSeen};
 use stratavore_core::usage::{Purpose, Quality, Tokens, UsageRecord};
@@ -266,10 +266,8 @@ impl Reader<'_> {
     }
 
     fn limited(&mut self, signal: &str, resets_at: Option<Timestamp>) {
-        if !self.is_subagent() {
-            let told = Doing::told(Activity::RateLimited, self.at, signal);
-            self.seen.push(Observation::Doing(Doing { resets_at, ..told }));
-        }
+        let told = Doing::told(Activity::RateLimited, self.at, signal);
+        self.does(Doing { resets_at, ..told });
     }
 
     fn item(&mut self) {
@@ -362,8 +360,15 @@ impl Reader<'_> {
 
     /// What is written as it happens is as sure as a hook, and tells what no hook does.
     fn doing(&mut self, activity: Activity, signal: &str) {
+        self.does(Doing::told(activity, self.at, signal));
+    }
+
+    /// By a transcript, of which old lines are no news: a turn that was cut off has a beginning there and no
+    /// end.
+    fn does(&mut self, told: Doing) {
         if !self.is_subagent() {
-            self.seen.push(Observation::Doing(Doing::told(activity, self.at, signal)));
+            let source = Source::Transcript;
+            self.seen.push(Observation::Doing(Doing { source, ..told }));
         }
     }
 

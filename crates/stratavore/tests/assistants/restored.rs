@@ -9,7 +9,7 @@ use stratavore_testkit::programs::Program;
 use stratavore_testkit::wire::on_runtime;
 use stratavore_testkit::world::rows;
 
-use crate::resume::told_with;
+use crate::resume::{killed_in_a_turn, told_with, until_rests};
 use crate::scene::{Scene, refusal};
 
 fn transcript(scene: &Scene, session: &str) -> PathBuf {
@@ -64,12 +64,10 @@ fn is_resumed_as_it_was(program: Program, flag: [&str; 2]) {
     let options = ["--prompt", "the word is walnut", "--directory", "below"];
     let variables = ["--env", "MY_MARK=kept", "--env", &token, "--"];
     let first = scene.launch("one", &[&options[..], &variables, &flag].concat());
-    scene.until_activity(&first, "idle");
+    until_rests(&scene, &first);
     let session = scene.world.runner(&first)["session_id"].as_str().unwrap().to_owned();
     let variables = given(&scene, &first, "environ");
     assert!(variables.contains(&"MY_TOKEN=a secret".into()), "{variables:?}");
-    scene.until_ledger_is_the_bill();
-    scene.until_begun(&first);
     // Opencode keeps a database, of which nothing is removed.
     let path = (program != Program::Opencode).then(|| transcript(&scene, &session));
     scene.kill_assistant(&first);
@@ -155,4 +153,33 @@ fn opencode_is_resumed_as_it_was_run_before() {
 #[test]
 fn gemini_is_resumed_as_it_was_run_before() {
     is_resumed_as_it_was(Program::Gemini, ["--approval-mode", "auto_edit"]);
+}
+
+/// A turn that was cut off has a beginning in the file and no end. Read anew that is no news of the one that
+/// has resumed it: nothing would be typed into it any more.
+fn may_be_asked_after_a_cut_turn(program: Program) {
+    let scene = Scene::new(program);
+    let first = killed_in_a_turn(&scene);
+    let session = scene.world.runner(&first)["session_id"].as_str().unwrap().to_owned();
+    let path = transcript(&scene, &session);
+    until_kept(&scene, &path);
+    fs::remove_file(&path).unwrap();
+    let second = scene.session_command(&["resume", &session]);
+    let told = told_with(&scene, &second, "go on");
+    assert!(told.contains("almond"), "{told}");
+}
+
+#[test]
+fn claude_may_be_asked_after_a_cut_turn() {
+    may_be_asked_after_a_cut_turn(Program::Claude);
+}
+
+#[test]
+fn codex_may_be_asked_after_a_cut_turn() {
+    may_be_asked_after_a_cut_turn(Program::Codex);
+}
+
+#[test]
+fn gemini_may_be_asked_after_a_cut_turn() {
+    may_be_asked_after_a_cut_turn(Program::Gemini);
 }

@@ -44,19 +44,25 @@ pub(crate) fn told_with(scene: &Scene, runner: &str, prompt: &str) -> String {
     asked.conversation()
 }
 
+/// Waits until it has done all that its first turn brings, and that is taken in: what is killed in the second
+/// after an answer takes the answer's figures with it.
+pub(crate) fn until_rests(scene: &Scene, runner: &str) {
+    scene.until_activity(runner, "idle");
+    if scene.program == Program::Codex {
+        // It asks for a title once the turn is over, in each conversation.
+        let conversations = rows(&scene.world.json(&["sessions"])).len();
+        until_billed(scene, Purpose::Title, conversations);
+    }
+    scene.until_ledger_is_the_bill();
+    scene.until_begun(runner);
+}
+
 fn goes_on(program: Program) {
     let scene = Scene::new(program);
     scene.model.on_prompt("the word is walnut", [Reply::text("I shall keep it")]);
     let first = scene.launch("one", &["--prompt", "the word is walnut"]);
-    scene.until_activity(&first, "idle");
+    until_rests(&scene, &first);
     let conversation = session(&scene, &first);
-    if program == Program::Codex {
-        // It asks for one at the end of its first turn.
-        until_billed(&scene, Purpose::Title, 1);
-    }
-    // What is killed in the second after an answer takes the answer's figures with it.
-    scene.until_ledger_is_the_bill();
-    scene.until_begun(&first);
     if program == Program::Claude {
         // Once it went on without its answer, and why is not known: its words are there at least.
         let file = scene.world.path("state/stratavore.db");
@@ -182,9 +188,7 @@ fn goes_on_after_a_reboot(program: Program) {
         let prompt = format!("the word is {word}");
         scene.model.on_prompt(&prompt, [Reply::text("I shall keep it")]);
         let runner = scene.launch(name, &["--prompt", &prompt]);
-        scene.until_activity(&runner, "idle");
-        scene.until_ledger_is_the_bill();
-        scene.until_begun(&runner);
+        until_rests(&scene, &runner);
         runner
     };
     let over = begin("over", "hazel");
@@ -232,27 +236,31 @@ fn gemini_goes_on_after_its_host_has_rebooted() {
     goes_on_after_a_reboot(Program::Gemini);
 }
 
-/// Killed in the middle of an answer: what that has cost nobody knows, so it is not in the ledger as a
-/// figure that somebody counted.
-fn is_killed_in_a_turn(program: Program) {
-    let scene = Scene::new(program);
+/// Has one begin, and kills it in the middle of its second answer.
+pub(crate) fn killed_in_a_turn(scene: &Scene) -> String {
     let hold = Hold::new();
     scene.model.on_prompt("begin with almond", [Reply::text("begun")]);
     let held = Reply::text("a long answer that never ends").held(Place::Middle, &hold);
     scene.model.on_prompt("then the long one", [held]);
-    let first = scene.launch("one", &["--prompt", "begin with almond"]);
-    scene.until_activity(&first, "idle");
-    scene.until_ledger_is_the_bill();
-    scene.send(&first, "then the long one", &[]);
+    let runner = scene.launch("one", &["--prompt", "begin with almond"]);
+    until_rests(scene, &runner);
+    scene.send(&runner, "then the long one", &[]);
     hold.until_reached();
-    scene.kill_assistant(&first);
+    scene.kill_assistant(&runner);
     hold.release();
     scene.until("its request is over", || {
         let bill = scene.model.bill();
         let open = bill.only(|entry| entry.outcome == Outcome::Open).entries.len();
         if open == 0 { Ok(()) } else { Err(open) }
     });
+    runner
+}
 
+/// What an answer that was cut off has cost nobody knows, so it is not in the ledger as a figure that somebody
+/// counted.
+fn is_killed_in_a_turn(program: Program) {
+    let scene = Scene::new(program);
+    let first = killed_in_a_turn(&scene);
     scene.world.run(["recover", &first]).ok();
     let second = successor(&scene, &first);
     let told = told_with(&scene, &second, "go on");

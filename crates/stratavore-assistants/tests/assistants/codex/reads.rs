@@ -96,6 +96,8 @@ fn what_was_said_is_found_by_who_said_it() {
     assert_eq!(prompts, 3);
     let activities: Vec<Activity> = doings(&seen).iter().map(|doing| doing.activity).collect();
     assert_eq!(activities, [Activity::Working, Activity::Idle].repeat(3));
+    // What was so before the program was started is no news of it: that is asked of transcripts alone.
+    assert!(doings(&seen).iter().all(|doing| doing.source == Source::Transcript));
 }
 
 #[test]
@@ -110,7 +112,7 @@ fn an_interrupt_is_told_and_what_was_under_way_is_lost() {
     let lost = |lines: &[(&str, &str)]| {
         let seen = read(of("codex"), "f", &rollout(lines));
         let last = doings(&seen).last().copied().cloned().unwrap();
-        assert_eq!((last.activity, last.source), (Activity::Idle, Source::Events));
+        assert_eq!((last.activity, last.source), (Activity::Idle, Source::Transcript));
         ledger(&seen).values().filter(|row| row.quality == Quality::Lost).count()
     };
     assert_eq!(lost(&[start, begin, abort]), 1);

@@ -22,7 +22,7 @@ use stratavore_core::price::Prices;
 use stratavore_core::restart::Backoff;
 use stratavore_core::runner::{Desired, Input, Outcome, Runner, RunnerState};
 use stratavore_core::{DaemonId, RunnerId, Timestamp};
-use stratavore_runtime::Runtime;
+use stratavore_runtime::{Runtime, failpoint};
 use stratavore_store::{Store, StoreError};
 use stratavore_vault::Vault;
 use tokio::sync::{Notify, Semaphore};
@@ -430,6 +430,7 @@ impl Control {
                 }
                 Outcome::Changed(next, event) => (*next, event),
             };
+            failpoint("runner_before_write");
             match self.inner.store.runner_write(&seen, &next, event, &by, key).await {
                 Ok(written) => {
                     self.changed(&written);

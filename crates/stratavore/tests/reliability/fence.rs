@@ -1,5 +1,6 @@
 //! T-FENCE: a daemon that was stopped for longer than its lease lasts changes nothing under it when
-//! it goes on; and of two state directories of which one is a copy, one daemon serves.
+//! it goes on, nor a runner that another one has changed meanwhile; and of two state directories of which one
+//! is a copy, one daemon serves.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -272,6 +273,76 @@ fn t_fence_a_daemon_that_was_stopped_before_a_write_does_not_write_it() {
         let caught = stopped_before(write, ";lease_check=off").is_err();
         trial.control(&format!("{} without the check", write.point), caught);
     }
+    trial.end();
+}
+
+/// A daemon is stopped between what it has decided about a runner and the write of it, and another one is
+/// asked to stop that runner; then the first one goes on. Answers whether the stop holds.
+///
+/// `unnoticed`: as if what the other one wrote had not been counted, which is what the write goes by.
+fn stopped_before_it_writes_a_runner(unnoticed: bool) -> Result<(), String> {
+    let database = database();
+    let settings = database.settings(&database.socket_dir);
+    let (mut world, other) = (World::with_config(&settings), World::with_config(&settings));
+    world.project("demo");
+    let runner = Printing::launch(&world, "one", &["--every", "20"]).runner;
+    world.kill_daemon();
+    world.set_env("STRATAVORE_FAILPOINTS", "runner_before_write=pause");
+    world.run(["daemon", "start"]).ok();
+    let pid = world.daemon_pid().expect("a daemon runs");
+    let asked = |world: &World, verb| {
+        let mut command = world.command("stratavore");
+        command.args([verb, runner.as_str()]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("it starts")
+    };
+    let mut pause = asked(&world, "pause");
+    until("it is about to write", || if stands_still(pid) { Ok(()) } else { Err(pid) });
+
+    let generation = format!("SELECT generation FROM runners WHERE id = '{runner}'");
+    let seen = database.query(&generation);
+    let mut kill = asked(&other, "kill");
+    until("the other one has written it down", || match database.query(&generation) {
+        now if now == seen => Err(seen.clone()),
+        _ => Ok(()),
+    });
+    if unnoticed {
+        database.query(&format!(
+            "SET session_replication_role = replica;
+             UPDATE events SET seq = seq + 1000 WHERE entity_id = '{runner}' AND seq > {seen};
+             UPDATE runners SET generation = {seen} WHERE id = '{runner}'"
+        ));
+    }
+    until("whoever asked the first one has an answer", || {
+        signal(pid, Signal::CONT);
+        pause.try_wait().expect("it can be asked").ok_or("none")
+    });
+    let desired = format!("SELECT record::jsonb ->> 'desired' FROM runners WHERE id = '{runner}'");
+    let desired = database.query(&desired);
+    if desired != "stopped" {
+        kill.kill().and_then(|()| kill.wait()).expect("who waits for it can be killed");
+        return Err(format!("it was stopped, and is to be {desired}"));
+    }
+    until("it has ended, and who asked for that is told", || {
+        signal(pid, Signal::CONT);
+        kill.try_wait().expect("it can be asked").ok_or("not yet")
+    });
+    match world.processes_of(&runner)[..] {
+        [] => Ok(()),
+        ref left => Err(format!("{left:?} is left of it")),
+    }
+}
+
+#[test]
+fn t_fence_a_daemon_that_was_stopped_before_it_writes_a_runner_decides_anew() {
+    let mut trial = Trial::new(
+        "T-FENCE",
+        "a daemon is stopped before it writes a runner down: what another one wrote meanwhile holds",
+    );
+    for _ in 0..scale(1, 100) {
+        trial.tried(stopped_before_it_writes_a_runner(false));
+    }
+    let caught = stopped_before_it_writes_a_runner(true).is_err();
+    trial.control("a change that is not counted", caught);
     trial.end();
 }
 

@@ -338,6 +338,8 @@ pub(crate) async fn control(
 
 /// Brings the schema up to date, and does nothing else.
 pub(crate) async fn migrate(setup: &Setup) -> Result<(), Failure> {
+    // It may be the first to run there; which database server was seen is kept in it.
+    config::ensure_private_dir(setup.paths.state_dir()).map_err(SetupError::Directory)?;
     let settings = stratavore_store::Settings { database: setup.database()?, pool: setup.pool() };
     let store = Store::open(settings).await.map_err(SetupError::Store)?;
     store.close().await;

@@ -264,7 +264,8 @@ fn make_schema(secrets: &Path, postgres: u16) {
     let owner = World::with_config(&placed("owner.yaml", secrets, &database(postgres)));
     let mut migrate = owner.command("stratavored");
     migrate.arg("--migrate");
-    Ran::of(migrate).ok();
+    let told = Ran::of(migrate).ok().everything();
+    assert!(!told.contains("WARN"), "a new home is no reason to warn: {told}");
     let place = |name: &str| fs::copy(secrets.join(format!("{name}.pem")), secrets.join(name));
     place("ca").unwrap();
     for _ in 0..2 {

@@ -152,7 +152,8 @@ fn attach_through_the_daemon(world: &World, rows: u16, columns: u16) -> Terminal
 /// Edits, resizes, leaves, comes back, and quits.
 fn edit_and_compare(attach: fn(&World, u16, u16) -> Terminal) {
     let mut both = Both::start();
-    both.press("echo above\r").see("\nabove");
+    // What is typed before a shell prompts again is shown twice, on the one or on the other.
+    both.press("echo above\r").see(&format!("\nabove\n{PROMPT}"));
     both.press(&format!("{VIM}\r")).alternate(true).see("comment").same("vim");
     both.press("ggO// k\u{f6}nnen \u{6f22}\u{5b57} e\u{301}\x1b")
         .see("\u{6f22}")

@@ -59,6 +59,17 @@ fn the_detach_key_is_the_configured_one_and_may_be_several_keys() {
     assert!(terminal.wait_exit().success());
 }
 
+/// Waits for it: what one of them has shown may be on its way to the other still, and more of it to both.
+#[track_caller]
+fn until_both_show_the_same(one: &mut Terminal, other: &mut Terminal) {
+    until("both show the same", || {
+        one.read();
+        other.read();
+        let found = differences(one.screen(), other.screen());
+        if found.is_empty() { Ok(()) } else { Err((found, framed(one.screen()))) }
+    });
+}
+
 #[test]
 fn one_types_and_the_others_see_who_does() {
     let world = world();
@@ -75,7 +86,7 @@ fn one_types_and_the_others_see_who_does() {
         second.read();
         if second.bells() > 0 { Ok(()) } else { Err(framed(second.screen())) }
     });
-    assert_eq!(differences(first.screen(), second.screen()), Vec::<String>::new());
+    until_both_show_the_same(&mut first, &mut second);
 
     let mut thief = attached(&world, &["--steal"], 24, 80);
     thief.type_line("echo stolen-$((2+2))").until_text("stolen-4");
@@ -104,13 +115,8 @@ fn terminals_of_other_sizes_show_the_part_that_both_have() {
     // Long lines and scrolling happen where the small one's edges are.
     large.type_line("seq 1 30; printf 'x%.0s' $(seq 60); echo").until_text("xxxxx│");
     small.until_text("xxxxx");
-    until("both show the same", || {
-        large.read();
-        small.read();
-        let found = differences(large.screen(), small.screen());
-        // The smaller one has an edge that the larger one marks: compared is what both have.
-        if found.is_empty() { Ok(()) } else { Err((found, framed(large.screen()))) }
-    });
+    // The smaller one has an edge that the larger one marks: compared is what both have.
+    until_both_show_the_same(&mut large, &mut small);
 
     small.press(DETACH);
     small.wait_exit();
@@ -167,12 +173,7 @@ fn an_attached_terminal_survives_daemons_and_agents_that_are_replaced() {
     status.until_text("no daemon answers");
     let mut other = world.terminal(&["--no-start", "attach", "shell", "--read-only"], 24, 80);
     other.until_text("two-3");
-    until("both show the same", || {
-        terminal.read();
-        other.read();
-        let found = differences(terminal.screen(), other.screen());
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    });
+    until_both_show_the_same(&mut terminal, &mut other);
     let screen = world.run(["--no-start", "screen", "shell"]).ok().stdout();
     assert!(screen.contains("two-3"), "{screen}");
     world.run(["--no-start", "send", "shell", "echo three-$((1+3))"]).ok();
@@ -243,24 +244,14 @@ fn a_full_screen_program_is_shown_as_it_is_after_a_detach_and_a_resize() {
     terminal.type_text(":set number\r").until_text(" 60 line 60 ");
     let mut watcher = world.terminal(&["attach", "shell", "--read-only"], 40, 100);
     watcher.until_text("line 65 ");
-    until("both show the same", || {
-        terminal.read();
-        watcher.read();
-        let found = differences(terminal.screen(), watcher.screen());
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    });
+    until_both_show_the_same(&mut terminal, &mut watcher);
     terminal.press(DETACH);
     terminal.wait_exit();
     assert!(!terminal.screen().alternate_screen(), "the viewer's own screen is back");
 
     let mut again = world.terminal(&["attach", "shell"], 40, 100);
     again.until_text(" 60 line 60 ");
-    until("the same is shown", || {
-        again.read();
-        watcher.read();
-        let found = differences(again.screen(), watcher.screen());
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    });
+    until_both_show_the_same(&mut again, &mut watcher);
     again.type_line(":q!").until_text(PROMPT.trim_end()).until(|screen| !screen.alternate_screen());
 }
 
@@ -408,14 +399,7 @@ fn a_runner_is_attached_to_through_the_daemon_where_its_agent_is_out_of_reach() 
     terminal.type_line("echo one-$((1+1))").until_text("one-2");
     let mut near = attached(&world, &["--read-only"], 24, 80);
     near.until_text("one-2");
-    until("both show the same", || {
-        terminal.read();
-        near.read();
-        match differences(terminal.screen(), near.screen()) {
-            found if found.is_empty() => Ok(()),
-            found => Err(found),
-        }
-    });
+    until_both_show_the_same(&mut terminal, &mut near);
     let mut screen = from_elsewhere(&world, &["screen", "shell"], 24, 80);
     screen.until_text("one-2").wait_exit();
     let mut send = from_elsewhere(&world, &["send", "shell", "echo sent-$((1+2))"], 24, 80);

@@ -312,14 +312,23 @@ fn stopped_before_it_writes_a_runner(unnoticed: bool) -> Result<(), String> {
              UPDATE runners SET generation = {seen} WHERE id = '{runner}'"
         ));
     }
-    until("whoever asked the first one has an answer", || {
-        signal(pid, Signal::CONT);
-        pause.try_wait().expect("it can be asked").ok_or("none")
-    });
+    // Nothing ends before the first one has come to its write.
+    let [agent] = world.agents_of(&runner)[..] else { panic!("it has one agent") };
+    signal(agent, Signal::STOP);
     let desired = format!("SELECT record::jsonb ->> 'desired' FROM runners WHERE id = '{runner}'");
-    let desired = database.query(&desired);
+    let desired = until("the first one has written it, or has said that it does not", || {
+        signal(pid, Signal::CONT);
+        let answered = pause.try_wait().expect("it can be asked").is_some();
+        match database.query(&desired) {
+            desired if answered || desired == "paused" => Ok(desired),
+            desired => Err(desired),
+        }
+    });
+    signal(agent, Signal::CONT);
     if desired != "stopped" {
-        kill.kill().and_then(|()| kill.wait()).expect("who waits for it can be killed");
+        for mut asking in [pause, kill] {
+            asking.kill().and_then(|()| asking.wait()).expect("who waits for it can be killed");
+        }
         return Err(format!("it was stopped, and is to be {desired}"));
     }
     until("it has ended, and who asked for that is told", || {

@@ -150,8 +150,12 @@ impl Doing {
     /// A source that is trusted less changes nothing for as long as a better one has something to
     /// say, unless what it says is the same: then the better one stays. Events and transcripts are both the
     /// assistant's own words: of those the later counts. What is about an earlier time changes nothing:
-    /// some sources tell late.
-    pub fn followed_by(self, new: Doing) -> Doing {
+    /// some sources tell late. What is known since a time that is not yet, by `now`, was told before the
+    /// host's clock was set back: whatever is told after that is later.
+    pub fn followed_by(mut self, new: Doing, now: Timestamp) -> Doing {
+        if self.since > now {
+            self.since = new.since.min(now);
+        }
         let is_guess = new.source < Source::Transcript && new.source < self.source;
         let is_known = self.activity != Activity::Unknown;
         let overruled = is_known && (is_guess || new.since < self.since);
@@ -181,22 +185,43 @@ mod tests {
         Doing::told(activity, at(second), "test")
     }
 
+    impl Doing {
+        /// By a clock that is after all of these.
+        fn then(self, new: Doing) -> Doing {
+            self.followed_by(new, at(1000))
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_nothing_of_now_old() {
+        let working = told(Activity::Working, 100);
+        let idle = told(Activity::Idle, 40);
+        assert_eq!(working.clone().followed_by(idle.clone(), at(100)), working);
+        assert_eq!(working.clone().followed_by(idle.clone(), at(41)), idle);
+        // What was told before that, by the clock as it was, is no later.
+        let before = told(Activity::NeedsInput, 99);
+        assert_eq!(idle.clone().followed_by(before.clone(), at(42)), before);
+        // Nor is the same thing so since a time that is not yet.
+        let same = told(Activity::Working, 41);
+        assert_eq!(working.followed_by(same.clone(), at(42)), same);
+    }
+
     #[test]
     fn what_is_about_an_earlier_time_changes_nothing() {
         let working = told(Activity::Working, 10);
-        assert_eq!(working.clone().followed_by(told(Activity::Idle, 9)), working);
-        assert_eq!(working.followed_by(told(Activity::Idle, 10)).activity, Activity::Idle);
+        assert_eq!(working.clone().then(told(Activity::Idle, 9)), working);
+        assert_eq!(working.then(told(Activity::Idle, 10)).activity, Activity::Idle);
     }
 
     #[test]
     fn a_question_stays_until_the_wait_is_over() {
         let asks = told(Activity::NeedsPermission, 10).asking("Bash: ls");
         for less in [Activity::NeedsPermission, Activity::NeedsInput] {
-            assert_eq!(asks.clone().followed_by(told(less, 11)), asks);
+            assert_eq!(asks.clone().then(told(less, 11)), asks);
         }
         let other = told(Activity::NeedsPermission, 11).asking("Bash: rm");
-        assert_eq!(asks.clone().followed_by(other.clone()), other);
-        assert_eq!(asks.followed_by(told(Activity::Idle, 11)).question, None);
+        assert_eq!(asks.clone().then(other.clone()), other);
+        assert_eq!(asks.then(told(Activity::Idle, 11)).question, None);
     }
 
     #[test]
@@ -205,17 +230,17 @@ mod tests {
         let late = told(Activity::Working, 9);
         let screen = Doing { source: Source::Screen, ..told(Activity::Working, 11) };
         let next = told(Activity::Working, 10);
-        assert_eq!(idle.clone().followed_by(late), idle);
-        assert_eq!(idle.clone().followed_by(screen.clone()), idle);
-        assert_eq!(idle.clone().followed_by(next.clone()), next);
+        assert_eq!(idle.clone().then(late), idle);
+        assert_eq!(idle.clone().then(screen.clone()), idle);
+        assert_eq!(idle.clone().then(next.clone()), next);
         // Nothing is known yet: whatever comes is better.
         let unknown = told(Activity::Unknown, 100);
-        assert_eq!(unknown.followed_by(screen.clone()), screen);
+        assert_eq!(unknown.then(screen.clone()), screen);
         // An interrupt is told by the transcript only.
         let cut = Doing { source: Source::Transcript, ..told(Activity::Idle, 12) };
-        assert_eq!(next.clone().followed_by(cut.clone()), cut);
+        assert_eq!(next.clone().then(cut.clone()), cut);
         // The same, said later and with a question.
         let asks = next.clone().asking("may it?");
-        assert_eq!(next.followed_by(asks.clone()), asks);
+        assert_eq!(next.then(asks.clone()), asks);
     }
 }

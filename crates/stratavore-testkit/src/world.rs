@@ -249,7 +249,11 @@ impl Drop for World {
             eprintln!("--- the last of the daemon's log\n{}\n---", tail.join("\n"));
         }
         if let Some(pid) = self.daemon_pid() {
-            signal(pid, rustix::process::Signal::KILL);
+            // What it has run for itself goes on without it, and would write where nothing is any more.
+            let own = processes().into_iter().filter(|child| parent(*child) == Some(pid));
+            for pid in [pid].into_iter().chain(own.collect::<Vec<_>>()) {
+                signal(pid, rustix::process::Signal::KILL);
+            }
         }
         let runners: Vec<String> = fs::read_dir(self.path("state/runners"))
             .map(|entries| entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect())

@@ -167,7 +167,8 @@ pub(crate) fn doings(seen: &[Observation]) -> Vec<&Doing> {
 pub(crate) fn activity(seen: &[Observation]) -> Option<Activity> {
     let mut doings = doings(seen).into_iter().cloned();
     let first = doings.next()?;
-    Some(doings.fold(first, Doing::followed_by).activity)
+    let doing = doings.fold(first, |doing, told| doing.followed_by(told, jiff::Timestamp::MAX));
+    Some(doing.activity)
 }
 
 pub(crate) fn asked(seen: &[Observation]) -> Vec<&Asked> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use stratavore_assistants as assistants;
 use stratavore_assistants::adapter::Adapter;
+use stratavore_core::Timestamp;
 use stratavore_core::activity::{Activity, Doing, Source};
 use stratavore_core::ask::Ask;
 use stratavore_core::caller::Caller;
@@ -46,13 +47,16 @@ impl Control {
         let starts = epoch == runner.epoch && self.is_to_be_prompted(runner).await?;
         let (mut doing, mut is_taken) = (None, false);
         let mut on_screen = runner.activity.waits_for_person();
+        let now = self.now();
         for observation in observations {
             match observation {
                 Observation::Doing(told)
                     if starts && doing.is_none() && told.activity == Activity::Idle => {}
-                Observation::Doing(told) if epoch == runner.epoch && is_of_now(runner, told) => {
+                Observation::Doing(told)
+                    if epoch == runner.epoch && is_of_now(runner, told, now) =>
+                {
                     doing = Some(match doing {
-                        Some(before) => Doing::followed_by(before, told.clone()),
+                        Some(before) => Doing::followed_by(before, told.clone(), now),
                         None => told.clone(),
                     });
                 }
@@ -171,7 +175,8 @@ impl Control {
             match self.inner.store.runner_get(id).await {
                 Ok(runner) if runner.epoch == epoch && !runner.is_terminal() => {
                     // A hook that came meanwhile is told by its own signal.
-                    if runner.doing.as_ref().is_none_or(|known| known.since <= doing.since) {
+                    let known = runner.doing.as_ref().map(|known| known.since);
+                    if known.is_none_or(|since| since <= doing.since || since > self.now()) {
                         let waited = runner.activity.waits_for_person();
                         self.does(&runner, epoch, doing, waited).await?;
                     }
@@ -199,7 +204,9 @@ fn is_heeded(observation: &Observation) -> bool {
     }
 }
 
-/// Old lines tell of old days: what a transcript says was so before the runner has started is no news.
-fn is_of_now(runner: &Runner, doing: &Doing) -> bool {
-    doing.source == Source::Events || runner.started_at.is_some_and(|at| doing.since >= at)
+/// Old lines tell of old days: what a transcript says was so before the runner has started is no news. By a
+/// clock that was set back to before that, nobody can tell.
+fn is_of_now(runner: &Runner, doing: &Doing, now: Timestamp) -> bool {
+    let is_new = |started: Timestamp| doing.since >= started || started > now;
+    doing.source == Source::Events || runner.started_at.is_some_and(is_new)
 }

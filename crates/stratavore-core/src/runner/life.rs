@@ -411,7 +411,7 @@ impl Runner {
 
     fn activity_changed(&self, told: Doing, now: Timestamp) -> Outcome {
         let doing = match self.doing.clone() {
-            Some(before) => before.followed_by(told),
+            Some(before) => before.followed_by(told, now),
             None => told,
         };
         if self.doing.as_ref() == Some(&doing) {

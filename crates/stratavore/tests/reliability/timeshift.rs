@@ -279,3 +279,75 @@ fn t_clock_a_host_whose_clock_is_off_takes_nobody_for_gone() {
     trial.control("a duty whose time is judged by the host's clock", over.contains(&true));
     trial.end();
 }
+
+/// Calls the hook of Claude Code with each file that comes to be in a directory.
+struct Telling {
+    world: World,
+    runner: String,
+    told: usize,
+}
+
+impl Telling {
+    fn start() -> Self {
+        let mut world = with_a_clock(0, "");
+        let (program, files) = (world.path("assistant"), world.path("told"));
+        fs::create_dir(&files).unwrap();
+        let script = format!(
+            "#!/bin/sh\nwhile :; do for file in '{}'/*.json; do [ -e \"$file\" ] || continue\n\
+             '{}' hook --dir '{}'/\"$STRATAVORE_RUNNER_ID\" < \"$file\"; rm \"$file\"\n\
+             done; sleep 0.02; done\n",
+            files.display(),
+            World::program("stratavore-agent").display(),
+            world.path("state/runners").display(),
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        let path = world.path("stratavore.yaml");
+        let mut config = fs::read_to_string(&path).unwrap();
+        config += &format!("assistants:\n  claude:\n    program: {}\n", program.display());
+        fs::write(&path, config).unwrap();
+        let home = world.path("home");
+        fs::create_dir(&home).unwrap();
+        world.set_env("HOME", &home.display().to_string());
+        world.project("demo");
+        let launch = ["launch", "--project", "demo", "--assistant", "claude", "--name", "one"];
+        world.run(launch).ok();
+        Self { world, runner: "one".into(), told: 0 }
+    }
+
+    fn tell(&mut self, event: &str) {
+        self.told += 1;
+        let hook = format!(r#"{{"hook_event_name":"{event}","session_id":"theirs","prompt":"x"}}"#);
+        let file = self.world.path(&format!("told/{}", self.told));
+        fs::write(&file, hook).unwrap();
+        fs::rename(&file, file.with_extension("json")).unwrap();
+    }
+
+    fn does(&self, activity: &str) -> Result<(), String> {
+        let shown = self.world.runner(&self.runner);
+        if shown["activity"] == activity { Ok(()) } else { Err(shown.to_string()) }
+    }
+}
+
+#[test]
+fn t_clock_what_an_assistant_does_is_known_after_the_clock_was_set_back() {
+    let mut trial = Trial::new(
+        "T-CLOCK",
+        "the clock is set forward and back, and what an assistant tells is of now",
+    );
+    let mut telling = Telling::start();
+    for round in 0..scale(1, 20) {
+        for clock in [-HOUR, YEAR, 0] {
+            telling.tell("UserPromptSubmit");
+            until("it is said to work", || telling.does("working"));
+            if (round, clock) == (0, -HOUR) {
+                trial.control("a turn whose end was not told", telling.does("idle").is_err());
+            }
+            set_clock(&telling.world, clock);
+            telling.tell("Stop");
+            until("it is said to be idle", || telling.does("idle"));
+            trial.tried(Ok(()));
+        }
+    }
+    trial.end();
+}

@@ -378,7 +378,8 @@ impl Control {
         by: &Caller,
         key: Option<&Idempotency>,
     ) -> Result<Runner, Error> {
-        if let Some(answer) = self.answered(key).await? {
+        if let Some(answer) = self.answered::<Runner>(key).await? {
+            self.look_again(std::slice::from_ref(&answer)).await?;
             return Ok(answer);
         }
         self.apply_afresh(id, input, by, key).await

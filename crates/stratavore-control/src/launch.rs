@@ -68,7 +68,8 @@ impl Control {
     ) -> Result<Vec<Runner>, Error> {
         self.may_change(caller, "launch runners")?;
         failpoint("L0");
-        if let Some(answer) = self.answered(key.as_ref()).await? {
+        if let Some(answer) = self.answered::<Vec<Runner>>(key.as_ref()).await? {
+            self.look_again(&answer).await?;
             return Ok(answer);
         }
         failpoint("L1");
@@ -132,15 +133,22 @@ impl Control {
         let runners =
             self.inner.store.runners_admit(new, &self.by(caller, key), self.now(), key).await?;
         failpoint("L5");
-        for runner in &runners {
-            // With a repeated key this is the stored answer: look at what is there now.
-            match key {
-                Some(_) => self.changed(&self.inner.store.runner_get(runner.id).await?),
-                None => self.changed(runner),
-            }
+        match key {
+            // With a repeated key this is the stored answer.
+            Some(_) => self.look_again(&runners).await?,
+            None => runners.iter().for_each(|runner| self.changed(runner)),
         }
         failpoint("L13");
         Ok(runners)
+    }
+
+    /// Looks at what is there now of runners that an earlier answer names, and acts on it: whoever was asked
+    /// before may have lost the database between the commit and that.
+    pub(crate) async fn look_again(&self, answered: &[Runner]) -> Result<(), Error> {
+        for runner in answered {
+            self.changed(&self.inner.store.runner_get(runner.id).await?);
+        }
+        Ok(())
     }
 
     pub(crate) fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {

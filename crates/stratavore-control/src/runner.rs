@@ -177,8 +177,14 @@ impl Control {
         // The first run stopped a live runner or admitted a successor; which one it was can no
         // longer be told from how the runner is now.
         match self.answered(key.as_ref()).await? {
-            Some(Kept::Stopped(runner)) => return Ok(*runner),
-            Some(Kept::Admitted(runners)) => return one(runners),
+            Some(Kept::Stopped(runner)) => {
+                self.look_again(std::slice::from_ref(&*runner)).await?;
+                return Ok(*runner);
+            }
+            Some(Kept::Admitted(runners)) => {
+                self.look_again(&runners).await?;
+                return one(runners);
+            }
             None => {}
         }
         let runner = self.inner.store.runner_get(id).await?;
@@ -213,8 +219,11 @@ impl Control {
             forks: None,
             successor_of: Some(ended.id),
         };
-        match self.answered(key.as_ref()).await? {
-            Some(admitted) => one(admitted),
+        match self.answered::<Vec<Runner>>(key.as_ref()).await? {
+            Some(admitted) => {
+                self.look_again(&admitted).await?;
+                one(admitted)
+            }
             None => one(self.admit(vec![new], caller, key.as_ref()).await?),
         }
     }

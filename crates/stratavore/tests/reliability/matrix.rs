@@ -311,3 +311,10 @@ fn t_launch_on_postgresql_a_client_that_goes_away_at_any_point() {
 fn t_launch_on_postgresql_a_database_that_is_cut_off_at_any_point() {
     on_postgresql(Deed::CutDatabase, &POINTS);
 }
+
+/// The daemon reads what it has admitted, and cannot; whoever asks once more is not the last to hear of it.
+#[test]
+fn t_launch_on_postgresql_a_database_that_is_cut_off_right_after_the_commit() {
+    let trial = Trial::new("T-LAUNCH", &format!("PostgreSQL: {PROMISE}"));
+    t_launch(trial, &Ground::postgresql(), Deed::CutDatabase, &["L5"], scale(1, 50));
+}

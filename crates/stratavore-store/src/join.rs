@@ -16,9 +16,11 @@ use crate::tx::{Tx, on};
 use crate::value::{DbTime, without_nul};
 use crate::{Store, StoreError, node};
 
+// The clock is read once: read twice, a token would live longer than it may, by what lies between.
 const ADD_POSTGRES: &str = "INSERT INTO join_tokens
         (accessor, secret_digest, created_by, created_at, expires_at)
-    VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp() + $4 * interval '1 microsecond')
+    SELECT $1, $2, $3, made, made + $4 * interval '1 microsecond'
+    FROM (SELECT clock_timestamp() AS made) AS clock
     RETURNING created_at, expires_at";
 
 const ADD_SQLITE: &str = "INSERT INTO join_tokens

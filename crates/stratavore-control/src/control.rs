@@ -451,6 +451,15 @@ impl Control {
         self.converge(runner);
     }
 
+    /// Looks at what is there now of runners that an earlier answer names, and acts on it: whoever was asked
+    /// before may have lost the database between the commit and that.
+    pub(crate) async fn look_again(&self, answered: &[Runner]) -> Result<(), Error> {
+        for runner in answered {
+            self.changed(&self.inner.store.runner_get(runner.id).await?);
+        }
+        Ok(())
+    }
+
     /// Brings this host in line with what the store says of a runner. Safe to repeat.
     pub(crate) fn converge(&self, runner: &Runner) {
         let id = runner.id;

@@ -142,15 +142,6 @@ impl Control {
         Ok(runners)
     }
 
-    /// Looks at what is there now of runners that an earlier answer names, and acts on it: whoever was asked
-    /// before may have lost the database between the commit and that.
-    pub(crate) async fn look_again(&self, answered: &[Runner]) -> Result<(), Error> {
-        for runner in answered {
-            self.changed(&self.inner.store.runner_get(runner.id).await?);
-        }
-        Ok(())
-    }
-
     pub(crate) fn command(&self, project: &Project, launch: &Launch) -> Result<Command, Error> {
         let resumed = launch.resume.as_ref();
         let assistant = match (&launch.assistant, resumed) {

@@ -5,12 +5,15 @@
 use std::time::{Duration, Instant};
 
 use stratavore_proto::client::{Client, problem};
-use stratavore_proto::v1::LaunchRunners;
-use stratavore_testkit::postgres::database;
+use stratavore_proto::v1::{LaunchRunners, PauseRunner, RestartRunner, Runner, StopRunner};
+use stratavore_testkit::postgres::{TestPostgres, database};
 use stratavore_testkit::proxy::{Ambush, Proxy, Strike, Way};
+use stratavore_testkit::trace::Process;
 use stratavore_testkit::trial::{Trial, scale};
-use stratavore_testkit::wire::{fresh_key, new_project, new_runner, on_runtime};
-use stratavore_testkit::world::World;
+use stratavore_testkit::wire::{
+    client, fresh_key, kill, new_project, new_runner, on_runtime, wait,
+};
+use stratavore_testkit::world::{PATIENCE, World, until_within};
 
 use crate::idem::{recorded, recorded_project};
 
@@ -136,5 +139,145 @@ fn t_idem_a_lost_answer_is_found_again_by_its_key() {
         insist(&worlds[1], &worlds[0], true, "").await.unwrap();
     });
     trial.control("a retry without its key", count("runners") == (launched + 2).to_string());
+    trial.end();
+}
+
+/// What is asked of a runner that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Stop,
+    Pause,
+    Restart,
+}
+
+/// What was committed is acted on so soon after it is asked again: well before the next look at all runners, which
+/// is a minute after the last one.
+const ACTED: Duration = Duration::from_secs(15);
+
+impl Deed {
+    async fn ask(self, client: &Client, runner: &str, key: &str) -> Result<Runner, String> {
+        let (idempotency_key, runner, force) = (key.to_owned(), runner.to_owned(), true);
+        let mut runners = client.runners();
+        let answer = match self {
+            Deed::Stop => {
+                let stop = StopRunner { idempotency_key, runner, force, ..StopRunner::default() };
+                runners.stop(stop).await
+            }
+            Deed::Pause => {
+                let paused = true;
+                let pause =
+                    PauseRunner { idempotency_key, runner, paused, ..PauseRunner::default() };
+                runners.pause(pause).await
+            }
+            Deed::Restart => {
+                let restart =
+                    RestartRunner { idempotency_key, runner, force, ..RestartRunner::default() };
+                runners.restart(restart).await
+            }
+        };
+        answer.map(tonic::Response::into_inner).map_err(|status| problem(&status).code)
+    }
+
+    /// Whether it has come about, by the kernel. `before` is the process that was there.
+    fn is_done(self, now: &[Process], before: Process) -> bool {
+        match (self, now) {
+            (Deed::Stop, now) => now.is_empty(),
+            (Deed::Pause, [process]) => process.is_held(),
+            (Deed::Restart, [process]) => *process != before,
+            (_, _) => false,
+        }
+    }
+}
+
+/// Asks for `deed` so that it is committed and the daemon does not hear of it. Answers the runner's process before,
+/// or nothing if the commit that was struck was another one.
+async fn committed_unheard(
+    world: &World,
+    wire: &Proxy,
+    database: &TestPostgres,
+    deed: Deed,
+    key: &str,
+) -> (String, Option<Process>) {
+    let client = client(world).await;
+    let launched = client.runners().launch(new_runner("demo", fresh_key("acted"))).await;
+    let runner = launched.expect("it is launched").into_inner().runners.remove(0).id;
+    wait(&client, &runner, &["running"]).await;
+    let process = processes(world, &runner)[0];
+    wire.lay(Ambush { after: b"COMMIT".into(), way: Way::Down, bytes: 0, then: Strike::Cut });
+    let first = deed.ask(&client, &runner, key).await;
+    wire.lift();
+    let records = format!("SELECT count(*) FROM idempotency_records WHERE key = '{key}'");
+    let is_committed = database.query(&records) == "1";
+    let unheard = first == Err("store_unavailable".into()) && is_committed;
+    (runner, unheard.then_some(process))
+}
+
+fn processes(world: &World, runner: &str) -> Vec<Process> {
+    world.processes_of(runner).into_iter().filter_map(Process::of).collect()
+}
+
+/// How long it took until the kernel shows what was asked for.
+fn acted(world: &World, runner: &str, deed: Deed, before: Process) -> Duration {
+    let began = Instant::now();
+    until_within(4 * PATIENCE, "what was asked for is done", || match processes(world, runner) {
+        now if deed.is_done(&now, before) => Ok(()),
+        now => Err((deed, now)),
+    });
+    began.elapsed()
+}
+
+/// The daemon does not learn that its commit went well, and does nothing of what was asked for; it does it when it
+/// is asked again, or sees that its database is back.
+#[test]
+fn t_idem_what_was_committed_unheard_is_acted_on_when_it_is_asked_again() {
+    const PROMISE: &str =
+        "a stop, pause or restart that was committed unheard is acted on when it is asked again";
+    let mut trial = Trial::new("T-IDEM", PROMISE);
+    let database = database();
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join(database.socket().file_name().unwrap());
+    let wire = Proxy::unix(&socket, &database.socket());
+    let world = World::with_config(&database.settings(directory.path()));
+    world.project("demo");
+    // Of what is wished already, another one who wishes it is as good.
+    let deeds = [Deed::Stop, Deed::Pause, Deed::Restart];
+    let ways = deeds.into_iter().flat_map(|deed| [(deed, true), (deed, false)]);
+    let mut idle = 0;
+    for (deed, same_key) in ways.cycle().take(scale(6, 120)) {
+        let (key, runner, before) = (0..10)
+            .find_map(|_| {
+                let key = fresh_key("unheard");
+                let (runner, before) =
+                    on_runtime(committed_unheard(&world, &wire, &database, deed, &key));
+                let Some(before) = before else {
+                    on_runtime(async { kill(&client(&world).await, &runner).await });
+                    return None;
+                };
+                Some((key, runner, before))
+            })
+            .expect("one of ten strikes hits the commit that it is laid for");
+        idle += usize::from(!deed.is_done(&processes(&world, &runner), before));
+        let again = if same_key { key } else { fresh_key("another") };
+        let answer = on_runtime(async {
+            let began = Instant::now();
+            loop {
+                match deed.ask(&client(&world).await, &runner, &again).await {
+                    Err(code) if code == "store_unavailable" && began.elapsed() < PATIENCE => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    answer => break answer,
+                }
+            }
+        });
+        let concerned = answer.expect("it is answered").id;
+        let took = acted(&world, &concerned, deed, before);
+        trial.measured("done after it was asked again", took);
+        trial.tried(match took {
+            took if took <= ACTED => Ok(()),
+            took => Err(format!("{deed:?}, same key {same_key}: done after {took:?}")),
+        });
+        on_runtime(async { kill(&client(&world).await, &concerned).await });
+    }
+    trial.control("what nobody has asked for again is not done yet", idle > 0);
     trial.end();
 }

@@ -67,6 +67,10 @@ pub(crate) async fn open(
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // When the disk is full or fails, SQLite takes a transaction back by itself. The rollback that
+        // follows then fails, sqlx counts the transaction as open for ever, and lets none begin on
+        // that connection any more: another one takes its place.
+        .before_acquire(|conn, _| Box::pin(async { Ok(!conn.is_in_transaction()) }))
         .after_connect(move |conn, _| Box::pin(settle(conn, log.clone())));
     // Never analysed: the statements are written for the indexes as they are, and plans that
     // depend on what happened to be counted would be others than those that are tested.
@@ -94,20 +98,8 @@ pub(crate) async fn open(
 ///
 /// IMMEDIATE: a transaction that reads first and writes later fails at once when another process
 /// wrote in between, and no busy timeout applies to that.
-///
-/// When the disk is full or fails, SQLite takes the transaction back by itself. The rollback that
-/// follows then fails, sqlx counts the transaction as open for ever, and lets none begin on that
-/// connection any more; so a new one takes its place.
 pub(crate) async fn begin(write: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-    const BEGIN: &str = "BEGIN IMMEDIATE";
-    match write.begin_with(BEGIN).await {
-        Err(sqlx::Error::InvalidSavePointStatement) => {
-            // What it has to say at its end was said before.
-            write.acquire().await?.close().await.ok();
-            write.begin_with(BEGIN).await
-        }
-        begun => begun,
-    }
+    write.begin_with("BEGIN IMMEDIATE").await
 }
 
 /// Keeps and logs that a commit failed by the disk's fault, once.

@@ -130,6 +130,18 @@ fn a_full_disk_is_told_and_everything_goes_on_when_there_is_room_again() {
                 let new = ["new", "next", "--directory", "/tmp"];
                 told(world.run(new), 6, &["no space is left", "free some space"]);
             }
+            // What fails for the one does so in nobody's way.
+            std::thread::scope(|scope| {
+                for n in 0..8 {
+                    let (world, name) = (&world, format!("next-{n}"));
+                    scope.spawn(move || {
+                        for _ in 0..10 {
+                            let new = ["new", &name, "--directory", "/tmp"];
+                            told(world.run(new), 6, &["no space is left", "free some space"]);
+                        }
+                    });
+                }
+            });
             told(world.run(launch), 6, &["no space is left", "free some space"]);
             told(world.run(["new", "next", "--directory", "/tmp"]), 6, &["no space is left"]);
             told(world.run(["kill", "one"]), 6, &["no space is left"]);

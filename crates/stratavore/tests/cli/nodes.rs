@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use stratavore_testkit::hosts::Hosts;
 use stratavore_testkit::trial::Trial;
-use stratavore_testkit::world::{Ran, World, is_gone, rows, until};
+use stratavore_testkit::world::{Ran, World, is_gone, rows, signal, until};
 
 fn held(held: bool, else_: impl Into<String>) -> Result<(), String> {
     if held { Ok(()) } else { Err(else_.into()) }
@@ -114,18 +115,40 @@ fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
         let away = rows(&nodes).iter().any(|node| node["ready"] == false);
         if away { Ok(()) } else { Err(nodes.to_string()) }
     });
-    let mut kill = here.command("stratavore");
-    let mut kill = kill.args(["kill", "far"]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(kill.stderr.take().unwrap()).lines();
-    let said = said.find(|line| !line.as_ref().is_ok_and(|line| line.starts_with("stopping")));
-    let said = said.expect("it says something while it waits").unwrap();
-    assert!(said.starts_with("far is stopped when its host"), "{said}");
+    let mut kill = kill_that_tells_who_is_away(here);
     here.until_state("far", &["stopping"]);
     assert!(!is_gone(pid), "nobody there knows yet");
     hosts.worlds[1].run(["daemon", "start"]).ok();
     assert!(kill.wait().unwrap().success());
     until("it is stopped", || if is_gone(pid) { Ok(()) } else { Err(pid) });
     here.until_state("far", &["exited"]);
+}
+
+/// Whoever waits is told of it also if the host goes away meanwhile.
+#[test]
+fn a_host_that_stands_still_while_its_runner_is_stopped_is_told() {
+    let hosts = Hosts::joined(&["labels: []", "labels: []"]);
+    let here = &hosts.worlds[0];
+    here.project("p");
+    hosts.launch("far", &["--node", &hosts.id(1)], &ECHO).ok();
+    let pid = here.until_state("far", &["running"])["pid"].as_u64().unwrap() as u32;
+    let daemon = hosts.worlds[1].daemon_pid().expect("it runs");
+    signal(daemon, Signal::STOP);
+    let mut kill = kill_that_tells_who_is_away(here);
+    signal(daemon, Signal::CONT);
+    assert!(kill.wait().unwrap().success());
+    until("it is stopped", || if is_gone(pid) { Ok(()) } else { Err(pid) });
+}
+
+/// A `kill` of the runner `far` that waits, and has said why.
+fn kill_that_tells_who_is_away(here: &World) -> Child {
+    let mut kill = here.command("stratavore");
+    let mut kill = kill.args(["kill", "far"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(kill.stderr.take().unwrap()).lines();
+    let said = said.find(|line| !line.as_ref().is_ok_and(|line| line.starts_with("stopping")));
+    let said = said.expect("it says something while it waits").unwrap();
+    assert!(said.starts_with("far is stopped when its host"), "{said}");
+    kill
 }
 
 /// T-JOIN: of many hosts that show one token at the same time one is let in, or none.

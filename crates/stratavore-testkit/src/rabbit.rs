@@ -25,6 +25,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -43,6 +44,11 @@ const GUARD: &str = include_str!("rabbit_guard.sh");
 
 /// How often a broker is started again on other ports, since somebody else took one meanwhile.
 const PORTS_TRIED: usize = 3;
+
+/// How long the scripts of a broker that starts take at most until its Erlang machine runs.
+const STARTS: Duration = Duration::from_secs(15);
+/// How long it may take until it answers again.
+const COMES_BACK: Duration = Duration::from_secs(90);
 
 /// Whether a broker can be started here.
 pub fn is_installed() -> bool {
@@ -195,14 +201,25 @@ impl Broker {
         until("the broker is dead", || if is_gone(pid) { Ok(()) } else { Err(pid) });
     }
 
-    /// Starts it again after [`Broker::kill`], and waits until it answers.
+    /// Starts it again after [`Broker::kill`], and waits until it answers. One that ends over its start
+    /// is started again, as its supervisor would.
     pub fn start_again(&mut self) {
         let guard = self.lifeline.as_mut().expect("the guard listens");
-        guard.write_all(b"start\n").expect("the guard listens");
-        let began = std::time::Instant::now();
-        while self.at.eval("rabbit:is_running().").as_deref() != Ok("true") {
-            assert!(began.elapsed().as_secs() < 90, "the broker does not come back");
-            std::thread::sleep(std::time::Duration::from_millis(100));
+        let began = Instant::now();
+        for start in 0.. {
+            guard.write_all(b"start\n").expect("the guard listens");
+            let started = Instant::now();
+            loop {
+                if self.at.eval("rabbit:is_running().").as_deref() == Ok("true") {
+                    return;
+                }
+                if started.elapsed() > STARTS && self.at.pid().is_none() {
+                    break;
+                }
+                let said = || format!("{start} starts ended; {}", self.at.said());
+                assert!(began.elapsed() < COMES_BACK, "the broker does not come back: {}", said());
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
     }
 
@@ -333,6 +350,22 @@ impl Address {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
+    /// The end of what it wrote, to its output and its log.
+    fn said(&self) -> String {
+        let logs = std::fs::read_dir(self.directory.join("log")).into_iter().flatten().flatten();
+        let files = logs.map(|log| log.path()).chain([self.directory.join("out")]);
+        let ends = files.filter_map(|file| {
+            let text = String::from_utf8_lossy(&std::fs::read(&file).ok()?).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            Some(format!(
+                "{}:\n{}",
+                file.display(),
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            ))
+        });
+        ends.collect::<Vec<_>>().join("\n")
+    }
+
     /// The Erlang machine that it runs in, by the mark in its environment.
     fn pid(&self) -> Option<u32> {
         let mark = format!("RABBITMQ_MNESIA_BASE={}/mnesia", self.directory.display());
@@ -369,7 +402,7 @@ impl Address {
                 Err(reason) if reason.contains("failed to connect") => said = reason,
                 answer => return answer,
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         Err(said)
     }
@@ -408,8 +441,22 @@ fn hidden_name() -> String {
     format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Three that were free just now.
+/// Three that were free just now, of those that the kernel gives to nobody by itself: a broker that is away
+/// needs its own again.
 fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let given = range.ok().and_then(|range| range.split_whitespace().next()?.parse().ok());
+    let given: u16 = given.filter(|from| *from > 4096).unwrap_or(32768);
+    let listeners = [(); 3].map(|()| {
+        let random = || {
+            let mut bytes = [0; 2];
+            let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+            assert_eq!(filled, Ok(bytes.len()), "the kernel gives some bytes at once");
+            2048 + u16::from_ne_bytes(bytes) % (given - 2048)
+        };
+        let tries = std::iter::repeat_with(random).take(1000);
+        let mut bound = tries.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+        bound.next().expect("a port is free")
+    });
     listeners.map(|listener| listener.local_addr().expect("it has an address").port())
 }

@@ -1,7 +1,6 @@
 //! `stratavore kill`, `restart`, `pause` and `unpause`.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use stratavore_proto::v1::{ListNodes, PauseRunner, RestartRunner, Runner, StopRunner};
@@ -86,8 +85,6 @@ pub(crate) struct Paused {
 
 /// How long after its grace period a runner may take to be gone.
 const GONE: Duration = Duration::from_secs(30);
-/// So often whoever waits looks whether the runner's host is still there.
-const LOOK: Duration = Duration::from_secs(5);
 
 pub(crate) fn kill(context: &Context, args: Kill) -> Result<Exit, Failure> {
     context.block_on(async {
@@ -155,32 +152,21 @@ async fn wait_until_gone(
             span(grace)
         ));
     }
-    let mut told = BTreeSet::new();
-    tell_who_is_away(context, api, &asked, &mut told).await;
+    tell_who_is_away(context, api, &asked).await;
     let mut stopped = Vec::new();
-    for mut runner in asked {
-        let until = Instant::now() + grace + GONE;
-        while !resolve::has_ended(&runner) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            runner = resolve::wait_for(api, &runner.id, &ENDED, left.min(LOOK)).await?;
-            tell_who_is_away(context, api, std::slice::from_ref(&runner), &mut told).await;
+    for runner in asked {
+        if resolve::has_ended(&runner) {
+            stopped.push(runner);
+        } else {
+            stopped.push(resolve::wait_for(api, &runner.id, &ENDED, grace + GONE).await?);
         }
-        stopped.push(runner);
     }
     Ok(stopped)
 }
 
 /// Says of runners whose host has no daemon now that they are stopped later, which may be longer than
-/// anybody waits. Only said if it is known, and once of each.
-async fn tell_who_is_away(
-    context: &Context,
-    api: &mut Api<'_>,
-    asked: &[Runner],
-    told: &mut BTreeSet<String>,
-) {
+/// anybody waits. Only said if it is known.
+async fn tell_who_is_away(context: &Context, api: &mut Api<'_>, asked: &[Runner]) {
     let waiting = || asked.iter().filter(|runner| !resolve::has_ended(runner));
     if waiting().next().is_none() {
         return;
@@ -189,9 +175,7 @@ async fn tell_who_is_away(
     let nodes = list.map(|list| list.nodes).unwrap_or_default();
     for runner in waiting() {
         let host = nodes.iter().find(|node| node.id == runner.node_id && !node.ready);
-        if let Some(host) = host
-            && told.insert(runner.id.clone())
-        {
+        if let Some(host) = host {
             let (name, host) = (Cell::new(&runner.name), Cell::new(&host.hostname));
             context.ui.note(format!(
                 "{} is stopped when its host {} is back, which is away",

@@ -124,7 +124,7 @@ fn a_host_whose_daemon_is_gone_is_told_and_does_later_what_was_wished() {
     here.until_state("far", &["exited"]);
 }
 
-/// Whoever waits is told of it also if the host goes away meanwhile.
+/// Nobody knows of it yet when the stop is asked for; whoever waits is told all the same.
 #[test]
 fn a_host_that_stands_still_while_its_runner_is_stopped_is_told() {
     let hosts = Hosts::joined(&["labels: []", "labels: []"]);

@@ -14,8 +14,10 @@ use stratavore_testkit::wire::{
     client, fresh_key, kill, new_project, new_runner, on_runtime, wait,
 };
 use stratavore_testkit::world::{PATIENCE, World, until_within};
+use tonic::{Response, Status};
 
 use crate::idem::{recorded, recorded_project};
+use crate::quota;
 
 /// The longest answer to COMMIT: its name and that no transaction is open any more.
 const COMMITTED: usize = 18;
@@ -155,10 +157,15 @@ enum Deed {
 const ACTED: Duration = Duration::from_secs(15);
 
 impl Deed {
-    async fn ask(self, client: &Client, runner: &str, key: &str) -> Result<Runner, String> {
+    async fn ask(
+        self,
+        client: &Client,
+        runner: &str,
+        key: &str,
+    ) -> Result<Response<Runner>, Status> {
         let (idempotency_key, runner, force) = (key.to_owned(), runner.to_owned(), true);
         let mut runners = client.runners();
-        let answer = match self {
+        match self {
             Deed::Stop => {
                 let stop = StopRunner { idempotency_key, runner, force, ..StopRunner::default() };
                 runners.stop(stop).await
@@ -174,8 +181,7 @@ impl Deed {
                     RestartRunner { idempotency_key, runner, force, ..RestartRunner::default() };
                 runners.restart(restart).await
             }
-        };
-        answer.map(tonic::Response::into_inner).map_err(|status| problem(&status).code)
+        }
     }
 
     /// Whether it has come about, by the kernel. `before` is the process that was there.
@@ -208,8 +214,8 @@ async fn committed_unheard(
     wire.lift();
     let records = format!("SELECT count(*) FROM idempotency_records WHERE key = '{key}'");
     let is_committed = database.query(&records) == "1";
-    let unheard = first == Err("store_unavailable".into()) && is_committed;
-    (runner, unheard.then_some(process))
+    let unheard = first.is_err_and(|status| problem(&status).code == "store_unavailable");
+    (runner, (unheard && is_committed).then_some(process))
 }
 
 fn processes(world: &World, runner: &str) -> Vec<Process> {
@@ -258,17 +264,8 @@ fn t_idem_what_was_committed_unheard_is_acted_on_when_it_is_asked_again() {
             .expect("one of ten strikes hits the commit that it is laid for");
         idle += usize::from(!deed.is_done(&processes(&world, &runner), before));
         let again = if same_key { key } else { fresh_key("another") };
-        let answer = on_runtime(async {
-            let began = Instant::now();
-            loop {
-                match deed.ask(&client(&world).await, &runner, &again).await {
-                    Err(code) if code == "store_unavailable" && began.elapsed() < PATIENCE => {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                    answer => break answer,
-                }
-            }
-        });
+        let ask = async |client| deed.ask(&client, &runner, &again).await;
+        let answer = on_runtime(quota::insist(&world, ask));
         let concerned = answer.expect("it is answered").id;
         let took = acted(&world, &concerned, deed, before);
         trial.measured("done after it was asked again", took);
